@@ -1,0 +1,9 @@
+"""ZNorm (z-score gradient normalization, arXiv 2408.01215) for PyTorch Lightning."""
+
+from lightning_znorm.callbacks import ZNorm
+from lightning_znorm.functional import GradientStats, znorm_
+from lightning_znorm.transform import GradientTransform
+
+__version__ = "0.1.0.dev0"
+
+__all__ = ["GradientStats", "GradientTransform", "ZNorm", "znorm_"]

@@ -1,0 +1,53 @@
+"""Names of parameters, and the patterns that leave some of them out."""
+
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+
+from torch import Tensor
+from torch.nn import Module
+
+from lightning_znorm._compat import MisconfigurationException
+
+_COMPILED_PREFIX = "_orig_mod."
+
+
+class ParameterNames:
+    """Names of all parameters of a module, and which of them match one of the ``exclude`` patterns.
+
+    A tied parameter goes by its first name and is excluded if any of its names matches.
+
+    Args:
+        module: The whole module, whatever the number of its optimizers.
+        exclude: :mod:`fnmatch` patterns.
+        owner: Who excludes, for the error.
+
+    Raises:
+        MisconfigurationException: If a pattern matches no name.
+
+    """
+
+    def __init__(self, module: Module, exclude: Sequence[str], owner: str) -> None:
+        self._names: dict[Tensor, str] = {}
+        self._excluded: set[Tensor] = set()
+        unmatched = dict.fromkeys(exclude)
+        for raw_name, parameter in module.named_parameters(remove_duplicate=False):
+            name = raw_name.replace(_COMPILED_PREFIX, "")
+            self._names.setdefault(parameter, name)
+            for pattern in exclude:
+                if fnmatchcase(name, pattern):
+                    self._excluded.add(parameter)
+                    unmatched.pop(pattern, None)
+        if unmatched:
+            names = list(self._names.values())
+            shown = ", ".join(names[:10]) + (f", … ({len(names)} in all)" if len(names) > 10 else "")
+            raise MisconfigurationException(
+                f"Argument `exclude` of `{owner}`: the pattern {next(iter(unmatched))!r} matches no parameter. Patterns"
+                f" are shell-style and match whole names, e.g. '*.bias' or 'encoder.*'. The names are: {shown}."
+            )
+
+    def __getitem__(self, parameter: Tensor) -> str:
+        return self._names.get(parameter, f"<not in the LightningModule, shape {tuple(parameter.shape)}>")
+
+    def is_excluded(self, parameter: Tensor) -> bool:
+        """Say whether any name of the parameter matches a pattern."""
+        return parameter in self._excluded

@@ -1,0 +1,75 @@
+"""ZNorm as a Lightning callback."""
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from lightning_znorm.functional import GradientStats, check_eps, znorm_
+from lightning_znorm.transform import GradientTransform, LogStats
+
+__all__ = ["ZNorm"]
+
+
+class ZNorm(GradientTransform):
+    r"""Normalize each parameter's gradient to zero mean and unit standard deviation before every optimizer step.
+
+    .. math::
+        g \leftarrow \frac{g - \mu(g)}{\sigma(g) + \epsilon}
+
+    with the population mean and standard deviation over all elements of one parameter tensor, after the paper's update
+    rule (arXiv 2408.01215). Works in the Trainers and command lines of ``lightning.pytorch`` and ``pytorch_lightning``.
+
+    Note:
+        - A normalized gradient has L2 norm ``sqrt(numel)`` whatever the loss. Under plain SGD the baseline's learning
+          rate is far too high: start at a tenth of it or less. Adam is nearly invariant to the scale.
+        - A parameter whose true gradient is zero (a convolution's bias before BatchNorm) has rounding noise for a
+          gradient, and noise of unit size after ZNorm: ``min_ndim=2`` leaves such parameters alone.
+        - A gradient of one element, or with an inf or NaN, is left as it is; a constant one becomes zero.
+
+    Args:
+        eps: Added to each standard deviation, in the units of the gradient.
+        exclude: Shell-style patterns of parameter names whose gradients are left as they are, see
+            :class:`~lightning_znorm.GradientTransform`.
+        min_ndim: Parameters with fewer dimensions keep their gradient.
+        start_step: First optimizer step (from 0) in which ZNorm runs.
+        stop_step: First optimizer step in which it no longer runs, ``None`` for never.
+        log_stats: ``False``, ``"summary"`` (``znorm/mean_abs``, ``znorm/std_min``, ``znorm/std_median``,
+            ``znorm/std_max``, ``znorm/cosine_mean``, ``znorm/cosine_min``) or ``"layers"`` (``znorm/mean/<name>``,
+            ``znorm/std/<name>``), all of the gradient before it is normalized.
+        enabled: ``False`` makes the callback do nothing at all.
+
+    Raises:
+        ValueError: If an argument is out of its range.
+        MisconfigurationException: At the start of ``fit``, if the Trainer's configuration is not supported, a pattern
+            in ``exclude`` matches no parameter, or another enabled ``ZNorm`` is there.
+
+    Example::
+
+        >>> from lightning.pytorch import Trainer
+        >>> from lightning.pytorch.demos.boring_classes import BoringModel
+        >>> from lightning_znorm import ZNorm
+        >>> quiet = dict(barebones=False, logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        ...              enable_model_summary=False, accelerator="cpu")
+        >>> Trainer(max_steps=2, limit_val_batches=0, callbacks=[ZNorm(min_ndim=2)], **quiet).fit(BoringModel())
+
+    """
+
+    log_prefix = "znorm"
+
+    def __init__(
+        self,
+        eps: float = 1e-10,
+        exclude: str | Sequence[str] = (),
+        min_ndim: int = 0,
+        start_step: int = 0,
+        stop_step: int | None = None,
+        log_stats: LogStats = False,
+        enabled: bool = True,
+    ) -> None:
+        check_eps(eps)
+        self.eps = eps
+        super().__init__(exclude, min_ndim, start_step, stop_step, log_stats, enabled)
+
+    def transform(self, parameters: Sequence[Tensor]) -> GradientStats:
+        """Normalize the gradients in place with :func:`~lightning_znorm.znorm_`."""
+        return znorm_(parameters, eps=self.eps)

@@ -1,0 +1,107 @@
+"""The command line: ``lightning-znorm fit|validate|test|predict``, and :class:`ZNormCLI` to build one's own."""
+
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+from importlib.util import find_spec
+from typing import Any
+
+from lightning_znorm._compat import MisconfigurationException, import_lightning, rank_zero_warn
+from lightning_znorm._flags import GROUP, ZNormFlags
+from lightning_znorm.callbacks import ZNorm
+
+__all__ = ["ZNormCLI", "main"]
+
+_lightning_cli = import_lightning("cli")
+
+
+class ZNormCLI(_lightning_cli.LightningCLI):  # type: ignore[misc, name-defined]
+    """A drop-in for :class:`~lightning.pytorch.cli.LightningCLI` with ZNorm as a flag.
+
+    ZNorm is off unless asked for. ``--znorm`` switches it on and ``--no_znorm`` off; ``--znorm.eps=1e-8`` and every
+    other ``--znorm.ARGUMENT=…`` of :class:`~lightning_znorm.ZNorm` switches it on too; ``--znorm FILE`` reads the
+    arguments from a YAML file. The last word wins. In a configuration file, a group ``znorm:`` switches it on unless
+    it says ``enabled: false``.
+
+    Args:
+        *args: As of ``LightningCLI``.
+        **kwargs: As of ``LightningCLI``. A ``parser_class`` of one's own keeps working and learns the flags.
+
+    Raises:
+        ModuleNotFoundError: If jsonargparse is not installed.
+
+    Example::
+
+        >>> from lightning.pytorch.demos.boring_classes import BoringModel
+        >>> from lightning_znorm.cli import ZNormCLI
+        >>> cli = ZNormCLI(BoringModel, run=False, args=["--znorm.min_ndim=2", "--trainer.logger=false"])
+        >>> [callback for callback in cli.trainer.callbacks if "ZNorm" in repr(callback)]
+        [ZNorm(eps=1e-10, exclude=(), min_ndim=2, start_step=0, stop_step=None, log_stats=False, enabled=True)]
+
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        if find_spec("jsonargparse") is None:
+            raise ModuleNotFoundError(
+                "The command line needs jsonargparse, which is not installed. Install it:"
+                ' `pip install "lightning-znorm[cli]"`.'
+            )
+        parser_class = kwargs.pop("parser_class", _lightning_cli.LightningArgumentParser)
+        if not issubclass(parser_class, ZNormFlags):
+            parser_class = type(parser_class.__name__, (ZNormFlags, parser_class), {"__module__": __name__})
+        super().__init__(*args, parser_class=parser_class, **kwargs)
+
+    def add_core_arguments_to_parser(self, parser: Any) -> None:
+        """Add the group ``znorm``, off by default, beside trainer, model and data."""
+        super().add_core_arguments_to_parser(parser)
+        parser.add_lightning_class_args(ZNorm, GROUP)
+        parser.set_defaults({f"{GROUP}.enabled": False})
+
+    def before_instantiate_classes(self) -> None:
+        """Warn when arguments of ZNorm came in, by a default file say, without switching it on."""
+        super().before_instantiate_classes()
+        given = vars(self._get(self.config, GROUP))
+        defaults = vars(ZNorm())
+        changed = [
+            name for name, value in vars(ZNorm(**given)).items() if name != "enabled" and value != defaults[name]
+        ]
+        if changed and not given["enabled"]:
+            rank_zero_warn(
+                f"`{GROUP}.{changed[0]}` is set, but ZNorm is off. Add `--{GROUP}` (or `enabled: true` in the file)."
+            )
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Run ``lightning-znorm``.
+
+    An error that this package raises on purpose (a wrong argument, an unsupported configuration, a missing extra) is
+    printed in one line, with exit status 2; any other error keeps its traceback.
+
+    Args:
+        args: Command-line arguments, ``sys.argv[1:]`` by default.
+
+    """
+    packages = (_lightning_cli.__name__.partition(".")[0], "torch")
+    versions = ", ".join(f"{package} {version(package)}" for package in packages)
+    try:
+        ZNormCLI(
+            args=None if args is None else list(args),
+            parser_kwargs={
+                "prog": "lightning-znorm",
+                "version": f"{version('lightning-znorm')} ({versions})",
+                "description": "Train any LightningModule, with z-score gradient normalization (ZNorm) as a flag.",
+            },
+        )
+    except (MisconfigurationException, ModuleNotFoundError, TypeError, ValueError) as error:
+        if not _is_our_own(error):
+            raise
+        print(f"lightning-znorm: error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _is_our_own(error: Exception) -> bool:
+    traceback = error.__traceback__
+    assert traceback is not None
+    while traceback.tb_next is not None:
+        traceback = traceback.tb_next
+    return str(traceback.tb_frame.f_globals.get("__name__", "")).partition(".")[0] == __package__

@@ -1,0 +1,197 @@
+"""ZNorm as a function on parameters, in the manner of :func:`torch.nn.utils.clip_grad_norm_`."""
+
+import math
+import warnings
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lightning_znorm.backends import reference
+
+__all__ = ["DeviceStats", "GradientStats", "check_eps", "require_transformable", "znorm_"]
+
+_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+@dataclass(frozen=True)
+class DeviceStats:
+    """Statistics of those gradients that live on one device.
+
+    Attributes:
+        index: Positions of these gradients among all parameters that have a gradient, of length ``n``.
+        mean: Mean of each gradient before it was normalized, shape ``(n,)``, float64, on the device.
+        std: Population standard deviation before, shape ``(n,)``.
+        cosine: Cosine between the gradient before and after, ``std / sqrt(mean^2 + std^2)``, shape ``(n,)``.
+
+    """
+
+    index: tuple[int, ...]
+    mean: Tensor
+    std: Tensor
+    cosine: Tensor
+
+
+@dataclass(frozen=True)
+class GradientStats:
+    r"""What :func:`znorm_` found, one entry per parameter that has a gradient, in the order of the parameters.
+
+    The statistics stay on the devices of their gradients, so that making them waits for no device. A gradient that was
+    left as it is (one element, inf or NaN) has the statistics of that untouched gradient and a cosine of 1.
+
+    ``mean``, ``std`` and ``cosine`` are tensors of shape ``(n,)``: on the device itself when all gradients share one,
+    gathered on the CPU (which waits for the devices) when they do not. The cosine between the gradient before and
+    after is :math:`\sigma / \sqrt{\mu^2 + \sigma^2}`; positive means that the step still points downhill.
+
+    Attributes:
+        by_device: The statistics of each device, in the order of first appearance.
+
+    Example::
+
+        >>> parameter = torch.nn.Parameter(torch.zeros(4))
+        >>> parameter.grad = torch.tensor([1.0, 2.0, 3.0, 6.0])
+        >>> stats = znorm_(parameter)
+        >>> stats.mean
+        tensor([3.], dtype=torch.float64)
+        >>> len(stats)
+        1
+
+    """
+
+    by_device: Mapping[torch.device, DeviceStats]
+
+    def __len__(self) -> int:
+        return sum(len(stats.index) for stats in self.by_device.values())
+
+    @property
+    def mean(self) -> Tensor:
+        """Mean of each gradient before the transform."""
+        return self._gather("mean")
+
+    @property
+    def std(self) -> Tensor:
+        """Population standard deviation of each gradient before the transform."""
+        return self._gather("std")
+
+    @property
+    def cosine(self) -> Tensor:
+        """Cosine between each gradient before and after the transform."""
+        return self._gather("cosine")
+
+    def _gather(self, name: str) -> Tensor:
+        if not self.by_device:
+            return torch.empty(0, dtype=torch.float64)
+        groups = list(self.by_device.values())
+        if len(groups) == 1:
+            values: Tensor = getattr(groups[0], name)
+            return values
+        joined = torch.cat([getattr(stats, name).cpu() for stats in groups])
+        order = torch.tensor([i for stats in groups for i in stats.index])
+        return torch.empty_like(joined).index_copy_(0, order, joined)
+
+
+@torch.no_grad()
+def znorm_(parameters: Tensor | Iterable[Tensor], eps: float = 1e-10) -> GradientStats:
+    r"""Normalize the gradient of each parameter to zero mean and unit standard deviation, in place.
+
+    .. math::
+        g \leftarrow \frac{g - \mu(g)}{\sigma(g) + \epsilon}
+
+    with the population mean and standard deviation (:math:`1/d`) of all :math:`d` elements of one parameter's gradient.
+    Afterwards every normalized gradient has L2 norm :math:`\sqrt{d}`. Statistics and arithmetic are in float64; the
+    result is rounded once to the gradient's dtype. Parameters without a gradient and empty ones are skipped, a
+    parameter that is listed twice is normalized once, a gradient of one element or with an inf or NaN stays as it is,
+    and a constant gradient becomes exactly zero.
+
+    Args:
+        parameters: A tensor, or an iterable of tensors, of any shape, device and dtype float16, bfloat16, float32 or
+            float64, whose ``.grad`` is normalized.
+        eps: Added to each standard deviation, in the units of the gradient.
+
+    Returns:
+        Mean, standard deviation and cosine of each gradient, see :class:`GradientStats`.
+
+    Raises:
+        ValueError: If ``eps`` is not a positive finite number.
+        TypeError: If a gradient is sparse, complex, of an unsupported dtype or a tensor subclass (a sharded DTensor).
+
+    Reference:
+        Yun, *ZNorm: Z-Score Gradient Normalization Accelerating Skip-Connected Network Training without Architectural
+        Modification*, arXiv 2408.01215, the update rule of its methodology.
+
+    Example::
+
+        >>> from lightning_znorm import znorm_
+        >>> layer = torch.nn.Linear(3, 2)
+        >>> layer(torch.eye(3)).square().sum().backward()
+        >>> stats = znorm_(layer.parameters())
+        >>> layer.weight.grad.mean().abs() < 1e-6, (layer.weight.grad.std(correction=0) - 1).abs() < 1e-6
+        (tensor(True), tensor(True))
+        >>> stats.cosine.shape
+        torch.Size([2])
+
+    """
+    check_eps(eps)
+    if isinstance(parameters, Tensor):
+        parameters = [parameters]
+    parameters = list(dict.fromkeys(parameters))
+    if not parameters:
+        warnings.warn(
+            "`parameters` is empty (an exhausted generator?): no gradient was normalized.", UserWarning, stacklevel=3
+        )
+    with_gradient = [(i, p.grad) for i, p in enumerate(parameters) if p.grad is not None and p.grad.numel()]
+    for i, gradient in with_gradient:
+        require_transformable(gradient, f"parameters[{i}]")
+
+    groups: dict[torch.device, list[tuple[int, Tensor]]] = {}
+    for position, (_, gradient) in enumerate(with_gradient):
+        groups.setdefault(gradient.device, []).append((position, gradient))
+    by_device = {}
+    for device, members in groups.items():
+        index, gradients = zip(*members, strict=True)
+        mean, std, cosine = reference.znorm_(gradients, eps)
+        by_device[device] = DeviceStats(index, mean, std, cosine)
+    return GradientStats(by_device)
+
+
+def require_transformable(gradient: Tensor, name: str) -> None:
+    """Raise if a gradient cannot be transformed in place.
+
+    Args:
+        gradient: The ``.grad`` of a parameter.
+        name: How the error names the parameter.
+
+    Raises:
+        TypeError: If the gradient is sparse, complex, of an unsupported dtype or a tensor subclass.
+        ValueError: If several of its elements share one place in memory.
+
+    """
+    remedy = "Leave it out (`exclude=` of the callback takes patterns of parameter names)"
+    if gradient.layout != torch.strided:
+        raise TypeError(
+            f"The gradient of parameter `{name}` is sparse ({gradient.layout}), but mean and standard deviation are"
+            f" those of a whole dense tensor. {remedy}, or make it dense (`torch.nn.Embedding(sparse=False)`)."
+        )
+    if gradient.is_complex():
+        raise TypeError(f"The gradient of parameter `{name}` is complex; its z-score is not defined. {remedy}.")
+    if gradient.dtype not in _DTYPES:
+        raise TypeError(f"The gradient of parameter `{name}` has dtype {gradient.dtype}, expected one of {_DTYPES}.")
+    if type(gradient) not in (Tensor, torch.nn.Parameter):
+        raise TypeError(
+            f"The gradient of parameter `{name}` is a {type(gradient).__name__}, expected a plain tensor: the"
+            " statistics of a sharded or wrapped gradient are not supported yet."
+        )
+    if any(stride == 0 and size > 1 for size, stride in zip(gradient.shape, gradient.stride(), strict=True)):
+        raise ValueError(
+            f"Elements of the gradient of parameter `{name}` share memory (strides {gradient.stride()}), so that it"
+            " cannot be edited in place. Give the parameter a gradient of its own: `p.grad = p.grad.clone()`."
+        )
+
+
+def check_eps(eps: float) -> None:
+    """Raise ``ValueError`` unless ``eps`` is a positive finite number."""
+    if not (isinstance(eps, (int, float)) and math.isfinite(eps) and eps > 0):
+        raise ValueError(
+            f"Expected argument `eps` to be a positive finite number, but got {eps!r}. The default is 1e-10."
+        )

@@ -1,0 +1,259 @@
+"""Every refusal and warning: which setting it names, which remedy, and that it comes before the first step."""
+
+from importlib import import_module
+
+import pytest
+import torch
+from lightning.pytorch.plugins import DoublePrecision, HalfPrecision, MixedPrecision
+from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy, ModelParallelStrategy, SingleDeviceStrategy
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from torch import nn
+
+from lightning_znorm import GradientTransform, ZNorm
+from tests.helpers import PACKAGES, make_module, make_trainer
+
+
+class Untouched:
+    """Fails if a training step is taken."""
+
+    @staticmethod
+    def module(package="lightning.pytorch", **kwargs):
+        module = make_module(package, **kwargs)
+
+        def training_step(batch, batch_idx):
+            raise AssertionError("a step was taken before the refusal")
+
+        module.training_step = training_step
+        return module
+
+
+def refused(match, module=None, package="lightning.pytorch", error=MisconfigurationException, callback=None, **trainer):
+    with pytest.raises(error, match=match):
+        make_trainer(package, max_steps=1, callbacks=[callback or ZNorm()], **trainer).fit(
+            module or Untouched.module(package)
+        )
+
+
+@pytest.mark.parametrize(
+    ("argument", "value"),
+    [
+        ("eps", 0),
+        ("eps", -1e-8),
+        ("eps", float("nan")),
+        ("min_ndim", -1),
+        ("min_ndim", 1.5),
+        ("start_step", -1),
+        ("stop_step", 0),
+        ("log_stats", "everything"),
+        ("log_stats", True),
+    ],
+)
+def test_wrong_arguments(argument, value):
+    with pytest.raises(ValueError, match=f"Expected argument `{argument}` to be"):
+        ZNorm(**{argument: value})
+
+
+@pytest.mark.parametrize(("start", "stop"), [(5, 5), (5, 4)])
+def test_stop_step_must_come_after_start_step(start, stop):
+    with pytest.raises(ValueError, match=rf"`stop_step` .* larger than `start_step` \({start}\), but got {stop}"):
+        ZNorm(start_step=start, stop_step=stop)
+
+
+def test_the_base_class_has_no_transform():
+    with pytest.raises(TypeError, match="abstract"):
+        GradientTransform()
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_exclude_that_matches_nothing(package):
+    exception = import_module(f"{package}.utilities.exceptions").MisconfigurationException
+    refused(
+        r"`exclude` of `ZNorm`: the pattern 'encoder\.\*' matches no parameter.*network\.0\.weight",
+        package=package,
+        error=exception,
+        callback=ZNorm(exclude=["*.bias", "encoder.*"]),
+    )
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_two_enabled(package):
+    with pytest.raises(
+        import_module(f"{package}.utilities.exceptions").MisconfigurationException, match="2 enabled `ZNorm` callbacks"
+    ):
+        make_trainer(package, max_steps=1, callbacks=[ZNorm(), ZNorm(min_ndim=2)]).fit(Untouched.module(package))
+
+
+def test_a_subclass_counts_as_a_second_one():
+    class MyZNorm(ZNorm):
+        pass
+
+    with pytest.raises(MisconfigurationException, match="2 enabled"):
+        make_trainer(max_steps=1, callbacks=[MyZNorm(), ZNorm()]).fit(Untouched.module())
+
+
+def test_one_enabled_beside_a_disabled_one():
+    make_trainer(max_steps=1, callbacks=[ZNorm(), ZNorm(enabled=False)]).fit(make_module())
+
+
+@pytest.mark.parametrize(
+    ("strategy", "name"),
+    [
+        (lambda: FSDPStrategy(process_group_backend="gloo"), "FSDPStrategy"),
+        (lambda: ModelParallelStrategy(process_group_backend="gloo"), "ModelParallelStrategy"),
+    ],
+)
+def test_sharded_strategies(strategy, name):
+    module = Untouched.module()
+    trainer = make_trainer(max_steps=1, callbacks=[ZNorm()])
+    trainer.strategy.__class__, kind = type(strategy()), trainer.strategy.__class__
+    with pytest.raises(MisconfigurationException, match=rf"`strategy={name}`.*strategy='ddp'.*enabled=False"):
+        trainer.callbacks[0].setup(trainer, module, "fit")
+    trainer.strategy.__class__ = kind
+
+
+def test_strategies_by_their_place_in_lightning():
+    """DeepSpeed and XLA derive from DDP and single-device strategies, a user's subclass counts as its parent."""
+    from lightning.pytorch.strategies import DeepSpeedStrategy, SingleDeviceXLAStrategy, Strategy, XLAStrategy
+
+    from lightning_znorm._checks import _STRATEGIES, _nearest_lightning_class
+
+    class MySingle(SingleDeviceStrategy):
+        pass
+
+    class MyDDP(DDPStrategy):
+        pass
+
+    class Foreign(Strategy):
+        pass
+
+    def supported(cls):
+        return _nearest_lightning_class(cls.__new__(cls)) in _STRATEGIES
+
+    Foreign.__abstractmethods__ = frozenset()
+    assert [supported(cls) for cls in (SingleDeviceStrategy, DDPStrategy, MySingle, MyDDP)] == [True] * 4
+    others = (DeepSpeedStrategy, XLAStrategy, SingleDeviceXLAStrategy, FSDPStrategy, ModelParallelStrategy, Foreign)
+    assert [supported(cls) for cls in others] == [False] * 6
+
+
+def test_model_averaging():
+    refused("model_averaging_period", strategy=DDPStrategy(process_group_backend="gloo", model_averaging_period=2))
+
+
+@pytest.mark.parametrize(
+    ("plugin", "precision"),
+    [
+        (lambda: MixedPrecision("16-mixed", "cpu"), "16-mixed"),
+        (lambda: HalfPrecision("16-true"), "16-true"),
+        (lambda: HalfPrecision("bf16-true"), "bf16-true"),
+        (DoublePrecision, "64-true"),
+    ],
+)
+def test_other_precisions(plugin, precision):
+    refused(f"`precision='{precision}'`.*precision='32-true'", plugins=[plugin()])
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_16_mixed_names_the_scaler(package):
+    plugin = import_module(f"{package}.plugins").MixedPrecision("16-mixed", "cpu")
+    exception = import_module(f"{package}.utilities.exceptions").MisconfigurationException
+    refused("GradScaler", package=package, error=exception, plugins=[plugin])
+
+
+def test_manual_optimization():
+    module = Untouched.module()
+    module.automatic_optimization = False
+    refused(r"automatic_optimization = False.*znorm_\(parameters\)", module)
+
+
+def test_lbfgs():
+    refused("optimizer `LBFGS`.*several times per step", Untouched.module(optimizer=torch.optim.LBFGS))
+
+
+def test_an_optimizer_that_evaluates_its_closure_twice():
+    class Twice(torch.optim.SGD):
+        def step(self, closure=None):
+            closure()
+            return super().step(closure)
+
+    refused("optimizer `Twice`", make_module(optimizer=lambda parameters: Twice(parameters, lr=0.1)))
+
+
+class Embedder(nn.Module):
+    def __init__(self, sparse=True, dtype=torch.float32):
+        super().__init__()
+        self.embedding = nn.Embedding(10, 3, sparse=sparse, dtype=dtype)
+        self.layer = nn.Linear(6, 3)
+
+    def forward(self, inputs):
+        return self.layer(inputs) + self.embedding(inputs[:, 0].abs().long().clamp(max=9)).abs()
+
+
+def test_sparse_gradient():
+    refused(
+        r"sparse gradient of parameter `network\.embedding\.weight`.*exclude=\['network\.embedding\.weight'\]",
+        Untouched.module(network=Embedder()),
+    )
+
+
+def test_sparse_gradient_excluded():
+    trainer = make_trainer(max_steps=2, callbacks=[ZNorm(exclude=["*.embedding.*"])])
+    trainer.fit(make_module(network=Embedder()))
+
+
+def test_sparse_gradient_that_no_module_announces():
+    class Hidden(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.table = nn.Parameter(torch.randn(10, 3))
+
+        def forward(self, inputs):
+            return nn.functional.embedding(inputs[:, 0].abs().long().clamp(max=9), self.table, sparse=True)
+
+    refused(r"`network\.table` is sparse.*exclude=", make_module(network=Hidden()), error=TypeError)
+
+
+def test_complex_gradient():
+    refused(
+        r"complex gradient of parameter `network\.embedding\.weight`.*exclude=",
+        Untouched.module(network=Embedder(sparse=False, dtype=torch.complex64)),
+    )
+
+
+def test_frozen_parameters_do_not_count():
+    network = Embedder(dtype=torch.complex64)
+    network.embedding.requires_grad_(False)
+    make_trainer(max_steps=1, callbacks=[ZNorm()]).fit(make_module(network=network))
+
+
+def test_disabled_refuses_nothing():
+    trainer = make_trainer(
+        max_steps=1, callbacks=[ZNorm(enabled=False, exclude=["nothing"])], plugins=[MixedPrecision("16-mixed", "cpu")]
+    )
+    trainer.fit(make_module())
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_clipping_warns_once(package, recwarn):
+    trainer = make_trainer(package, max_steps=3, callbacks=[ZNorm()], gradient_clip_val=1.0)
+    trainer.fit(make_module(package))
+    messages = [str(w.message) for w in recwarn if "gradient_clip_val" in str(w.message)]
+    assert len(messages) == 1
+    assert "clipping runs after the callback" in messages[0]
+    assert "sqrt(numel)" in messages[0]
+
+
+def test_no_warning_without_clipping(recwarn):
+    make_trainer(max_steps=1, callbacks=[ZNorm()]).fit(make_module())
+    assert not [w for w in recwarn if "ZNorm" in str(w.message)]
+
+
+def test_log_stats_without_a_logger_warns():
+    with pytest.warns(UserWarning, match="`log_stats='layers'` of `ZNorm` has no effect"):
+        make_trainer(max_steps=1, callbacks=[ZNorm(log_stats="layers")]).fit(make_module())
+
+
+def test_steps_past_the_trainer_warn():
+    module = make_module()
+    module.optimizer_step = lambda epoch, batch_idx, optimizer, closure: optimizer.optimizer.step(closure)
+    with pytest.warns(UserWarning, match="`ZNorm` never ran"):
+        make_trainer(max_epochs=1, limit_train_batches=2, callbacks=[ZNorm()]).fit(module)

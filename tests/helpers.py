@@ -1,0 +1,75 @@
+"""What several test modules share: an independent ZNorm, tiny modules, a quiet Trainer."""
+
+from importlib import import_module
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+PACKAGES = ("lightning.pytorch", "pytorch_lightning")
+QUIET = {
+    "accelerator": "cpu",
+    "devices": 1,
+    "logger": False,
+    "enable_checkpointing": False,
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+}
+
+
+def znorm_by_numpy(gradient: Tensor, eps: float = 1e-10) -> np.ndarray:
+    """The z-score in 80-bit floating point, by NumPy alone."""
+    exact = gradient.detach().double().numpy().astype(np.longdouble)
+    return (exact - exact.mean()) / (exact.std() + np.longdouble(eps))
+
+
+def relative_error(result: Tensor, expected: np.ndarray) -> float:
+    """Norm of the difference over norm of the expected result."""
+    difference = result.detach().double().numpy().astype(np.longdouble) - expected
+    return float(np.sqrt(np.square(difference).sum() / np.square(expected).sum()))
+
+
+def parameter(gradient: Tensor | None, shape: tuple[int, ...] | None = None) -> nn.Parameter:
+    """A parameter of zeros with a given gradient."""
+    result = nn.Parameter(torch.zeros(shape or gradient.shape, dtype=None if gradient is None else gradient.dtype))
+    result.grad = gradient
+    return result
+
+
+def small_network() -> nn.Sequential:
+    return nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 3))
+
+
+def small_data(samples: int = 40) -> TensorDataset:
+    generator = torch.Generator().manual_seed(1)
+    return TensorDataset(torch.randn(samples, 6, generator=generator), torch.randn(samples, 3, generator=generator))
+
+
+def make_module(package: str = "lightning.pytorch", network: nn.Module | None = None, optimizer=None, batch_size=4):
+    """A LightningModule of either package: regression of random targets, batches in a fixed order."""
+    pl = import_module(package)
+
+    class Regression(pl.LightningModule):
+        def __init__(self):
+            super().__init__()
+            self.network = small_network() if network is None else network
+
+        def training_step(self, batch, batch_idx):
+            inputs, targets = batch
+            loss = nn.functional.mse_loss(self.network(inputs), targets)
+            self.log("train_loss", loss)
+            return loss
+
+        def configure_optimizers(self):
+            make = optimizer or (lambda parameters: torch.optim.SGD(parameters, lr=0.05))
+            return make(self.parameters())
+
+        def train_dataloader(self):
+            return DataLoader(small_data(), batch_size=batch_size)
+
+    return Regression()
+
+
+def make_trainer(package: str = "lightning.pytorch", **kwargs):
+    return import_module(package).Trainer(**{**QUIET, **kwargs})
