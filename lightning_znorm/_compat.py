@@ -1,10 +1,9 @@
 """Lightning under its two names, ``lightning.pytorch`` and ``pytorch_lightning``, joined into one set of bases."""
 
 from importlib import import_module
+from importlib.util import find_spec
 from types import ModuleType
 from typing import TYPE_CHECKING
-
-from lightning_utilities.core.rank_zero import rank_zero_warn
 
 __all__ = ["Callback", "MisconfigurationException", "import_lightning", "rank_zero_warn"]
 
@@ -13,14 +12,11 @@ _PACKAGES = ("lightning.pytorch", "pytorch_lightning")
 
 def _import_all(module: str) -> list[ModuleType]:
     """Import ``module`` from each Lightning package that is installed."""
-    found = []
-    for package in _PACKAGES:
-        try:
-            found.append(import_module(f"{package}.{module}"))
-        except ModuleNotFoundError as error:
-            # an installed package with a broken dependency of its own must not pass for an absent one
-            if error.name not in (package, package.partition(".")[0]):
-                raise
+    found = [
+        import_module(f"{package}.{module}")
+        for package in _PACKAGES
+        if find_spec(package.partition(".")[0]) is not None
+    ]
     if not found:
         raise ModuleNotFoundError("lightning_znorm needs PyTorch Lightning. Install it: `pip install lightning`.")
     return found
@@ -40,6 +36,8 @@ def _join(module: str, name: str) -> type:
 if TYPE_CHECKING:
     from lightning.fabric.utilities.exceptions import MisconfigurationException
     from lightning.pytorch.callbacks import Callback
+    from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 else:
+    rank_zero_warn = import_lightning("utilities.rank_zero").rank_zero_warn
     Callback = _join("callbacks", "Callback")
     MisconfigurationException = _join("utilities.exceptions", "MisconfigurationException")

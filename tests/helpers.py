@@ -5,7 +5,7 @@ from importlib import import_module
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
 PACKAGES = ("lightning.pytorch", "pytorch_lightning")
 QUIET = {
@@ -66,7 +66,12 @@ def make_module(package: str = "lightning.pytorch", network: nn.Module | None = 
             return make(self.parameters())
 
         def train_dataloader(self):
-            return DataLoader(small_data(), batch_size=batch_size)
+            sampler = None
+            if self.trainer.world_size > 1:  # Lightning's own sampler would shuffle
+                sampler = DistributedSampler(
+                    small_data(), self.trainer.world_size, self.trainer.global_rank, shuffle=False
+                )
+            return DataLoader(small_data(), batch_size=batch_size, sampler=sampler)
 
     return Regression()
 

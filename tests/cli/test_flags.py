@@ -227,4 +227,6 @@ def test_any_lightning_cli_takes_it_as_a_callback(package):
     (entry,) = [entry for entry in config["trainer"]["callbacks"] if entry["class_path"] == "lightning_znorm.ZNorm"]
     assert entry["init_args"]["min_ndim"] == 2
     Path("printed.yaml").write_text(printed.stdout)
-    assert run(sys.executable, script, "fit", "--config=printed.yaml", "--trainer.default_root_dir=again").returncode == 0
+    assert (
+        run(sys.executable, script, "fit", "--config=printed.yaml", "--trainer.default_root_dir=again").returncode == 0
+    )
