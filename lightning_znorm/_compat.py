@@ -36,7 +36,7 @@ def _join(module: str, name: str) -> type:
 if TYPE_CHECKING:
     from lightning.fabric.utilities.exceptions import MisconfigurationException
     from lightning.pytorch.callbacks import Callback
-    from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+    from lightning_utilities.core.rank_zero import rank_zero_warn
 else:
     rank_zero_warn = import_lightning("utilities.rank_zero").rank_zero_warn
     Callback = _join("callbacks", "Callback")

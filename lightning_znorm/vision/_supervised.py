@@ -1,0 +1,80 @@
+"""What the classifier and the segmenter have in common: steps, metrics, optimizer."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any
+
+import lightning.pytorch as pl
+from torch import Tensor
+from torchmetrics import MetricCollection
+
+from lightning_znorm.vision._optim import check_optimization, configure
+
+
+class SupervisedModule(pl.LightningModule, ABC):
+    """A module that is trained on pairs of inputs and targets and validated by torchmetrics.
+
+    Logs ``train_loss`` per step and epoch, and ``val_`` and ``test_`` followed by ``loss`` and the names of the metrics
+    per epoch, aggregated over the whole split and over all ranks.
+
+    Args:
+        metrics: Metrics of a validation or test split, under the names that follow ``val_`` and ``test_``.
+        optimizer: Name of a class in :mod:`torch.optim`.
+        lr: Learning rate.
+        optimizer_args: Further arguments of the optimizer.
+        scheduler: Name of a class in :mod:`torch.optim.lr_scheduler`.
+        scheduler_args: Arguments of the scheduler.
+
+    """
+
+    def __init__(
+        self,
+        metrics: MetricCollection,
+        optimizer: str,
+        lr: float,
+        optimizer_args: Mapping[str, Any] | None,
+        scheduler: str | None,
+        scheduler_args: Mapping[str, Any] | None,
+    ) -> None:
+        super().__init__()
+        check_optimization(optimizer, lr, optimizer_args, scheduler, scheduler_args)
+        self._optimization = {
+            "optimizer": optimizer,
+            "lr": lr,
+            "optimizer_args": optimizer_args,
+            "scheduler": scheduler,
+            "scheduler_args": scheduler_args,
+        }
+        self.val_metrics = metrics.clone(prefix="val_")
+        self.test_metrics = metrics.clone(prefix="test_")
+
+    @abstractmethod
+    def evaluate(self, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """Return loss, predictions and targets of a batch, the latter two as the metrics take them."""
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        """Return the loss of a batch."""
+        loss, _, _ = self.evaluate(batch)
+        self.log("train_loss", loss, on_step=True, on_epoch=True, prog_bar=True, batch_size=len(batch[0]))
+        return loss
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        """Add a batch to the validation metrics."""
+        self._measure(batch, "val_loss", self.val_metrics)
+
+    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        """Add a batch to the test metrics."""
+        self._measure(batch, "test_loss", self.test_metrics)
+
+    def _measure(self, batch: tuple[Tensor, Tensor], name: str, metrics: MetricCollection) -> None:
+        loss, predictions, targets = self.evaluate(batch)
+        metrics.update(predictions, targets)
+        self.log(name, loss, prog_bar=True, sync_dist=True, batch_size=len(batch[0]))
+        self.log_dict(metrics, prog_bar=True, batch_size=len(batch[0]))
+
+    def configure_optimizers(self) -> Any:
+        """Build optimizer and scheduler from their names."""
+        steps = 1
+        if self._optimization["scheduler"] is not None and self._trainer is not None:
+            steps = int(self.trainer.estimated_stepping_batches)
+        return configure(self.parameters(), **self._optimization, total_steps=steps)  # type: ignore[arg-type]

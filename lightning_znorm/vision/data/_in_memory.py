@@ -1,0 +1,98 @@
+"""A LightningDataModule of three small splits that stay in memory."""
+
+from abc import abstractmethod
+from importlib.util import find_spec
+from typing import TypeVar
+
+import lightning.pytorch as pl
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, TensorDataset
+
+Splits = dict[str, TensorDataset]
+Batch = tuple[Tensor, ...]
+Number = TypeVar("Number", int, float)
+
+
+class InMemoryDataModule(pl.LightningDataModule):
+    """Splits ``train``, ``val`` and ``test`` as tensors, loaded once.
+
+    The order of the training batches comes from a generator of their own, seeded by ``seed``, so that it does not
+    depend on how many random numbers a model's initialization drew.
+
+    Args:
+        batch_size: Samples per batch.
+        num_workers: Worker processes per loader.
+        seed: Seed of the training order (and of random splits).
+
+    """
+
+    def __init__(self, batch_size: int, num_workers: int, seed: int) -> None:
+        super().__init__()
+        self.batch_size = at_least("batch_size", batch_size, 1)
+        self.num_workers = at_least("num_workers", num_workers, 0)
+        self.seed = seed
+        self._splits: Splits = {}
+
+    @abstractmethod
+    def load(self) -> Splits:
+        """Return the three splits."""
+
+    def setup(self, stage: str | None = None) -> None:
+        """Load the splits, once."""
+        if not self._splits:
+            self._splits = self.load()
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        """Training batches in a new random order each epoch."""
+        generator = torch.Generator().manual_seed(self.seed)
+        return self._loader("train", shuffle=True, generator=generator)
+
+    def val_dataloader(self) -> DataLoader[Batch]:
+        """Validation batches."""
+        return self._loader("val")
+
+    def test_dataloader(self) -> DataLoader[Batch]:
+        """Test batches."""
+        return self._loader("test")
+
+    def predict_dataloader(self) -> DataLoader[Batch]:
+        """The test batches."""
+        return self._loader("test")
+
+    def _loader(self, split: str, shuffle: bool = False, generator: torch.Generator | None = None) -> DataLoader[Batch]:
+        return DataLoader(
+            self._splits[split],
+            batch_size=self.batch_size,
+            shuffle=shuffle,
+            generator=generator,
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+        )
+
+
+def require(package: str, distribution: str, owner: str) -> None:
+    """Raise if the package that carries the data is not installed.
+
+    Raises:
+        ModuleNotFoundError: With the extra that brings it.
+
+    """
+    if find_spec(package) is None:
+        raise ModuleNotFoundError(
+            f"`{owner}` reads data that come with {distribution}, which is not installed. Install it:"
+            ' `pip install "lightning-znorm[demo]"`.',
+            name=package,
+        )
+
+
+def at_least(argument: str, value: Number, bound: Number) -> Number:
+    """Return the value if it is at least the bound.
+
+    Raises:
+        ValueError: Naming the argument, if it is less.
+
+    """
+    if value < bound:
+        raise ValueError(f"Expected argument `{argument}` to be at least {bound}, but got {value!r}.")
+    return value

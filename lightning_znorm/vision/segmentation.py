@@ -1,0 +1,183 @@
+"""Semantic segmentation with any architecture and encoder of segmentation-models-pytorch."""
+
+from typing import Any, Literal
+
+import segmentation_models_pytorch as smp
+from torch import Tensor, nn
+from torchmetrics import Metric, MetricCollection
+from torchmetrics.classification import BinaryJaccardIndex, MulticlassJaccardIndex, MultilabelJaccardIndex
+from torchmetrics.segmentation import DiceScore
+
+from lightning_znorm.vision._choices import unknown_choice
+from lightning_znorm.vision._supervised import SupervisedModule
+
+__all__ = ["SemanticSegmenter"]
+
+Mode = Literal["binary", "multilabel", "multiclass"]
+
+
+class SemanticSegmenter(SupervisedModule):
+    r"""Segment images with an encoder-decoder network, trained on the sum of the Dice loss and the cross-entropy.
+
+    Logs ``train_loss``; ``val_loss``, ``val_dice`` and ``val_iou``; the same with ``test_``. With the true and false
+    positives and the false negatives of all pixels of a split,
+
+    .. math::
+        \text{Dice} = \frac{2\,TP}{2\,TP + FP + FN}, \qquad \text{IoU} = \frac{TP}{TP + FP + FN},
+
+    averaged over the classes. Counting over the whole split keeps slices with an empty mask from dominating.
+
+    Args:
+        architecture: Name of a model in segmentation-models-pytorch, such as ``"Unet"``.
+        encoder: Name of an encoder in segmentation-models-pytorch, or ``"tu-"`` and the name of a timm model.
+        encoder_weights: Name of pretrained weights of the encoder, which are downloaded; ``None`` for random ones.
+        in_channels: Number of channels of the images.
+        num_classes: Number of masks per image; 1 in mode ``"binary"``.
+        mode: ``"binary"``, ``"multilabel"`` (masks may overlap; binary cross-entropy of each) or ``"multiclass"``
+            (each pixel has one class; cross-entropy).
+        optimizer: Name of a class in :mod:`torch.optim`.
+        lr: Learning rate.
+        optimizer_args: Further arguments of the optimizer, such as ``momentum`` or ``weight_decay``.
+        scheduler: Name of a class in :mod:`torch.optim.lr_scheduler`, stepped after every optimizer step.
+        scheduler_args: Arguments of the scheduler; the length of the usual ones defaults to the whole training.
+
+    Raises:
+        ValueError: If an argument is unknown or out of its range, or a mask does not fit its image.
+
+    Shapes:
+        Images ``(N, in_channels, H, W)`` float. Masks ``(N, 1, H, W)`` or ``(N, H, W)`` in mode ``"binary"`` and
+        ``(N, num_classes, H, W)`` in mode ``"multilabel"``, of 0 and 1; ``(N, H, W)`` of class indices in mode
+        ``"multiclass"``. Logits ``(N, num_classes, H, W)``.
+
+    Example::
+
+        >>> model = SemanticSegmenter("Unet", "mobilenet_v2", num_classes=2, mode="multilabel")
+        >>> model.eval()(torch.zeros(1, 1, 32, 32)).shape
+        torch.Size([1, 2, 32, 32])
+
+    """
+
+    def __init__(
+        self,
+        architecture: str = "Unet",
+        encoder: str = "resnet18",
+        encoder_weights: str | None = None,
+        in_channels: int = 1,
+        num_classes: int = 1,
+        mode: Mode = "binary",
+        optimizer: str = "Adam",
+        lr: float = 1e-3,
+        optimizer_args: dict[str, Any] | None = None,
+        scheduler: str | None = None,
+        scheduler_args: dict[str, Any] | None = None,
+    ) -> None:
+        _check_classes(mode, num_classes)
+        super().__init__(_metrics(mode, num_classes), optimizer, lr, optimizer_args, scheduler, scheduler_args)
+        self.save_hyperparameters()
+        self.mode = mode
+        self.model = make_segmenter(architecture, encoder, encoder_weights, in_channels, num_classes)
+        self.dice_loss = smp.losses.DiceLoss(mode=mode, from_logits=True)
+        self.cross_entropy = nn.CrossEntropyLoss() if mode == "multiclass" else nn.BCEWithLogitsLoss()
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return logits of shape ``(N, num_classes, H, W)``."""
+        logits: Tensor = self.model(images)
+        return logits
+
+    def evaluate(self, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """Return loss, predicted masks and true masks of a batch, as integers."""
+        images, masks = batch
+        logits = self(images)
+        masks = self._checked(masks, logits)
+        loss = self.dice_loss(logits, masks) + self.cross_entropy(logits, masks)
+        predictions = logits.detach().argmax(dim=1) if self.mode == "multiclass" else logits.detach() > 0
+        return loss, predictions.long(), masks.long()
+
+    def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """Return probabilities of shape ``(N, num_classes, H, W)``."""
+        images = batch[0] if isinstance(batch, (tuple, list)) else batch
+        logits = self(images)
+        probabilities: Tensor = logits.softmax(dim=1) if self.mode == "multiclass" else logits.sigmoid()
+        return probabilities
+
+    def _checked(self, masks: Tensor, logits: Tensor) -> Tensor:
+        expected = tuple(logits.shape)
+        if self.mode == "multiclass":
+            expected = (expected[0], *expected[2:])
+        elif self.mode == "binary" and masks.ndim == 3:
+            masks = masks.unsqueeze(1)
+        if tuple(masks.shape) != expected:
+            raise ValueError(
+                f"Expected masks of shape {expected} in mode {self.mode!r} for these images, but got"
+                f" {tuple(masks.shape)}. Check `num_classes` ({logits.shape[1]}) and `mode`."
+            )
+        return masks.long() if self.mode == "multiclass" else masks.to(logits.dtype)
+
+
+def make_segmenter(
+    architecture: str, encoder: str, encoder_weights: str | None = None, in_channels: int = 1, num_classes: int = 1
+) -> nn.Module:
+    """Build a model of segmentation-models-pytorch by the names of its parts.
+
+    Raises:
+        ValueError: If there is no such architecture, encoder or pretrained weights.
+
+    Example::
+
+        >>> type(make_segmenter("linknet", "mobilenet_v2")).__name__
+        'Linknet'
+
+    """
+    architectures = {cls.__name__: cls for cls in smp.MODEL_ARCHITECTURES_MAPPING.values()}
+    if architecture.lower() not in smp.MODEL_ARCHITECTURES_MAPPING:
+        raise unknown_choice("architecture", architecture, architectures)
+    if in_channels < 1:
+        raise ValueError(f"Expected argument `in_channels` to be at least 1, but got {in_channels!r}.")
+    if encoder.startswith("tu-"):
+        import timm
+
+        if not timm.is_model(encoder.removeprefix("tu-")):
+            raise unknown_choice("encoder", encoder, [f"tu-{name}" for name in timm.list_models()])
+    elif encoder not in smp.encoders.get_encoder_names():
+        raise unknown_choice("encoder", encoder, smp.encoders.get_encoder_names())
+    elif encoder_weights is not None:
+        known = smp.encoders.encoders[encoder]["pretrained_settings"]
+        if encoder_weights not in known:
+            raise unknown_choice("encoder_weights", encoder_weights, known)
+    model: nn.Module = smp.create_model(
+        architecture, encoder, encoder_weights=encoder_weights, in_channels=in_channels, classes=num_classes
+    )
+    return model
+
+
+def _check_classes(mode: str, num_classes: int) -> None:
+    if mode not in ("binary", "multilabel", "multiclass"):
+        raise unknown_choice("mode", mode, ["binary", "multilabel", "multiclass"])
+    if mode == "binary" and num_classes != 1:
+        raise ValueError(
+            f"Expected argument `num_classes` to be 1 in mode 'binary', but got {num_classes!r}. For several masks use"
+            " `mode='multilabel'` (they may overlap) or `mode='multiclass'`."
+        )
+    if mode != "binary" and num_classes < 2:
+        raise ValueError(
+            f"Expected argument `num_classes` to be at least 2 in mode {mode!r}, but got {num_classes!r}. For one mask"
+            " use `mode='binary'`."
+        )
+
+
+def _metrics(mode: str, num_classes: int) -> MetricCollection:
+    iou: Metric
+    if mode == "binary":
+        iou = BinaryJaccardIndex()
+    elif mode == "multilabel":
+        iou = MultilabelJaccardIndex(num_classes, average="macro")
+    else:
+        iou = MulticlassJaccardIndex(num_classes, average="macro")
+    dice = DiceScore(
+        num_classes,
+        average="macro",
+        aggregation_level="global",
+        input_format="index" if mode == "multiclass" else "one-hot",
+    )
+    # the two do not share their counts
+    return MetricCollection({"dice": dice, "iou": iou}, compute_groups=False)
