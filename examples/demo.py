@@ -147,9 +147,10 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--batches", type=int, help="stop each epoch after this many batches")
     options = parser.parse_args(argv)
     sys.argv = sys.argv[:1]  # LightningCLI looks at it even when it is given arguments
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    for name in ("lightning.pytorch", "lightning.fabric", "pytorch_lightning"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-    warnings.filterwarnings("ignore", message=".*was deprecated.*|.*JsonargparseDeprecationWarning.*")
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*")
 
     flags = ["--trainer.logger=false", "--trainer.enable_checkpointing=false", "--trainer.enable_model_summary=false"]
     if options.epochs is not None:

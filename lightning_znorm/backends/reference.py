@@ -41,18 +41,20 @@ def znorm_(gradients: Sequence[Tensor], eps: float) -> Tensor:
 
 
 def _znorm_one_(gradient: Tensor, eps: float) -> Tensor:
-    exact = gradient.to("cpu" if _lacks_float64(gradient.device) else gradient.device, torch.float64)
-    unit = _power_of_two_below(exact.abs().amax())
-    scaled = exact / unit
+    device = "cpu" if _lacks_float64(gradient.device) else gradient.device
+    exact = gradient.to(device, torch.float64, copy=True)
+    smallest, largest = torch.aminmax(exact)  # NaN if an element is
+    magnitude = torch.maximum(-smallest, largest)
+    unit = _power_of_two_below(magnitude)
+    exact.div_(unit)
     # relative to the first element, a constant gradient is exactly 0 and its mean has no rounding error
-    first = scaled.flatten()[0]
-    shifted = scaled - first
-    offset = shifted.mean()
-    centered = shifted - offset
-    mean, std = first + offset, centered.square().mean().sqrt()
+    first = exact.flatten()[0].clone()
+    offset = exact.sub_(first).mean()
+    mean, std = first + offset, exact.sub_(offset).square().mean().sqrt()
+    exact.div_(std + eps / unit)
 
-    untouched = ~exact.isfinite().all() if gradient.numel() > 1 else torch.ones_like(mean, dtype=torch.bool)
-    gradient.copy_(torch.where(untouched, exact, centered / (std + eps / unit)))
+    untouched = ~magnitude.isfinite() if gradient.numel() > 1 else torch.ones_like(magnitude, dtype=torch.bool)
+    gradient.copy_(torch.where(untouched, gradient.to(device), exact))
 
     # the z-score of an all-zero gradient is that gradient
     cosine = torch.where((mean == 0) & (std == 0), 1.0, std / torch.hypot(mean, std))

@@ -22,7 +22,6 @@ _HOME = {
 }
 _DISTRIBUTIONS = {
     "torchvision": "torchvision",
-    "torchmetrics": "torchmetrics",
     "segmentation_models_pytorch": "segmentation-models-pytorch",
 }
 

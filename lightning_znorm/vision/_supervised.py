@@ -69,8 +69,9 @@ class SupervisedModule(pl.LightningModule, ABC):
     def _measure(self, batch: tuple[Tensor, Tensor], name: str, metrics: MetricCollection) -> None:
         loss, predictions, targets = self.evaluate(batch)
         metrics.update(predictions, targets)
-        self.log(name, loss, prog_bar=True, sync_dist=True, batch_size=len(batch[0]))
-        self.log_dict(metrics, prog_bar=True, batch_size=len(batch[0]))
+        self.log(name, loss, sync_dist=True, batch_size=len(batch[0]))
+        for position, (key, metric) in enumerate(metrics.items(keep_base=False, copy_state=False)):
+            self.log(key, metric, prog_bar=position == 0, batch_size=len(batch[0]))
 
     def configure_optimizers(self) -> Any:
         """Build optimizer and scheduler from their names."""
