@@ -27,6 +27,7 @@ from matplotlib import pyplot as plt
 HERE = Path(__file__).parent
 METHODS: dict[str, list[str]] = {"Adam": [], "Adam + ZNorm": ["--znorm"]}
 COLORS = dict(zip(METHODS, ("#6b7280", "#d9480f"), strict=True))
+QUIET = ["--trainer.logger=false", "--trainer.enable_checkpointing=false", "--trainer.enable_model_summary=false"]
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ class Curves(pl.Callback):
 def train(run: Run, flags: list[str]) -> None:
     """Train and test as the command line would, and fill in the run as it goes."""
     cli = ZNormCLI(
-        args=[f"--config={run.task.config}", *METHODS[run.method], *flags],
+        args=[f"--config={run.task.config}", *flags],
         run=False,
         save_config_callback=None,
         trainer_defaults={"callbacks": [Curves(run)]},
@@ -138,6 +139,14 @@ def report(runs: list[Run], out: Path) -> str:
     return frame.to_string(index=False)
 
 
+def silence() -> None:
+    """Leave the progress bars and the results alone on the screen."""
+    for name in ("lightning.pytorch", "lightning.fabric", "pytorch_lightning"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*")
+
+
 def main(argv: list[str] | None = None) -> None:
     """Run the demo."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -147,12 +156,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--batches", type=int, help="stop each epoch after this many batches")
     options = parser.parse_args(argv)
     sys.argv = sys.argv[:1]  # LightningCLI looks at it even when it is given arguments
-    for name in ("lightning.pytorch", "lightning.fabric", "pytorch_lightning"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-    warnings.filterwarnings("ignore", message=".*LeafSpec.*")
-
-    flags = ["--trainer.logger=false", "--trainer.enable_checkpointing=false", "--trainer.enable_model_summary=false"]
+    silence()
+    flags = list(QUIET)
     if options.epochs is not None:
         flags.append(f"--trainer.max_epochs={options.epochs}")
     if options.batches is not None:
@@ -163,7 +168,7 @@ def main(argv: list[str] | None = None) -> None:
     text = ""
     for number, run in enumerate(todo, start=1):
         print(f"\n[{number}/{len(todo)}] {run.task.title}: {run.method}", flush=True)
-        train(run, flags)
+        train(run, [*METHODS[run.method], *flags])
         done.append(run)
         text = report(done, options.out)  # after each run, so that an interrupted demo leaves what it has
     print(f"\n{text}\n\nCurves: {options.out / 'curves.png'}   Summary: {options.out / 'summary.md'}")

@@ -72,10 +72,8 @@ def refuse_untransformable(
     for module_name, module in pl_module.named_modules():
         sparse = isinstance(module, (nn.Embedding, nn.EmbeddingBag)) and module.sparse
         for parameter_name, parameter in module.named_parameters(prefix=module_name, recurse=False):
-            if not parameter.requires_grad or not is_selected(parameter):
-                continue
-            kind = "sparse" if sparse else "complex" if parameter.is_complex() else None
-            if kind is not None:
+            kind = "sparse" if sparse else "complex" if parameter.dtype.is_complex else None
+            if kind is not None and parameter.requires_grad and is_selected(parameter):
                 remedy = ", or make it dense (`sparse=False`)" if sparse else ""
                 raise MisconfigurationException(
                     f"`{type(owner).__name__}` cannot transform the {kind} gradient of parameter `{parameter_name}`."

@@ -93,15 +93,21 @@ def main(args: Sequence[str] | None = None) -> None:
             },
         )
     except (MisconfigurationException, ModuleNotFoundError, TypeError, ValueError) as error:
-        if not _is_our_own(error):
+        ours = _our_own(error)
+        if ours is None:
             raise
-        print(f"lightning-znorm: error: {error}", file=sys.stderr)
+        print(f"lightning-znorm: error: {ours}", file=sys.stderr)
         sys.exit(2)
 
 
-def _is_our_own(error: Exception) -> bool:
-    traceback = error.__traceback__
-    assert traceback is not None
-    while traceback.tb_next is not None:
-        traceback = traceback.tb_next
-    return str(traceback.tb_frame.f_globals.get("__name__", "")).partition(".")[0] == __package__
+def _our_own(error: BaseException | None) -> BaseException | None:
+    """Find the error that this package raised, which jsonargparse wraps into one about types of arguments."""
+    while error is not None:
+        traceback = error.__traceback__
+        while traceback is not None and traceback.tb_next is not None:
+            traceback = traceback.tb_next
+        raised_in = "" if traceback is None else str(traceback.tb_frame.f_globals.get("__name__", ""))
+        if raised_in.partition(".")[0] == __package__:
+            return error
+        error = error.__cause__
+    return None

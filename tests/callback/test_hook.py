@@ -174,6 +174,13 @@ def test_only_the_parameters_of_the_optimizer():
     assert [id(p) for p in recorder.parameters[0]] == [id(network[2].weight), id(network[2].bias)]
 
 
+def test_parameters_that_are_made_in_the_first_forward():
+    network = nn.Sequential(nn.LazyLinear(5), nn.Tanh(), nn.LazyLinear(3))
+    recorder = Recorder(min_ndim=2)
+    make_trainer(max_steps=1, callbacks=[recorder]).fit(make_module(network=network))
+    assert [p.shape for p in recorder.parameters[0]] == [(5, 6), (3, 5)]
+
+
 def test_frozen_unused_empty_and_tied_parameters():
     class Net(nn.Module):
         def __init__(self):

@@ -12,6 +12,7 @@ from lightning_znorm.cli import ZNormCLI, main
 
 BORING = "lightning.pytorch.demos.boring_classes.BoringModel"
 MODEL = f"--model={BORING}"
+EXAMPLES = Path(__file__).parents[2] / "examples"
 QUICK = [
     "--trainer.accelerator=cpu",
     "--trainer.devices=1",
@@ -152,6 +153,24 @@ def test_trains_and_saves_its_configuration(tmp_path):
 def test_one_clear_line_for_a_wrong_argument(capsys, args, message):
     with pytest.raises(SystemExit) as exit_:
         main(["fit", MODEL, *QUICK, *args])
+    assert exit_.value.code == 2
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert last.startswith("lightning-znorm: error: ")
+    assert message in last
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--model.init_args.backbone=resnt18"], "but got 'resnt18'. Did you mean 'resnet18'"),
+        (["--model.init_args.optimizer=Adma"], "Expected argument `optimizer` to be one of"),
+        (["--model.init_args.lr=-1"], "Expected argument `lr` to be a positive number, but got -1.0"),
+        (["--data.init_args.image_size=2"], "Expected argument `image_size` to be at least 8, but got 2"),
+    ],
+)
+def test_one_clear_line_for_a_wrong_argument_of_the_models_and_data(capsys, args, message):
+    with pytest.raises(SystemExit) as exit_:
+        main(["fit", f"--config={EXAMPLES / 'digits.yaml'}", *QUICK, *args])
     assert exit_.value.code == 2
     last = capsys.readouterr().err.strip().splitlines()[-1]
     assert last.startswith("lightning-znorm: error: ")

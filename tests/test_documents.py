@@ -1,0 +1,91 @@
+"""Every code block of README and docs is executed, every command line is run or resolved."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+QUICK = ["--trainer.fast_dev_run=2", "--trainer.accelerator=cpu", "--trainer.devices=1"]
+
+
+def blocks(language):
+    for page in PAGES:
+        for number, match in enumerate(BLOCK.finditer(page.read_text())):
+            if match[1] == language:
+                yield pytest.param(match[2], id=f"{page.name}-{number}")
+
+
+COMMANDS = [
+    pytest.param(line, id=f"{block.id}: {line[:50]}")
+    for block in blocks("bash")
+    for line in block.values[0].strip().splitlines()
+]
+
+
+def run(*command):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=280, env=environment)
+
+
+def test_blocks_are_of_known_languages():
+    languages = {match[1] for page in PAGES for match in BLOCK.finditer(page.read_text())}
+    assert languages <= {"python", "bash"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("source", blocks("python"))
+def test_python(source):
+    if source.startswith("# train.py"):
+        Path("train.py").write_text(source)
+        source = "import runpy; runpy.run_path('train.py', run_name='imported')"
+    done = run(sys.executable, "-c", source)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", COMMANDS)
+def test_command(command):
+    words = shlex.split(command)
+    if words[0] == "lightning-znorm":
+        Path("examples").symlink_to(ROOT / "examples")
+        done = run(sys.executable, "-m", "lightning_znorm", *words[1:], *QUICK)
+    elif words[:2] == ["python", "train.py"]:
+        script = next(b.values[0] for b in blocks("python") if b.values[0].startswith("# train.py"))
+        Path("train.py").write_text(script)
+        done = run(sys.executable, *words[1:], *QUICK)
+    elif words[0] == "python":
+        done = run(sys.executable, ROOT / words[1], *words[2:], "--help")
+    elif words[0] == "make":
+        # running `make test` in itself would not end, and test_demo.py runs the demo
+        done = run("make", "-C", ROOT, "--dry-run", *words[1:])
+    elif words[:2] == ["pip", "install"]:
+        (extra,) = re.fullmatch(r"lightning-znorm\[(\w+)\]", words[2]).groups()
+        assert re.search(rf"^{extra} = \[", (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
+        return
+    else:
+        pytest.fail(f"no rule for running {command!r}")
+    assert done.returncode == 0, done.stderr
+
+
+def test_links_lead_somewhere():
+    for page in PAGES:
+        for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text()):
+            if "://" not in target:
+                assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_the_argument_table_has_every_argument():
+    import inspect
+
+    from lightning_znorm import ZNorm
+
+    card = (ROOT / "docs" / "znorm.md").read_text()
+    for name in inspect.signature(ZNorm).parameters:
+        assert f"`{name}`" in card
