@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.optim import LBFGS, Optimizer
 
 from lightning_znorm._compat import MisconfigurationException, rank_zero_warn
+from lightning_znorm._names import ParameterNames
 
 if TYPE_CHECKING:
     import lightning.pytorch as pl
@@ -18,8 +19,8 @@ _PRECISIONS = {"Precision": "32-true", "MixedPrecision": "bf16-mixed"}
 _LIGHTNING_PACKAGES = ("lightning", "pytorch_lightning")
 
 
-def refuse_unsupported(owner: "GradientTransform", trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
-    """Raise if the Trainer's strategy, precision or optimization mode is not supported.
+def refuse_unsupported(owner: "GradientTransform", trainer: "pl.Trainer") -> None:
+    """Raise if the Trainer's strategy or precision is not supported.
 
     Raises:
         MisconfigurationException: Naming the setting and the remedy.
@@ -46,6 +47,16 @@ def refuse_unsupported(owner: "GradientTransform", trainer: "pl.Trainer", pl_mod
             f"`{name}` does not support `precision={precision!r}` ({type(plugin).__name__}) yet{reason}. Use"
             " `precision='32-true'` or `precision='bf16-mixed'`, or leave the callback out (`enabled=False`)."
         )
+
+
+def refuse_manual_optimization(owner: "GradientTransform", pl_module: "pl.LightningModule") -> None:
+    """Raise if the module steps its optimizers itself; it may only say so in its own ``setup``.
+
+    Raises:
+        MisconfigurationException: With the remedy.
+
+    """
+    name = type(owner).__name__
     if not pl_module.automatic_optimization:
         raise MisconfigurationException(
             f"`{name}` does not support manual optimization yet (`{type(pl_module).__name__}` sets"
@@ -58,6 +69,7 @@ def refuse_untransformable(
     owner: "GradientTransform",
     trainer: "pl.Trainer",
     pl_module: "pl.LightningModule",
+    names: ParameterNames,
     is_selected: Callable[[Tensor], bool],
 ) -> None:
     """Raise if an optimizer re-evaluates its closure or a parameter will have a sparse or complex gradient.
@@ -69,24 +81,25 @@ def refuse_untransformable(
     for optimizer in trainer.optimizers:
         if isinstance(optimizer, LBFGS):
             refuse_closure_reevaluation(owner, optimizer)
-    for module_name, module in pl_module.named_modules():
+    for module in pl_module.modules():
         sparse = isinstance(module, (nn.Embedding, nn.EmbeddingBag)) and module.sparse
-        for parameter_name, parameter in module.named_parameters(prefix=module_name, recurse=False):
+        for parameter in module.parameters(recurse=False):
             kind = "sparse" if sparse else "complex" if parameter.dtype.is_complex else None
             if kind is not None and parameter.requires_grad and is_selected(parameter):
                 remedy = ", or make it dense (`sparse=False`)" if sparse else ""
                 raise MisconfigurationException(
-                    f"`{type(owner).__name__}` cannot transform the {kind} gradient of parameter `{parameter_name}`."
-                    f" Leave it out with `exclude=[{parameter_name!r}]`{remedy}."
+                    f"`{type(owner).__name__}` cannot transform the {kind} gradient of parameter `{names[parameter]}`."
+                    f" Leave it out with `exclude=[{names[parameter]!r}]`{remedy}."
                 )
 
 
 def refuse_closure_reevaluation(owner: "GradientTransform", optimizer: Optimizer) -> NoReturn:
     """Raise for an optimizer that evaluates loss and gradients more than once per step."""
     raise MisconfigurationException(
-        f"`{type(owner).__name__}` does not support the optimizer `{type(optimizer).__name__}`: it evaluates its"
-        " closure several times per step and compares the losses and gradients that it finds, which a transform would"
-        " falsify. Use an optimizer with one evaluation per step, such as Adam or SGD, or `enabled=False`."
+        f"`{type(owner).__name__}` does not support the optimizer `{type(optimizer).__name__}` here: its closure is"
+        " evaluated several times per step, by the optimizer itself or by `optimizer_step` of the LightningModule, and"
+        " the losses and gradients are compared, which a transform would falsify. Use an optimizer with one evaluation"
+        " per step, such as Adam or SGD, or `enabled=False`."
     )
 
 
@@ -97,6 +110,23 @@ def warn_about_clipping(owner: "GradientTransform", trainer: "pl.Trainer") -> No
             f"`gradient_clip_val={trainer.gradient_clip_val}` clips what `{type(owner).__name__}` returns, not the raw"
             " gradient: clipping runs after the callback, and a normalized tensor has L2 norm sqrt(numel), so that"
             " clipping by norm shrinks nearly every step. Remove one of the two."
+        )
+
+
+def warn_about_idleness(owner: "GradientTransform", called: bool) -> None:
+    """Warn that a whole training went by without one gradient transformed."""
+    name = type(owner).__name__
+    if not called:
+        rank_zero_warn(
+            f"`{name}` never ran: no optimizer step of this training went through the Trainer. In `optimizer_step` of"
+            " the LightningModule, step the optimizer that it is given, not the raw one behind it"
+            " (`optimizer.optimizer`)."
+        )
+    else:
+        rank_zero_warn(
+            f"`{name}` ran, but transformed no gradient in this training. Either no step was inside `start_step` and"
+            " `stop_step`, or `exclude` and `min_ndim` left out every parameter, or the optimizer's parameters have no"
+            " `.grad`, as with strategies that keep gradients elsewhere."
         )
 
 

@@ -22,10 +22,12 @@ class ZNormFlags:
         return super().parse_args(expand_flags(args), *others, **kwargs)  # type: ignore[misc]
 
     def parse_string(self, *args: Any, **kwargs: Any) -> Any:
-        """Parse a configuration file's content; a group ``znorm`` in it switches ZNorm on unless it says otherwise."""
+        """Parse a configuration file's content; ``znorm`` in it switches ZNorm on unless it says otherwise."""
         config = super().parse_string(*args, **kwargs)  # type: ignore[misc]
         for group in (GROUP, *(f"{subcommand}.{GROUP}" for subcommand in self._subcommand_names())):
-            if group in config and f"{group}.enabled" not in config:
+            if isinstance(config.get(group), bool):
+                config[f"{group}.enabled"] = config.pop(group)
+            elif group in config and f"{group}.enabled" not in config:
                 config[f"{group}.enabled"] = True
         return config
 
@@ -55,13 +57,17 @@ def expand_flags(args: Sequence[str]) -> list[str]:
     expanded = []
     for position, token in enumerate(args):
         following = args[position + 1] if position + 1 < len(args) else None
-        name = token.partition("=")[0]
-        if token == f"--no_{GROUP}":
+        name, _, value = token.partition("=")
+        if token == f"--no_{GROUP}" or (name == f"--{GROUP}" and value.lower() == "false"):
             expanded.append(_OFF)
-        elif token == f"--{GROUP}" and (following is None or following.startswith("-")):
+        elif name == f"--{GROUP}" and (value.lower() == "true" or _is_bare(token, following)):
             expanded.append(_ON)
         elif name == f"--{GROUP}" or (name.startswith(f"--{GROUP}.") and name != f"--{GROUP}.enabled"):
             expanded += [_ON, token]
         else:
             expanded.append(token)
     return expanded
+
+
+def _is_bare(token: str, following: str | None) -> bool:
+    return token == f"--{GROUP}" and (following is None or following.startswith("-"))

@@ -21,7 +21,8 @@ class ZNormCLI(_lightning_cli.LightningCLI):  # type: ignore[misc, name-defined]
     ZNorm is off unless asked for. ``--znorm`` switches it on and ``--no_znorm`` off; ``--znorm.eps=1e-8`` and every
     other ``--znorm.ARGUMENT=…`` of :class:`~lightning_znorm.ZNorm` switches it on too; ``--znorm FILE`` reads the
     arguments from a YAML file. The last word wins. In a configuration file, a group ``znorm:`` switches it on unless
-    it says ``enabled: false``.
+    it says ``enabled: false``. Modules are those of ``lightning.pytorch``; a command line of ``pytorch_lightning``
+    takes ``--trainer.callbacks+=lightning_znorm.ZNorm``.
 
     Args:
         *args: As of ``LightningCLI``.

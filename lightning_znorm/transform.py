@@ -9,12 +9,14 @@ from torch.optim import Optimizer
 
 from lightning_znorm._checks import (
     refuse_closure_reevaluation,
+    refuse_manual_optimization,
     refuse_unsupported,
     refuse_untransformable,
     warn_about_clipping,
+    warn_about_idleness,
     warn_about_missing_logger,
 )
-from lightning_znorm._compat import Callback, MisconfigurationException, rank_zero_warn
+from lightning_znorm._compat import Callback, MisconfigurationException
 from lightning_znorm._names import ParameterNames
 from lightning_znorm._stats_logging import log_gradient_stats
 from lightning_znorm.functional import GradientStats, require_transformable
@@ -102,6 +104,7 @@ class GradientTransform(Callback, ABC):
         self.enabled = enabled
         self._names: ParameterNames | None = None
         self._last_step: tuple[int, int] | None = None
+        self._has_transformed = False
         self._batches_before = 0
 
     @abstractmethod
@@ -139,12 +142,13 @@ class GradientTransform(Callback, ABC):
         """Refuse, before anything is trained, what the Trainer's configuration alone shows to be unsupported."""
         if not self.enabled or stage != "fit":
             return
-        refuse_unsupported(self, trainer, pl_module)
+        refuse_unsupported(self, trainer)
         callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
-        twins = [callback for callback in callbacks if isinstance(callback, type(self)) and callback.enabled]
+        kind = self._kind()
+        twins = [callback for callback in callbacks if isinstance(callback, kind) and callback.enabled]
         if len(twins) > 1:
             raise MisconfigurationException(
-                f"The Trainer has {len(twins)} enabled `{type(self).__name__}` callbacks, which would transform each"
+                f"The Trainer has {len(twins)} enabled `{kind.__name__}` callbacks, which would transform each"
                 " gradient twice. Keep one (or pass `enabled=False` to the others); look in `callbacks=`, in"
                 " `configure_callbacks` of the LightningModule and, on the command line, in both `--znorm` and"
                 " `--trainer.callbacks`."
@@ -157,9 +161,11 @@ class GradientTransform(Callback, ABC):
         """Match ``exclude`` against the module's names and check its optimizers and parameters."""
         if not self.enabled:
             return
+        refuse_manual_optimization(self, pl_module)
         self._names = ParameterNames(pl_module, self.exclude, owner=type(self).__name__)
         self._last_step = None
-        refuse_untransformable(self, trainer, pl_module, self._is_selected)
+        self._has_transformed = False
+        refuse_untransformable(self, trainer, pl_module, self._names, self._is_selected)
 
     def on_train_start(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
         """Remember where this ``fit`` begins."""
@@ -178,7 +184,11 @@ class GradientTransform(Callback, ABC):
         self._last_step = this_step
         if not self.should_transform(step, trainer.current_epoch):
             return
-        assert self._names is not None, "on_fit_start has not run"
+        if self._names is None:
+            raise MisconfigurationException(
+                f"`{type(self).__name__}` was switched on in the middle of training, past its checks. Construct it with"
+                " `enabled=True` and use `start_step`, or override `should_transform`."
+            )
         parameters = self._selected_parameters(optimizer)
         for parameter in parameters:
             assert parameter.grad is not None
@@ -186,22 +196,22 @@ class GradientTransform(Callback, ABC):
         if not parameters:
             return
         stats = self.transform(parameters)
+        self._has_transformed = True
         if self.log_stats:
             log_gradient_stats(trainer, self.log_prefix, self.log_stats, stats, [self._names[p] for p in parameters])
 
     def on_train_end(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
-        """Warn if batches were trained on and the optimizer hook never ran."""
-        if not self.enabled:
-            return
-        if self._last_step is None and trainer.fit_loop.epoch_loop._batches_that_stepped > self._batches_before:
-            rank_zero_warn(
-                f"`{type(self).__name__}` never ran: no optimizer step of this training went through the Trainer."
-                " Step the optimizers that Lightning hands out, not raw `torch.optim` ones"
-                " (`self.optimizers(use_pl_optimizer=False)`)."
-            )
+        """Warn if batches were trained on and no gradient was transformed."""
+        trained = trainer.fit_loop.epoch_loop._batches_that_stepped > self._batches_before
+        if self.enabled and trained and not self._has_transformed:
+            warn_about_idleness(self, called=self._last_step is not None)
 
     def teardown(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", stage: str) -> None:
         """Let go of the module's parameters."""
+        self._names = None
+
+    def on_exception(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", exception: BaseException) -> None:
+        """Let go of the module's parameters where Lightning calls no ``teardown``."""
         self._names = None
 
     def __repr__(self) -> str:
@@ -210,6 +220,11 @@ class GradientTransform(Callback, ABC):
 
     def _arguments(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if not name.startswith("_")}
+
+    def _kind(self) -> "type[GradientTransform]":
+        """Return the class right below the base: subclasses of one transform are the same transform."""
+        lineage = [cls for cls in type(self).__mro__ if issubclass(cls, GradientTransform)]
+        return lineage[-2]
 
     def _selected_parameters(self, optimizer: Optimizer) -> list[Tensor]:
         once = dict.fromkeys(p for group in optimizer.param_groups for p in group["params"])

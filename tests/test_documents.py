@@ -63,7 +63,7 @@ def test_command(command):
     elif words[0] == "python":
         done = run(sys.executable, ROOT / words[1], *words[2:], "--help")
     elif words[0] == "make":
-        # running `make test` in itself would not end, and test_demo.py runs the demo
+        # running `make test` in itself would not end, and test_examples.py runs the demo
         done = run("make", "-C", ROOT, "--dry-run", *words[1:])
     elif words[:2] == ["pip", "install"]:
         (extra,) = re.fullmatch(r"lightning-znorm\[(\w+)\]", words[2]).groups()
@@ -72,6 +72,11 @@ def test_command(command):
     else:
         pytest.fail(f"no rule for running {command!r}")
     assert done.returncode == 0, done.stderr
+
+
+def test_no_placeholder_is_left():
+    for page in PAGES:
+        assert "<!--" not in page.read_text(), page.name
 
 
 def test_links_lead_somewhere():

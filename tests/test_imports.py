@@ -1,9 +1,14 @@
 """What `import lightning_znorm` brings in, in a fresh interpreter."""
 
+import ast
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+
+import lightning_znorm
 
 EXTRAS = ("torchvision", "torchmetrics", "segmentation_models_pytorch", "matplotlib", "nilearn", "sklearn", "pandas")
 
@@ -22,6 +27,28 @@ def test_brings_in_no_extra():
     # torchmetrics, which lightning imports, brings in some of them itself where they are installed
     assert not (ours - theirs) & {*EXTRAS, "jsonargparse"}
     assert ours - theirs <= {"lightning_znorm"}
+
+
+def test_only_the_vision_floor_names_an_extra():
+    """So that the core does not lean on what lightning happens to import."""
+    package = Path(lightning_znorm.__file__).parent
+    for file in package.rglob("*.py"):
+        imported = {
+            name.partition(".")[0]
+            for node in ast.walk(ast.parse(file.read_text()))
+            for name in (
+                [alias.name for alias in node.names]
+                if isinstance(node, ast.Import)
+                else [node.module or ""]
+                if isinstance(node, ast.ImportFrom)
+                else []
+            )
+        }
+        if "vision" not in file.relative_to(package).parts:
+            assert not imported & set(EXTRAS), file
+        else:
+            names = re.findall(r"lightning_znorm\.(\w+)", file.read_text())
+            assert set(names) <= {"vision"}, file
 
 
 @pytest.mark.slow

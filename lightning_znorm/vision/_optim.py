@@ -1,6 +1,7 @@
 """Optimizers and learning-rate schedulers by name."""
 
 import inspect
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -10,6 +11,13 @@ from torch.optim import Optimizer, lr_scheduler
 from torch.optim.lr_scheduler import LRScheduler
 
 from lightning_znorm.vision._choices import unknown_choice
+
+_FILLED_IN = {
+    "CosineAnnealingLR": ("T_max",),
+    "OneCycleLR": ("max_lr", "total_steps"),
+    "PolynomialLR": ("total_iters",),
+    "LinearLR": ("total_iters",),
+}
 
 
 def find_optimizer(name: str) -> type[Optimizer]:
@@ -54,14 +62,16 @@ def check_optimization(
     """Check names and arguments before there is a model to optimize.
 
     Raises:
-        ValueError: If a name is unknown, an argument is not one of the class, or ``lr`` is not positive.
+        ValueError: If a name is unknown, an argument is not one of the class or is missing, or ``lr`` is not positive.
 
     """
     if not lr > 0:
         raise ValueError(f"Expected argument `lr` to be a positive number, but got {lr!r}.")
     _check_arguments("optimizer_args", find_optimizer(optimizer), optimizer_args, reserved=("params", "lr"))
     if scheduler is not None:
-        _check_arguments("scheduler_args", find_scheduler(scheduler), scheduler_args, reserved=("optimizer",))
+        cls = find_scheduler(scheduler)
+        filled_in = _FILLED_IN.get(cls.__name__, ())
+        _check_arguments("scheduler_args", cls, scheduler_args, reserved=("optimizer",), filled_in=filled_in)
     elif scheduler_args:
         raise ValueError(f"Argument `scheduler_args` is {scheduler_args!r}, but `scheduler` is None.")
 
@@ -73,7 +83,7 @@ def configure(
     optimizer_args: Mapping[str, Any] | None = None,
     scheduler: str | None = None,
     scheduler_args: Mapping[str, Any] | None = None,
-    total_steps: int = 1,
+    total_steps: float = math.inf,
 ) -> dict[str, Any]:
     """Build what ``configure_optimizers`` returns.
 
@@ -88,20 +98,20 @@ def configure(
         optimizer_args: Further arguments of the optimizer.
         scheduler: Name of a class in :mod:`torch.optim.lr_scheduler`, ``None`` for a constant learning rate.
         scheduler_args: Arguments of the scheduler.
-        total_steps: Number of optimizer steps in the whole training.
+        total_steps: Number of optimizer steps in the whole training, infinite where it is not known.
+
+    Raises:
+        ValueError: If the scheduler needs the length of a training that has none.
 
     """
     made = find_optimizer(optimizer)(parameters, lr=lr, **(optimizer_args or {}))  # type: ignore[call-arg]
     if scheduler is None:
         return {"optimizer": made}
     cls = find_scheduler(scheduler)
-    defaults: dict[str, dict[str, Any]] = {
-        "CosineAnnealingLR": {"T_max": total_steps},
-        "OneCycleLR": {"max_lr": lr, "total_steps": total_steps},
-        "PolynomialLR": {"total_iters": total_steps},
-        "LinearLR": {"total_iters": total_steps},
-    }
-    arguments = {**defaults.get(cls.__name__, {}), **(scheduler_args or {})}
+    arguments = dict(scheduler_args or {})
+    for name in _FILLED_IN.get(cls.__name__, ()):
+        if name not in arguments:
+            arguments[name] = lr if name == "max_lr" else _finite(total_steps, name, cls)
     config: dict[str, Any] = {"scheduler": cls(made, **arguments), "interval": "step"}
     if issubclass(cls, lr_scheduler.ReduceLROnPlateau):
         config.update(interval="epoch", monitor="val_loss")
@@ -120,10 +130,30 @@ def _find(argument: str, name: str, module: Any, base: type) -> Any:
     return by_lower_case[name.lower()]
 
 
-def _check_arguments(argument: str, cls: type, given: Mapping[str, Any] | None, reserved: tuple[str, ...]) -> None:
-    known = [name for name in inspect.signature(cls).parameters if name not in reserved]
+def _finite(total_steps: float, name: str, cls: type) -> int:
+    if math.isinf(total_steps):
+        raise ValueError(
+            f"The scheduler `{cls.__name__}` needs the length of the training, which has no end. Set `max_epochs` or"
+            f" `max_steps` of the Trainer, or give `scheduler_args={{{name!r}: …}}`."
+        )
+    return int(total_steps)
+
+
+def _check_arguments(
+    argument: str,
+    cls: type,
+    given: Mapping[str, Any] | None,
+    reserved: tuple[str, ...],
+    filled_in: tuple[str, ...] = (),
+) -> None:
+    parameters = inspect.signature(cls).parameters
+    known = [name for name in parameters if name not in reserved]
     for name in given or {}:
         if name in reserved:
             raise ValueError(f"Argument `{argument}` must not contain {name!r}: it is given by the module's own.")
         if name not in known:
             raise unknown_choice(f"{argument}` of `{cls.__name__}", name, known)
+    missing = [name for name in known if parameters[name].default is inspect.Parameter.empty]
+    missing = [name for name in missing if name not in (*filled_in, *(given or ()))]
+    if missing:
+        raise ValueError(f"Argument `{argument}` lacks {missing[0]!r}, which `{cls.__name__}` requires.")

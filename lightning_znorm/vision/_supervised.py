@@ -1,5 +1,6 @@
 """What the classifier and the segmenter have in common: steps, metrics, optimizer."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any
@@ -75,7 +76,7 @@ class SupervisedModule(pl.LightningModule, ABC):
 
     def configure_optimizers(self) -> Any:
         """Build optimizer and scheduler from their names."""
-        steps = 1
+        steps = math.inf
         if self._optimization["scheduler"] is not None and self._trainer is not None:
-            steps = int(self.trainer.estimated_stepping_batches)
+            steps = self.trainer.estimated_stepping_batches
         return configure(self.parameters(), **self._optimization, total_steps=steps)  # type: ignore[arg-type]

@@ -44,6 +44,7 @@ class ImageClassifier(SupervisedModule):
 
     Example::
 
+        >>> import torch
         >>> model = ImageClassifier(backbone="resnet18", num_classes=10, in_channels=1)
         >>> model.eval()(torch.zeros(2, 1, 32, 32)).shape
         torch.Size([2, 10])
@@ -156,10 +157,12 @@ def _replace_first_convolution(model: nn.Module, in_channels: int, keep_weights:
             if old.bias is not None and new.bias is not None:
                 new.bias.copy_(old.bias)
     model.set_submodule(name, new)
+    if getattr(model, "transform_input", False):
+        model.transform_input = False  # type: ignore[assignment]  # rescales exactly three channels
 
 
 def _replace_head(model: nn.Module, num_classes: int) -> None:
-    """Give the layer of the most classes, the last of its kind, a new set of them."""
+    """Replace every layer of 1,000 outputs, ImageNet's classes; GoogLeNet and Inception have auxiliary ones."""
     heads = {
         name: module
         for name, module in model.named_modules()

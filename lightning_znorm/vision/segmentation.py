@@ -51,6 +51,7 @@ class SemanticSegmenter(SupervisedModule):
 
     Example::
 
+        >>> import torch
         >>> model = SemanticSegmenter("Unet", "mobilenet_v2", num_classes=2, mode="multilabel")
         >>> model.eval()(torch.zeros(1, 1, 32, 32)).shape
         torch.Size([1, 2, 32, 32])

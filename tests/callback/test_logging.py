@@ -99,7 +99,7 @@ def test_excluded_parameters_are_not_logged():
     assert set(rows[0][1]) == {f"znorm/{kind}/network.{layer}.weight" for kind in ("mean", "std") for layer in (0, 2)}
 
 
-def test_reaches_a_real_csv_file_in_the_row_of_the_loss(tmp_path):
+def test_reaches_a_real_csv_file_in_the_steps_of_the_loss(tmp_path):
     from lightning.pytorch.loggers import CSVLogger
 
     logger = CSVLogger(tmp_path)
@@ -109,3 +109,6 @@ def test_reaches_a_real_csv_file_in_the_row_of_the_loss(tmp_path):
         rows = [row for row in csv.DictReader(file) if row["znorm/std_max"]]
     assert [int(row["step"]) for row in rows] == [1, 3]
     assert all(float(row["znorm/std_max"]) > 0 for row in rows)
+    with open(f"{logger.log_dir}/metrics.csv") as file:
+        losses = [int(row["step"]) for row in csv.DictReader(file) if row["train_loss"]]
+    assert losses == [1, 3]

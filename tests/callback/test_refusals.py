@@ -87,8 +87,12 @@ def test_a_subclass_counts_as_a_second_one():
     class MyZNorm(ZNorm):
         pass
 
-    with pytest.raises(MisconfigurationException, match="2 enabled"):
-        make_trainer(max_steps=1, callbacks=[MyZNorm(), ZNorm()]).fit(Untouched.module())
+    class YourZNorm(ZNorm):
+        pass
+
+    for pair in ([MyZNorm(), ZNorm()], [MyZNorm(), YourZNorm()]):
+        with pytest.raises(MisconfigurationException, match="2 enabled `ZNorm`"):
+            make_trainer(max_steps=1, callbacks=pair).fit(Untouched.module())
 
 
 def test_one_enabled_beside_a_disabled_one():
@@ -165,6 +169,12 @@ def test_manual_optimization():
     refused(r"automatic_optimization = False.*znorm_\(parameters\)", module)
 
 
+def test_manual_optimization_that_the_module_sets_up_late():
+    module = Untouched.module()
+    module.setup = lambda stage: setattr(module, "automatic_optimization", False)
+    refused("automatic_optimization = False", module)
+
+
 def test_lbfgs():
     refused("optimizer `LBFGS`.*several times per step", Untouched.module(optimizer=torch.optim.LBFGS))
 
@@ -193,6 +203,14 @@ def test_sparse_gradient():
         r"sparse gradient of parameter `network\.embedding\.weight`.*exclude=\['network\.embedding\.weight'\]",
         Untouched.module(network=Embedder()),
     )
+
+
+def test_sparse_gradient_inside_a_compiled_module_is_named_as_exclude_takes_it():
+    network = Embedder()
+    network.embedding = torch.compile(network.embedding, backend="eager")
+    refused(r"exclude=\['network\.embedding\.weight'\]", Untouched.module(network=network))
+    trainer = make_trainer(max_steps=1, callbacks=[ZNorm(exclude=["network.embedding.weight"])])
+    trainer.fit(make_module(network=network))
 
 
 def test_sparse_gradient_excluded():
@@ -257,3 +275,25 @@ def test_steps_past_the_trainer_warn():
     module.optimizer_step = lambda epoch, batch_idx, optimizer, closure: optimizer.optimizer.step(closure)
     with pytest.warns(UserWarning, match="`ZNorm` never ran"):
         make_trainer(max_epochs=1, limit_train_batches=2, callbacks=[ZNorm()]).fit(module)
+
+
+@pytest.mark.parametrize("arguments", [{"min_ndim": 3}, {"exclude": "*"}, {"start_step": 9}])
+def test_a_training_without_one_transformed_gradient_warns(arguments):
+    with pytest.warns(UserWarning, match="`ZNorm` ran, but transformed no gradient"):
+        make_trainer(max_steps=2, callbacks=[ZNorm(**arguments)]).fit(make_module())
+
+
+def test_switched_on_in_the_middle_of_training():
+    class Switch(import_module("lightning.pytorch").Callback):
+        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+            trainer.callbacks[0].enabled = True
+
+    with pytest.raises(MisconfigurationException, match=r"switched on in the middle of training.*start_step"):
+        make_trainer(max_steps=2, callbacks=[ZNorm(enabled=False), Switch()]).fit(make_module())
+
+
+def test_lets_go_of_the_parameters_after_a_crash():
+    callback, module = ZNorm(), Untouched.module()
+    with pytest.raises(AssertionError):
+        make_trainer(max_steps=2, callbacks=[callback]).fit(module)
+    assert callback._names is None

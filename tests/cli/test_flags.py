@@ -40,6 +40,8 @@ def files(tmp_path):
         "group_off.yaml": {"eps": 1e-6, "enabled": False},
         "config.yaml": {"znorm": {"eps": 1e-6}},
         "config_off.yaml": {"znorm": {"eps": 1e-6, "enabled": False}},
+        "scalar_off.yaml": {"znorm": False},
+        "scalar_on.yaml": {"znorm": True},
         "config_fit.yaml": {"fit": {"znorm": {"min_ndim": 2}}},
     }
     for name, content in contents.items():
@@ -73,6 +75,11 @@ def files(tmp_path):
         (["--znorm", "group.yaml", "--znorm.eps=1e-4"], {"enabled": True, "eps": 1e-4, "min_ndim": 2}),
         (["--config=config.yaml"], {"enabled": True, "eps": 1e-6}),
         (["--config", "config.yaml", "--no_znorm"], {"enabled": False, "eps": 1e-6}),
+        (["--znorm=true"], {"enabled": True}),
+        (["--znorm=False"], {"enabled": False}),
+        (["--config=scalar_off.yaml"], {"enabled": False}),
+        (["--config=scalar_on.yaml"], {"enabled": True}),
+        (["--config=scalar_off.yaml", "--znorm.eps=1e-6"], {"enabled": True, "eps": 1e-6}),
         (["--config=config_off.yaml"], {"enabled": False, "eps": 1e-6}),
         (["--config=config_off.yaml", "--znorm"], {"enabled": True, "eps": 1e-6}),
         (["--znorm", "--config=config_off.yaml"], {"enabled": False, "eps": 1e-6}),

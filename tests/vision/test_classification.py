@@ -105,6 +105,11 @@ def offered_weights(monkeypatch):
     return made
 
 
+def test_pretrained_googlenet_takes_other_channels(offered_weights):
+    model = ImageClassifier("googlenet", num_classes=4, in_channels=1, weights="DEFAULT").train()
+    assert model(torch.randn(2, 1, 64, 64)).shape == (2, 4)
+
+
 @pytest.mark.parametrize("backbone", ["resnet18", "squeezenet1_1"])
 def test_pretrained_weights_get_a_new_head_and_keep_the_rest(offered_weights, backbone):
     model = make_backbone(backbone, num_classes=7, in_channels=1, weights="DEFAULT").eval()
@@ -140,6 +145,7 @@ def test_pretrained_weights_get_a_new_head_and_keep_the_rest(offered_weights, ba
         ({"optimizer_args": {"lr": 0.9}}, r"`optimizer_args` must not contain 'lr'"),
         ({"scheduler": "Cosine"}, r"`scheduler` to be one of .*but got 'Cosine'"),
         ({"scheduler": "StepLR", "scheduler_args": {"size": 3}}, r"`scheduler_args` .*got 'size'"),
+        ({"scheduler": "StepLR"}, r"`scheduler_args` lacks 'step_size', which `StepLR` requires"),
         ({"scheduler_args": {"T_max": 3}}, r"`scheduler_args` is .* but `scheduler` is None"),
     ],
 )

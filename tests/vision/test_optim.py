@@ -63,6 +63,14 @@ def test_plateau_looks_at_the_validation_loss_after_each_epoch():
     assert rates[-1] < LR
 
 
+def test_a_training_without_an_end_needs_a_length():
+    parameters = [torch.nn.Parameter(torch.zeros(3))]
+    with pytest.raises(ValueError, match=r"`CosineAnnealingLR` needs the length.*max_epochs.*'T_max'"):
+        configure(parameters, "SGD", LR, scheduler="CosineAnnealingLR")
+    for name, arguments in (("CosineAnnealingLR", {"T_max": 9}), ("StepLR", {"step_size": 3})):
+        assert configure(parameters, "SGD", LR, scheduler=name, scheduler_args=arguments)["lr_scheduler"]
+
+
 @pytest.mark.parametrize("name", ["Adam", "adamw", "SGD", "RMSprop", "RAdam"])
 def test_optimizers_by_name(name):
     made = configure([torch.nn.Parameter(torch.zeros(3))], name, lr=0.5)["optimizer"]
