@@ -27,7 +27,7 @@ def plot(frame: pd.DataFrame, epochs: int, path: Path) -> None:
         axis.plot(mean.index, mean, marker="o", color=color, label=method)
         axis.fill_between(mean.index, low, high, color=color, alpha=0.15, linewidth=0)
     axis.set(xscale="log", xlabel="learning rate of SGD (momentum 0.9)", ylabel="test accuracy")
-    axis.set_title(f"Handwritten digits, ResNet-18, {epochs} epochs: mean and range of the seeds")
+    axis.set_title(f"Handwritten digits, {epochs} epochs: mean and range of the seeds")
     axis.grid(alpha=0.3)
     axis.spines[["top", "right"]].set_visible(False)
     axis.legend(frameon=False)
