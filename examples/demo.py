@@ -114,12 +114,17 @@ def plot(runs: list[Run], path: Path) -> None:
         metric.set(title=task.title, ylabel=f"validation {task.label}")
         loss.set(xlabel="epoch", ylabel="training loss", yscale="log")
         for axis in (metric, loss):
-            axis.grid(alpha=0.3)
-            axis.spines[["top", "right"]].set_visible(False)
             axis.xaxis.set_major_locator(mpl.ticker.MaxNLocator(integer=True))
-            axis.legend(frameon=False)
+            tidy(axis)
     figure.savefig(path, dpi=130)
     plt.close(figure)
+
+
+def tidy(axis: Any) -> None:
+    """Give an axis its grid and legend, without the frame."""
+    axis.grid(alpha=0.3)
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.legend(frameon=False)
 
 
 def report(runs: list[Run], out: Path) -> str:
@@ -139,8 +144,17 @@ def report(runs: list[Run], out: Path) -> str:
     return frame.to_string(index=False)
 
 
+def shorten(epochs: int | None, batches: int | None) -> list[str]:
+    """Flags for runs of other lengths than the YAML files say; None (of batches, also 0) changes nothing."""
+    flags = [] if epochs is None else [f"--trainer.max_epochs={epochs}"]
+    if batches:
+        flags += [f"--trainer.limit_{split}_batches={batches}" for split in ("train", "val", "test")]
+    return flags
+
+
 def silence() -> None:
     """Leave the progress bars and the results alone on the screen."""
+    sys.argv = sys.argv[:1]  # LightningCLI warns of what it finds there even when it is given arguments
     for name in ("lightning.pytorch", "lightning.fabric", "pytorch_lightning"):
         logging.getLogger(name).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
@@ -155,13 +169,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--epochs", type=int, help="epochs of each run, instead of what the YAML files say")
     parser.add_argument("--batches", type=int, help="stop each epoch after this many batches")
     options = parser.parse_args(argv)
-    sys.argv = sys.argv[:1]  # LightningCLI looks at it even when it is given arguments
     silence()
-    flags = list(QUIET)
-    if options.epochs is not None:
-        flags.append(f"--trainer.max_epochs={options.epochs}")
-    if options.batches is not None:
-        flags += [f"--trainer.limit_{split}_batches={options.batches}" for split in ("train", "val", "test")]
+    flags = [*QUIET, *shorten(options.epochs, options.batches)]
 
     todo = [Run(TASKS[task], method) for task in options.tasks for method in METHODS]
     done: list[Run] = []

@@ -5,12 +5,11 @@ interrupted. About 15 minutes on 2 CPU cores.
 """
 
 import argparse
-import sys
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from demo import COLORS, QUIET, TASKS, Run, silence, train
+from demo import COLORS, QUIET, TASKS, Run, shorten, silence, tidy, train
 from matplotlib import pyplot as plt
 
 METHODS = {"SGD": [], "SGD + ZNorm": ["--znorm"]}
@@ -28,9 +27,7 @@ def plot(frame: pd.DataFrame, epochs: int, path: Path) -> None:
         axis.fill_between(mean.index, low, high, color=color, alpha=0.15, linewidth=0)
     axis.set(xscale="log", xlabel="learning rate of SGD (momentum 0.9)", ylabel="test accuracy")
     axis.set_title(f"Handwritten digits, {epochs} epochs: mean and range of the seeds")
-    axis.grid(alpha=0.3)
-    axis.spines[["top", "right"]].set_visible(False)
-    axis.legend(frameon=False)
+    tidy(axis)
     figure.savefig(path, dpi=130)
     plt.close(figure)
 
@@ -44,7 +41,6 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--batches", type=int, default=0, help="stop each epoch after this many batches, 0 for none")
     options = parser.parse_args(argv)
-    sys.argv = sys.argv[:1]  # LightningCLI looks at it even when it is given arguments
     silence()
     options.out.mkdir(parents=True, exist_ok=True)
     table = options.out / "runs.csv"
@@ -58,11 +54,9 @@ def main(argv: list[str] | None = None) -> None:
         print(f"[{number}/{len(todo)}] {method}, lr {lr:g}, seed {seed}", flush=True)
         run = Run(TASKS["digits"], method)
         flags = [*QUIET, *METHODS[method], "--trainer.enable_progress_bar=false", f"--seed_everything={seed}"]
-        flags += [f"--data.init_args.seed={seed}", f"--trainer.max_epochs={options.epochs}"]
+        flags += [f"--data.init_args.seed={seed}", *shorten(options.epochs, options.batches)]
         flags += ["--model.init_args.optimizer=SGD", f"--model.init_args.lr={lr}"]
         flags += ['--model.init_args.optimizer_args={"momentum": 0.9}']
-        if options.batches:
-            flags += [f"--trainer.limit_{split}_batches={options.batches}" for split in ("train", "val", "test")]
         train(run, flags)
         result = {"test_acc": round(run.final, 4), "seconds": round(run.seconds, 1)}
         done[key] = dict(zip(KEY, key, strict=True)) | result

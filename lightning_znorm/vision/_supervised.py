@@ -38,14 +38,14 @@ class SupervisedModule(pl.LightningModule, ABC):
         scheduler_args: Mapping[str, Any] | None,
     ) -> None:
         super().__init__()
-        check_optimization(optimizer, lr, optimizer_args, scheduler, scheduler_args)
-        self._optimization = {
+        self._optimization: dict[str, Any] = {
             "optimizer": optimizer,
             "lr": lr,
             "optimizer_args": optimizer_args,
             "scheduler": scheduler,
             "scheduler_args": scheduler_args,
         }
+        check_optimization(**self._optimization)
         self.val_metrics = metrics.clone(prefix="val_")
         self.test_metrics = metrics.clone(prefix="test_")
 
@@ -79,4 +79,4 @@ class SupervisedModule(pl.LightningModule, ABC):
         steps = math.inf
         if self._optimization["scheduler"] is not None and self._trainer is not None:
             steps = self.trainer.estimated_stepping_batches
-        return configure(self.parameters(), **self._optimization, total_steps=steps)  # type: ignore[arg-type]
+        return configure(self.parameters(), **self._optimization, total_steps=steps)
