@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 # pytest workers; each uses one thread
 JOBS ?= 2
 
-.PHONY: install demo test test-fast lint docs clean
+.PHONY: install demo test test-fast matrix lint docs clean
 
 install: $(STAMP)
 
@@ -25,6 +25,12 @@ test: lint docs
 
 test-fast: $(STAMP)
 	$(BIN)/python -m pytest -n $(JOBS) -m "not slow"
+
+# write docs/matrix.md from the results of the tests, also where these disagree with the page that is there
+matrix: $(STAMP)
+	-$(BIN)/python -m pytest -n $(JOBS) tests/matrix --junitxml=build/matrix.xml
+	$(BIN)/python -m tests.matrix.page build/matrix.xml
+	$(BIN)/python -m pytest -n $(JOBS) tests/matrix
 
 lint: $(STAMP)
 	$(BIN)/ruff check

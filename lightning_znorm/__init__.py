@@ -2,8 +2,9 @@
 
 from lightning_znorm.callbacks import ZNorm
 from lightning_znorm.functional import GradientStats, znorm_
+from lightning_znorm.hooks import AttachedTransform, attach
 from lightning_znorm.transform import GradientTransform
 
 __version__ = "0.1.0.dev0"
 
-__all__ = ["GradientStats", "GradientTransform", "ZNorm", "znorm_"]
+__all__ = ["AttachedTransform", "GradientStats", "GradientTransform", "ZNorm", "attach", "znorm_"]

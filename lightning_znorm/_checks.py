@@ -1,12 +1,13 @@
-"""What a gradient transform refuses in a Trainer, and what it warns of, before a step is lost."""
+"""What a gradient transform refuses, before a step is lost."""
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, NoReturn
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, NoReturn
 
+import torch
 from torch import Tensor, nn
 from torch.optim import LBFGS, Optimizer
 
-from lightning_znorm._compat import MisconfigurationException, rank_zero_warn
+from lightning_znorm._compat import MisconfigurationException
 from lightning_znorm._names import ParameterNames
 
 if TYPE_CHECKING:
@@ -15,82 +16,170 @@ if TYPE_CHECKING:
     from lightning_znorm.transform import GradientTransform
 
 _STRATEGIES = ("SingleDeviceStrategy", "DDPStrategy")
-_PRECISIONS = {"Precision": "32-true", "MixedPrecision": "bf16-mixed"}
-_LIGHTNING_PACKAGES = ("lightning", "pytorch_lightning")
+_PRECISIONS = {
+    "Precision": ("32-true",),
+    "MixedPrecision": ("16-mixed", "bf16-mixed"),
+    "HalfPrecision": ("16-true", "bf16-true"),
+    "DoublePrecision": ("64-true",),
+}
+_LIGHTNING_PACKAGES = ("lightning", "lightning_fabric", "pytorch_lightning")
 
 
-def refuse_unsupported(owner: "GradientTransform", trainer: "pl.Trainer") -> None:
-    """Raise if the Trainer's strategy or precision is not supported.
+def refuse_unsupported(owner: "GradientTransform", strategy: Any, precision: Any) -> None:
+    """Raise if a strategy or precision plugin of a Trainer or of Fabric is not supported.
 
     Raises:
         MisconfigurationException: Naming the setting and the remedy.
 
     """
     name = type(owner).__name__
-    strategy = _nearest_lightning_class(trainer.strategy)
-    if strategy not in _STRATEGIES:
+    if _nearest_lightning_class(strategy) not in _STRATEGIES:
         raise MisconfigurationException(
-            f"`{name}` does not support `strategy={type(trainer.strategy).__name__}` yet: a parameter's gradient may be"
-            " sharded or kept elsewhere there. Use one device or `strategy='ddp'`, or leave the callback out"
+            f"`{name}` does not support `strategy={type(strategy).__name__}` yet: a parameter's gradient may be"
+            " sharded or kept elsewhere there. Use one device or `strategy='ddp'`, or leave the transform out"
             " (`enabled=False`)."
         )
-    if getattr(trainer.strategy, "_model_averaging_period", None) is not None:
+    if getattr(strategy, "_model_averaging_period", None) is not None:
         raise MisconfigurationException(
             f"`{name}` does not support `DDPStrategy(model_averaging_period=…)`: gradients differ between the ranks"
             " there. Use `strategy='ddp'` without it."
         )
-    plugin = trainer.strategy.precision_plugin
-    precision = plugin.precision
-    if _PRECISIONS.get(_nearest_lightning_class(plugin)) != precision or getattr(plugin, "scaler", None) is not None:
-        reason = " (its GradScaler keeps the gradients scaled for fused optimizers)" if precision == "16-mixed" else ""
+    if precision.precision not in _PRECISIONS.get(_nearest_lightning_class(precision), ()):
+        supported = ", ".join(f"'{value}'" for values in _PRECISIONS.values() for value in values)
         raise MisconfigurationException(
-            f"`{name}` does not support `precision={precision!r}` ({type(plugin).__name__}) yet{reason}. Use"
-            " `precision='32-true'` or `precision='bf16-mixed'`, or leave the callback out (`enabled=False`)."
+            f"`{name}` does not support `precision={precision.precision!r}` ({type(precision).__name__}) yet. Use one"
+            f" of {supported}, or leave the transform out (`enabled=False`)."
+        )
+    scaler = getattr(precision, "scaler", None)
+    if scaler is not None and not isinstance(scaler, torch.amp.GradScaler):
+        raise MisconfigurationException(
+            f"`{name}` does not support the scaler `{type(scaler).__name__}` of `{type(precision).__name__}`: whether"
+            " it has unscaled the gradients is not known. Use `torch.amp.GradScaler` or a subclass of it."
         )
 
 
-def refuse_manual_optimization(owner: "GradientTransform", pl_module: "pl.LightningModule") -> None:
-    """Raise if the module steps its optimizers itself; it may only say so in its own ``setup``.
+def refuse_twins(owner: "GradientTransform", trainer: "pl.Trainer") -> None:
+    """Raise if the Trainer has the same transform twice.
+
+    Raises:
+        MisconfigurationException: With the places to look in.
+
+    """
+    twins = enabled_twins(owner, trainer)
+    if len(twins) > 1:
+        raise MisconfigurationException(
+            f"The Trainer has {len(twins)} enabled `{owner._kind().__name__}` callbacks, which would transform each"
+            " gradient twice. Keep one (or pass `enabled=False` to the others); look in `callbacks=`, in"
+            " `configure_callbacks` of the LightningModule and, on the command line, in both `--znorm` and"
+            " `--trainer.callbacks`."
+        )
+
+
+def enabled_twins(owner: "GradientTransform", trainer: "pl.Trainer") -> list[Any]:
+    """Return the Trainer's enabled callbacks of the owner's kind."""
+    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+    return [callback for callback in callbacks if isinstance(callback, owner._kind()) and callback.enabled]
+
+
+def refuse_attached(owner: "GradientTransform", optimizers: Iterable[Optimizer]) -> None:
+    """Raise if the same transform is attached to one of the optimizers already.
 
     Raises:
         MisconfigurationException: With the remedy.
 
     """
-    name = type(owner).__name__
-    if not pl_module.automatic_optimization:
+    for optimizer in optimizers:
+        for hook in getattr(optimizer, "_optimizer_step_pre_hooks", {}).values():
+            if isinstance(getattr(hook, "transform", None), owner._kind()):
+                raise MisconfigurationException(
+                    f"A `{owner._kind().__name__}` is attached to the optimizer `{type(optimizer).__name__}` already;"
+                    " a second one would transform each gradient twice. Keep one: `handle.remove()` undoes"
+                    " `handle = attach(...)`."
+                )
+
+
+def refuse_optimizers(owner: "GradientTransform", optimizers: Iterable[Optimizer]) -> None:
+    """Raise for an optimizer that is known to evaluate its closure more than once.
+
+    Raises:
+        MisconfigurationException: Naming the optimizer.
+
+    """
+    for optimizer in optimizers:
+        if isinstance(optimizer, LBFGS):
+            refuse_closure_reevaluation(owner, optimizer)
+
+
+def refuse_parameters(
+    owner: "GradientTransform",
+    modules: Iterable[nn.Module],
+    parameters: Iterable[Tensor],
+    names: ParameterNames,
+    is_selected: Callable[[Tensor], bool],
+    under_scaler: bool = False,
+) -> None:
+    """Raise if a parameter will have a gradient that cannot be transformed.
+
+    Args:
+        owner: The transform.
+        modules: All modules, as far as they are known, in which embeddings with sparse gradients are looked for.
+        parameters: All parameters.
+        names: Their names.
+        is_selected: Whether the transform is to touch a parameter.
+        under_scaler: Whether an enabled GradScaler multiplies the loss.
+
+    Raises:
+        MisconfigurationException: Naming the parameter and the remedy.
+
+    """
+    embeddings = (m for m in modules if isinstance(m, (nn.Embedding, nn.EmbeddingBag)) and m.sparse)
+    sparse = {parameter for module in embeddings for parameter in module.parameters(recurse=False)}
+    for parameter in parameters:
+        if not parameter.requires_grad or not is_selected(parameter):
+            continue
+        refuse_flattened(owner, parameter)
+        kind = "sparse" if parameter in sparse else "complex" if parameter.dtype.is_complex else None
+        if kind is not None:
+            remedy = ", or make it dense (`sparse=False`)" if kind == "sparse" else ""
+            raise MisconfigurationException(
+                f"`{type(owner).__name__}` cannot transform the {kind} gradient of parameter `{names[parameter]}`."
+                f" Leave it out with `exclude=[{names[parameter]!r}]`{remedy}."
+            )
+        if under_scaler and parameter.dtype == torch.float16:
+            raise MisconfigurationException(
+                f"`{type(owner).__name__}` does not support the float16 parameter `{names[parameter]}` under a"
+                " GradScaler: normalized and scaled, its gradient would overflow. Keep the parameters in float32"
+                " (`precision='16-mixed'` converts activations by itself), or use `precision='16-true'`."
+            )
+
+
+def refuse_flattened(owner: "GradientTransform", parameter: Tensor) -> None:
+    """Raise for a parameter that FSDP has flattened or sharded.
+
+    Raises:
+        MisconfigurationException: With the remedy.
+
+    """
+    if getattr(parameter, "_fsdp_flattened", False):
         raise MisconfigurationException(
-            f"`{name}` does not support manual optimization yet (`{type(pl_module).__name__}` sets"
-            " `automatic_optimization = False`). In `training_step`, call `lightning_znorm.znorm_(parameters)` before"
-            " `optimizer.step()` instead."
+            f"`{type(owner).__name__}` does not support parameters that FullyShardedDataParallel has flattened: their"
+            " `.grad` holds a shard. Use one device or DistributedDataParallel."
         )
 
 
-def refuse_untransformable(
-    owner: "GradientTransform",
-    trainer: "pl.Trainer",
-    pl_module: "pl.LightningModule",
-    names: ParameterNames,
-    is_selected: Callable[[Tensor], bool],
-) -> None:
-    """Raise if an optimizer re-evaluates its closure or a parameter will have a sparse or complex gradient.
+def refuse_capture(owner: "GradientTransform") -> None:
+    """Raise if the transform would have to wait for the device in a step that a CUDA graph captures.
 
     Raises:
-        MisconfigurationException: Naming the optimizer or the parameter, and the remedy.
+        MisconfigurationException: Naming the argument.
 
     """
-    for optimizer in trainer.optimizers:
-        if isinstance(optimizer, LBFGS):
-            refuse_closure_reevaluation(owner, optimizer)
-    for module in pl_module.modules():
-        sparse = isinstance(module, (nn.Embedding, nn.EmbeddingBag)) and module.sparse
-        for parameter in module.parameters(recurse=False):
-            kind = "sparse" if sparse else "complex" if parameter.dtype.is_complex else None
-            if kind is not None and parameter.requires_grad and is_selected(parameter):
-                remedy = ", or make it dense (`sparse=False`)" if sparse else ""
-                raise MisconfigurationException(
-                    f"`{type(owner).__name__}` cannot transform the {kind} gradient of parameter `{names[parameter]}`."
-                    f" Leave it out with `exclude=[{names[parameter]!r}]`{remedy}."
-                )
+    for argument, harmless in (("nonfinite", "propagate"), ("log_stats", False)):
+        if getattr(owner, argument) != harmless:
+            raise MisconfigurationException(
+                f"`{type(owner).__name__}({argument}={getattr(owner, argument)!r})` reads values from the device, which"
+                f" a CUDA graph cannot capture. Use `{argument}={harmless!r}`."
+            )
 
 
 def refuse_closure_reevaluation(owner: "GradientTransform", optimizer: Optimizer) -> NoReturn:
@@ -101,41 +190,6 @@ def refuse_closure_reevaluation(owner: "GradientTransform", optimizer: Optimizer
         " the losses and gradients are compared, which a transform would falsify. Use an optimizer with one evaluation"
         " per step, such as Adam or SGD, or `enabled=False`."
     )
-
-
-def warn_about_clipping(owner: "GradientTransform", trainer: "pl.Trainer") -> None:
-    """Warn that the Trainer clips after the transform."""
-    if trainer.gradient_clip_val:
-        rank_zero_warn(
-            f"`gradient_clip_val={trainer.gradient_clip_val}` clips what `{type(owner).__name__}` returns, not the raw"
-            " gradient: clipping runs after the callback, and a normalized tensor has L2 norm sqrt(numel), so that"
-            " clipping by norm shrinks nearly every step. Remove one of the two."
-        )
-
-
-def warn_about_idleness(owner: "GradientTransform", called: bool) -> None:
-    """Warn that a whole training went by without one gradient transformed."""
-    name = type(owner).__name__
-    if not called:
-        rank_zero_warn(
-            f"`{name}` never ran: no optimizer step of this training went through the Trainer. In `optimizer_step` of"
-            " the LightningModule, step the optimizer that it is given, not the raw one behind it"
-            " (`optimizer.optimizer`)."
-        )
-    else:
-        rank_zero_warn(
-            f"`{name}` ran, but transformed no gradient in this training. Either no step was inside `start_step` and"
-            " `stop_step`, or `exclude` and `min_ndim` left out every parameter, or the optimizer's parameters have no"
-            " `.grad`, as with strategies that keep gradients elsewhere."
-        )
-
-
-def warn_about_missing_logger(owner: "GradientTransform", trainer: "pl.Trainer") -> None:
-    """Warn that there is no logger to take the statistics."""
-    if not trainer.loggers:
-        rank_zero_warn(
-            f"`log_stats={owner.log_stats!r}` of `{type(owner).__name__}` has no effect: the Trainer has no logger."
-        )
 
 
 def _nearest_lightning_class(instance: object) -> str:

@@ -5,12 +5,12 @@ from importlib.util import find_spec
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-__all__ = ["Callback", "MisconfigurationException", "import_lightning", "rank_zero_warn"]
+__all__ = ["Callback", "MisconfigurationException", "import_all", "import_lightning", "rank_zero_warn"]
 
 _PACKAGES = ("lightning.pytorch", "pytorch_lightning")
 
 
-def _import_all(module: str) -> list[ModuleType]:
+def import_all(module: str) -> list[ModuleType]:
     """Import ``module`` from each Lightning package that is installed."""
     found = [
         import_module(f"{package}.{module}")
@@ -24,12 +24,12 @@ def _import_all(module: str) -> list[ModuleType]:
 
 def import_lightning(module: str) -> ModuleType:
     """Import ``module`` from ``lightning.pytorch``, or from ``pytorch_lightning`` where only that is installed."""
-    return _import_all(module)[0]
+    return import_all(module)[0]
 
 
 def _join(module: str, name: str) -> type:
     """Return a class that derives from ``name`` in every Lightning package that is installed."""
-    bases = tuple(dict.fromkeys(getattr(found, name) for found in _import_all(module)))
+    bases = tuple(dict.fromkeys(getattr(found, name) for found in import_all(module)))
     return type(name, bases, {"__module__": __name__, "__doc__": bases[0].__doc__})
 
 

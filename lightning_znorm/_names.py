@@ -1,10 +1,9 @@
 """Names of parameters, and the patterns that leave some of them out."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 
 from torch import Tensor
-from torch.nn import Module
 
 from lightning_znorm._compat import MisconfigurationException
 
@@ -12,12 +11,13 @@ _COMPILED_PREFIX = "_orig_mod."
 
 
 class ParameterNames:
-    """Names of all parameters of a module, and which of them match one of the ``exclude`` patterns.
+    """Names of parameters, and which of them match one of the ``exclude`` patterns.
 
     A tied parameter goes by its first name and is excluded if any of its names matches.
 
     Args:
-        module: The whole module, whatever the number of its optimizers.
+        named: Name and parameter of a whole module, whatever the number of its optimizers; a tied parameter once for
+            each of its names.
         exclude: :mod:`fnmatch` patterns.
         owner: Who excludes, for the error.
 
@@ -26,11 +26,11 @@ class ParameterNames:
 
     """
 
-    def __init__(self, module: Module, exclude: Sequence[str], owner: str) -> None:
+    def __init__(self, named: Iterable[tuple[str, Tensor]], exclude: Sequence[str], owner: str) -> None:
         self._names: dict[Tensor, str] = {}
         self._excluded: set[Tensor] = set()
         unmatched = dict.fromkeys(exclude)
-        for raw_name, parameter in module.named_parameters(remove_duplicate=False):
+        for raw_name, parameter in named:
             name = raw_name.replace(_COMPILED_PREFIX, "")
             self._names.setdefault(parameter, name)
             for pattern in exclude:
@@ -46,7 +46,10 @@ class ParameterNames:
             )
 
     def __getitem__(self, parameter: Tensor) -> str:
-        return self._names.get(parameter, f"<not in the LightningModule, shape {tuple(parameter.shape)}>")
+        return self._names.get(parameter, f"<not in the module, shape {tuple(parameter.shape)}>")
+
+    def __contains__(self, parameter: Tensor) -> bool:
+        return parameter in self._names
 
     def is_excluded(self, parameter: Tensor) -> bool:
         """Say whether any name of the parameter matches a pattern."""

@@ -30,6 +30,14 @@ def log_gradient_stats(
         logger.log_metrics(metrics, step=trainer.fit_loop.epoch_loop._batches_that_stepped)
 
 
+def log_skipped_steps(trainer: "pl.Trainer", prefix: str, skipped_steps: int) -> None:
+    """Hand the number of skipped steps to the loggers, in each skipped step."""
+    if trainer.is_global_zero:
+        for logger in trainer.loggers:
+            metrics = {f"{prefix}/skipped_steps": float(skipped_steps)}
+            logger.log_metrics(metrics, step=trainer.fit_loop.epoch_loop._batches_that_stepped)
+
+
 def summarize(stats: GradientStats) -> dict[str, float]:
     """Reduce the statistics to a handful of figures over all tensors.
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from lightning_znorm._nonfinite import Nonfinite
 from lightning_znorm.functional import GradientStats, check_eps, znorm_
 from lightning_znorm.transform import GradientTransform, LogStats
 
@@ -33,6 +34,9 @@ class ZNorm(GradientTransform):
         min_ndim: Parameters with fewer dimensions keep their gradient.
         start_step: First optimizer step (from 0) in which ZNorm runs.
         stop_step: First optimizer step in which it no longer runs, ``None`` for never.
+        nonfinite: ``"propagate"`` leaves a gradient with an inf or NaN as it is, ``"skip"`` skips the optimizer's
+            step and counts it (``znorm/skipped_steps``), ``"raise"`` raises an error that names the parameter.
+        max_skips: Number of steps in a row that ``"skip"`` skips; the next one raises an error.
         log_stats: ``False``, ``"summary"`` (``znorm/mean_abs``, ``znorm/std_min``, ``znorm/std_median``,
             ``znorm/std_max``, ``znorm/cosine_mean``, ``znorm/cosine_min``) or ``"layers"`` (``znorm/mean/<name>``,
             ``znorm/std/<name>``), all of the gradient before it is normalized.
@@ -63,13 +67,15 @@ class ZNorm(GradientTransform):
         min_ndim: int = 0,
         start_step: int = 0,
         stop_step: int | None = None,
+        nonfinite: Nonfinite = "propagate",
+        max_skips: int = 10,
         log_stats: LogStats = False,
         enabled: bool = True,
     ) -> None:
         check_eps(eps)
         self.eps = eps
-        super().__init__(exclude, min_ndim, start_step, stop_step, log_stats, enabled)
+        super().__init__(exclude, min_ndim, start_step, stop_step, nonfinite, max_skips, log_stats, enabled)
 
-    def transform(self, parameters: Sequence[Tensor]) -> GradientStats:
+    def transform(self, parameters: Sequence[Tensor], grad_scale: Tensor | None = None) -> GradientStats:
         """Normalize the gradients in place with :func:`~lightning_znorm.znorm_`."""
-        return znorm_(parameters, eps=self.eps)
+        return znorm_(parameters, eps=self.eps, grad_scale=grad_scale)

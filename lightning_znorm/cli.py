@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from importlib.metadata import version
 from importlib.util import find_spec
 from typing import Any
@@ -10,19 +11,70 @@ from lightning_znorm._compat import MisconfigurationException, import_lightning,
 from lightning_znorm._flags import GROUP, ZNormFlags
 from lightning_znorm.callbacks import ZNorm
 
-__all__ = ["ZNormCLI", "main"]
+__all__ = ["ZNormArguments", "ZNormCLI", "main"]
 
 _lightning_cli = import_lightning("cli")
 
 
-class ZNormCLI(_lightning_cli.LightningCLI):  # type: ignore[misc, name-defined]
+class ZNormArguments:
+    """Mixin that gives a ``LightningCLI`` of either package the flags of :class:`ZNormCLI`.
+
+    Example::
+
+        >>> from pytorch_lightning.cli import LightningCLI
+        >>> from pytorch_lightning.demos.boring_classes import BoringModel
+        >>> class MyCLI(ZNormArguments, LightningCLI):
+        ...     pass
+        >>> cli = MyCLI(BoringModel, run=False, args=["--znorm", "--trainer.logger=false"])
+        >>> [callback for callback in cli.trainer.callbacks if "ZNorm" in repr(callback)]
+        [ZNorm(eps=1e-10, ..., enabled=True)]
+
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        if find_spec("jsonargparse") is None:
+            raise ModuleNotFoundError(
+                "The command line needs jsonargparse, which is not installed. Install it:"
+                ' `pip install "lightning-znorm[cli]"`.'
+            )
+        parser_class = kwargs.pop("parser_class", None) or self._parser_of_the_package()
+        if not issubclass(parser_class, ZNormFlags):
+            parser_class = type(parser_class.__name__, (ZNormFlags, parser_class), {"__module__": __name__})
+        super().__init__(*args, parser_class=parser_class, **kwargs)  # type: ignore[call-arg]
+
+    @classmethod
+    def _parser_of_the_package(cls) -> Any:
+        (package,) = {base.__module__ for base in cls.__mro__ if base.__name__ == "LightningCLI"}
+        return import_module(package).LightningArgumentParser
+
+    def add_core_arguments_to_parser(self, parser: Any) -> None:
+        """Add the group ``znorm``, off by default, beside trainer, model and data."""
+        super().add_core_arguments_to_parser(parser)  # type: ignore[misc]
+        parser.add_lightning_class_args(ZNorm, GROUP)
+        parser.set_defaults({f"{GROUP}.enabled": False})
+
+    def before_instantiate_classes(self) -> None:
+        """Warn when arguments of ZNorm came in, by a default file say, without switching it on."""
+        super().before_instantiate_classes()  # type: ignore[misc]
+        group = vars(self._get(self.config, GROUP))  # type: ignore[attr-defined]
+        given = {name: value for name, value in group.items() if not name.startswith("__")}  # not `__path__` of a file
+        defaults = ZNorm()._arguments()
+        arguments = ZNorm(**given)._arguments()
+        changed = [name for name, value in arguments.items() if name != "enabled" and value != defaults[name]]
+        if changed and not given["enabled"]:
+            rank_zero_warn(
+                f"`{GROUP}.{changed[0]}` is set, but ZNorm is off. Add `--{GROUP}` (or `enabled: true` in the file)."
+            )
+
+
+class ZNormCLI(ZNormArguments, _lightning_cli.LightningCLI):  # type: ignore[misc, name-defined]
     """A drop-in for :class:`~lightning.pytorch.cli.LightningCLI` with ZNorm as a flag.
 
     ZNorm is off unless asked for. ``--znorm`` switches it on and ``--no_znorm`` off; ``--znorm.eps=1e-8`` and every
     other ``--znorm.ARGUMENT=…`` of :class:`~lightning_znorm.ZNorm` switches it on too; ``--znorm FILE`` reads the
     arguments from a YAML file. The last word wins. In a configuration file, a group ``znorm:`` switches it on unless
-    it says ``enabled: false``. Modules are those of ``lightning.pytorch``; a command line of ``pytorch_lightning``
-    takes ``--trainer.callbacks+=lightning_znorm.ZNorm``.
+    it says ``enabled: false``. Modules are those of ``lightning.pytorch``; for ``pytorch_lightning``, mix
+    :class:`ZNormArguments` into its ``LightningCLI``, or use ``--trainer.callbacks+=lightning_znorm.ZNorm``.
 
     Args:
         *args: As of ``LightningCLI``.
@@ -37,39 +89,9 @@ class ZNormCLI(_lightning_cli.LightningCLI):  # type: ignore[misc, name-defined]
         >>> from lightning_znorm.cli import ZNormCLI
         >>> cli = ZNormCLI(BoringModel, run=False, args=["--znorm.min_ndim=2", "--trainer.logger=false"])
         >>> [callback for callback in cli.trainer.callbacks if "ZNorm" in repr(callback)]
-        [ZNorm(eps=1e-10, exclude=(), min_ndim=2, start_step=0, stop_step=None, log_stats=False, enabled=True)]
+        [ZNorm(eps=1e-10, exclude=(), min_ndim=2, ..., enabled=True)]
 
     """
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        if find_spec("jsonargparse") is None:
-            raise ModuleNotFoundError(
-                "The command line needs jsonargparse, which is not installed. Install it:"
-                ' `pip install "lightning-znorm[cli]"`.'
-            )
-        parser_class = kwargs.pop("parser_class", _lightning_cli.LightningArgumentParser)
-        if not issubclass(parser_class, ZNormFlags):
-            parser_class = type(parser_class.__name__, (ZNormFlags, parser_class), {"__module__": __name__})
-        super().__init__(*args, parser_class=parser_class, **kwargs)
-
-    def add_core_arguments_to_parser(self, parser: Any) -> None:
-        """Add the group ``znorm``, off by default, beside trainer, model and data."""
-        super().add_core_arguments_to_parser(parser)
-        parser.add_lightning_class_args(ZNorm, GROUP)
-        parser.set_defaults({f"{GROUP}.enabled": False})
-
-    def before_instantiate_classes(self) -> None:
-        """Warn when arguments of ZNorm came in, by a default file say, without switching it on."""
-        super().before_instantiate_classes()
-        given = vars(self._get(self.config, GROUP))
-        defaults = vars(ZNorm())
-        changed = [
-            name for name, value in vars(ZNorm(**given)).items() if name != "enabled" and value != defaults[name]
-        ]
-        if changed and not given["enabled"]:
-            rank_zero_warn(
-                f"`{GROUP}.{changed[0]}` is set, but ZNorm is off. Add `--{GROUP}` (or `enabled: true` in the file)."
-            )
 
 
 def main(args: Sequence[str] | None = None) -> None:

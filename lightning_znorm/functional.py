@@ -92,7 +92,9 @@ class GradientStats:
 
 
 @torch.no_grad()
-def znorm_(parameters: Tensor | Iterable[Tensor], eps: float = 1e-10) -> GradientStats:
+def znorm_(
+    parameters: Tensor | Iterable[Tensor], eps: float = 1e-10, grad_scale: Tensor | None = None
+) -> GradientStats:
     r"""Normalize the gradient of each parameter to zero mean and unit standard deviation, in place.
 
     .. math::
@@ -108,13 +110,17 @@ def znorm_(parameters: Tensor | Iterable[Tensor], eps: float = 1e-10) -> Gradien
         parameters: A tensor, or an iterable of tensors, of any shape, device and dtype float16, bfloat16, float32 or
             float64, whose ``.grad`` is normalized.
         eps: Added to each standard deviation, in the units of the gradient.
+        grad_scale: For gradients that a :class:`torch.amp.GradScaler` has not unscaled yet: its scale, a tensor of one
+            element. The result is multiplied by it, ``eps`` and the statistics refer to the gradients without it, so
+            that an optimizer that divides by it itself (a fused one) makes the right step.
 
     Returns:
         Mean, standard deviation and cosine of each gradient, see :class:`GradientStats`.
 
     Raises:
-        ValueError: If ``eps`` is not a positive finite number.
-        TypeError: If a gradient is sparse, complex, of an unsupported dtype or a tensor subclass (a sharded DTensor).
+        ValueError: If ``eps`` is not a positive finite number, or the elements of a gradient share memory.
+        TypeError: If a gradient is sparse, complex, of an unsupported dtype or a tensor subclass (a sharded DTensor),
+            or float16 and still scaled.
 
     Reference:
         Yun, *ZNorm: Z-Score Gradient Normalization Accelerating Skip-Connected Network Training without Architectural
@@ -142,7 +148,7 @@ def znorm_(parameters: Tensor | Iterable[Tensor], eps: float = 1e-10) -> Gradien
         )
     with_gradient = [(i, p.grad) for i, p in enumerate(parameters) if p.grad is not None and p.grad.numel()]
     for i, gradient in with_gradient:
-        require_transformable(gradient, f"parameters[{i}]")
+        require_transformable(gradient, f"parameters[{i}]", scaled=grad_scale is not None)
 
     groups: dict[torch.device, list[tuple[int, Tensor]]] = {}
     for position, (_, gradient) in enumerate(with_gradient):
@@ -150,20 +156,22 @@ def znorm_(parameters: Tensor | Iterable[Tensor], eps: float = 1e-10) -> Gradien
     by_device = {}
     for device, members in groups.items():
         index, gradients = zip(*members, strict=True)
-        mean, std, cosine = reference.znorm_(gradients, eps)
+        mean, std, cosine = reference.znorm_(gradients, eps, grad_scale)
         by_device[device] = DeviceStats(index, mean, std, cosine)
     return GradientStats(by_device)
 
 
-def require_transformable(gradient: Tensor, name: str) -> None:
+def require_transformable(gradient: Tensor, name: str, scaled: bool = False) -> None:
     """Raise if a gradient cannot be transformed in place.
 
     Args:
         gradient: The ``.grad`` of a parameter.
         name: How the error names the parameter.
+        scaled: Whether it is still multiplied by a GradScaler's scale.
 
     Raises:
-        TypeError: If the gradient is sparse, complex, of an unsupported dtype or a tensor subclass.
+        TypeError: If the gradient is sparse, complex, of an unsupported dtype or a tensor subclass, or float16 and
+            still scaled.
         ValueError: If several of its elements share one place in memory.
 
     """
@@ -177,6 +185,12 @@ def require_transformable(gradient: Tensor, name: str) -> None:
         raise TypeError(f"The gradient of parameter `{name}` is complex; its z-score is not defined. {remedy}.")
     if gradient.dtype not in _DTYPES:
         raise TypeError(f"The gradient of parameter `{name}` has dtype {gradient.dtype}, expected one of {_DTYPES}.")
+    if scaled and gradient.dtype == torch.float16:
+        raise TypeError(
+            f"The gradient of parameter `{name}` is float16 and still multiplied by a GradScaler's scale: normalized"
+            " and scaled, it would overflow. Keep the parameters in float32 (`precision='16-mixed'` of a Trainer,"
+            " `torch.autocast` in a loop of your own), or train without a GradScaler."
+        )
     if type(gradient) not in (Tensor, torch.nn.Parameter):
         raise TypeError(
             f"The gradient of parameter `{name}` is a {type(gradient).__name__}, expected a plain tensor: the"

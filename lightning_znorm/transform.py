@@ -1,25 +1,20 @@
 """The callback that every gradient transform derives from."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
 from torch import Tensor
 from torch.optim import Optimizer
 
-from lightning_znorm._checks import (
-    refuse_closure_reevaluation,
-    refuse_manual_optimization,
-    refuse_unsupported,
-    refuse_untransformable,
-    warn_about_clipping,
-    warn_about_idleness,
-    warn_about_missing_logger,
-)
+from lightning_znorm._binding import Binding, has_tuner_callback, is_bound
+from lightning_znorm._checks import refuse_twins, refuse_unsupported
 from lightning_znorm._compat import Callback, MisconfigurationException
-from lightning_znorm._names import ParameterNames
-from lightning_znorm._stats_logging import log_gradient_stats
-from lightning_znorm.functional import GradientStats, require_transformable
+from lightning_znorm._fit import Fit
+from lightning_znorm._nonfinite import Nonfinite, NonfinitePolicy
+from lightning_znorm._warnings import warn_about_clipping, warn_about_idleness, warn_about_missing_logger
+from lightning_znorm.functional import GradientStats
 
 if TYPE_CHECKING:
     import lightning.pytorch as pl
@@ -40,8 +35,13 @@ class GradientTransform(Callback, ABC):
     Gradients are edited in place, so that DDP's bucket views and memory formats survive. Under DDP they are the same on
     all ranks when the hook runs, so that no communication is needed.
 
-    Supported are one device and DDP, ``precision="32-true"`` and ``"bf16-mixed"``, automatic optimization. Everything
-    else raises an error before the first step.
+    Supported are one device and DDP, every precision of the Trainer but ``transformer-engine`` and quantization,
+    automatic and manual optimization. Everything else raises an error before the first step. Outside a Trainer, see
+    :func:`~lightning_znorm.attach`.
+
+    The learning-rate finder and the batch-size scaler take the Trainer's callbacks away while they search. A transform
+    among these callbacks goes on working, through the module's own hook; one that is not is made to by
+    :meth:`bound_to`.
 
     Args:
         exclude: Shell-style patterns (:mod:`fnmatch`) of parameter names, as in ``model.named_parameters()`` without
@@ -49,8 +49,16 @@ class GradientTransform(Callback, ABC):
             one pattern.
         min_ndim: Parameters with fewer dimensions keep their gradient. 2 leaves out biases and the weights and biases
             of normalization layers.
-        start_step: First optimizer step (counted from 0, as ``trainer.global_step``) in which the transform runs.
+        start_step: First optimizer step (counted from 0, as ``trainer.global_step``, which counts the steps of all
+            optimizers) in which the transform runs.
         stop_step: First optimizer step in which it no longer runs, ``None`` for never.
+        nonfinite: What to do in a step in which a gradient of the optimizer, excluded ones included, has an inf or NaN.
+            ``"propagate"``: the tensor is left as it is, and the step is made. ``"skip"``: every ``.grad`` of the
+            optimizer is set to ``None`` on all ranks together, so that the step does nothing; under an enabled
+            GradScaler, which skips such steps itself, that is left to it. ``"raise"``: an error names the parameter.
+            The last two wait for the device in every step in which the transform runs.
+        max_skips: Number of steps in a row that ``nonfinite="skip"`` skips; the next one raises an error. The
+            counters are kept in the Trainer's checkpoints.
         log_stats: ``"summary"`` logs a few figures over all tensors, ``"layers"`` one mean and one standard deviation
             per parameter name, both to the Trainer's loggers in steps in which these are due; ``False`` logs nothing.
         enabled: ``False`` makes the callback do nothing at all, for configuration files.
@@ -64,9 +72,11 @@ class GradientTransform(Callback, ABC):
         >>> import torch
         >>> from lightning_znorm import GradientStats, GradientTransform
         >>> class Sign(GradientTransform):
-        ...     def transform(self, parameters):
+        ...     def transform(self, parameters, grad_scale):
         ...         for parameter in parameters:
         ...             parameter.grad.sign_()
+        ...             if grad_scale is not None:
+        ...                 parameter.grad.mul_(grad_scale)
         ...         return GradientStats({})
 
     """
@@ -79,18 +89,23 @@ class GradientTransform(Callback, ABC):
         min_ndim: int = 0,
         start_step: int = 0,
         stop_step: int | None = None,
+        nonfinite: Nonfinite = "propagate",
+        max_skips: int = 10,
         log_stats: LogStats = False,
         enabled: bool = True,
     ) -> None:
         super().__init__()
-        if not isinstance(min_ndim, int) or min_ndim < 0:
-            raise ValueError(f"Expected argument `min_ndim` to be an integer of at least 0, but got {min_ndim!r}.")
-        if not isinstance(start_step, int) or start_step < 0:
-            raise ValueError(f"Expected argument `start_step` to be an integer of at least 0, but got {start_step!r}.")
+        for name, value in {"min_ndim": min_ndim, "start_step": start_step, "max_skips": max_skips}.items():
+            if not isinstance(value, int) or value < 0:
+                raise ValueError(f"Expected argument `{name}` to be an integer of at least 0, but got {value!r}.")
         if stop_step is not None and (not isinstance(stop_step, int) or stop_step <= start_step):
             raise ValueError(
                 f"Expected argument `stop_step` to be None or an integer larger than `start_step` ({start_step}), but"
                 f" got {stop_step!r}. To switch the callback off, use `enabled=False`."
+            )
+        if nonfinite not in ("propagate", "skip", "raise"):
+            raise ValueError(
+                f"Expected argument `nonfinite` to be 'propagate', 'skip' or 'raise', but got {nonfinite!r}."
             )
         if log_stats not in (False, "summary", "layers"):
             raise ValueError(
@@ -100,19 +115,22 @@ class GradientTransform(Callback, ABC):
         self.min_ndim = min_ndim
         self.start_step = start_step
         self.stop_step = stop_step
+        self.nonfinite = nonfinite
+        self.max_skips = max_skips
         self.log_stats = log_stats
         self.enabled = enabled
-        self._names: ParameterNames | None = None
-        self._last_step: tuple[int, int] | None = None
-        self._has_transformed = False
-        self._batches_before = 0
+        self._nonfinite_policy = NonfinitePolicy(self)
+        self._fit: Fit | None = None
+        self._binding: Binding | None = None
 
     @abstractmethod
-    def transform(self, parameters: Sequence[Tensor]) -> GradientStats:
+    def transform(self, parameters: Sequence[Tensor], grad_scale: Tensor | None) -> GradientStats:
         """Edit the ``.grad`` of each parameter in place.
 
         Args:
             parameters: The parameters to transform in this step, each once, each with a dense real gradient.
+            grad_scale: ``None``, or the scale by which a GradScaler has multiplied the gradients and by which the
+                result must be multiplied, too, because the optimizer will divide by it (a fused one).
 
         Returns:
             The statistics of the gradients before the edit, for ``log_stats``, in the order of the parameters.
@@ -138,38 +156,65 @@ class GradientTransform(Callback, ABC):
         """
         return step >= self.start_step and (self.stop_step is None or step < self.stop_step)
 
+    @property
+    def skipped_steps(self) -> int:
+        """Number of optimizer steps that ``nonfinite="skip"`` has skipped in this training."""
+        return self._nonfinite_policy.skipped_steps
+
+    @contextmanager
+    def bound_to(self, pl_module: "pl.LightningModule") -> Iterator["GradientTransform"]:
+        """Apply the transform in every training of a module, whatever the Trainer's callbacks.
+
+        This is for Lightning's ``Tuner``, which takes the callbacks away while it searches, when the transform is not
+        among them. Inside the ``with`` block the module's own ``on_before_optimizer_step`` is wrapped; on exit it is
+        restored. While the Trainer has the same transform among its callbacks, the bound one does nothing.
+
+        Args:
+            pl_module: The LightningModule that is trained.
+
+        Yields:
+            The transform itself.
+
+        Raises:
+            MisconfigurationException: If the same transform is bound to the module already.
+
+        Example::
+
+            >>> from lightning.pytorch.demos.boring_classes import BoringModel
+            >>> from lightning_znorm import ZNorm
+            >>> model = BoringModel()
+            >>> with ZNorm().bound_to(model):
+            ...     pass  # Tuner(trainer).lr_find(model)
+
+        """
+        binding = Binding(self, pl_module)
+        try:
+            yield self
+        finally:
+            binding.release()
+            self._close()
+
     def setup(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", stage: str) -> None:
         """Refuse, before anything is trained, what the Trainer's configuration alone shows to be unsupported."""
         if not self.enabled or stage != "fit":
             return
-        refuse_unsupported(self, trainer)
-        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
-        kind = self._kind()
-        twins = [callback for callback in callbacks if isinstance(callback, kind) and callback.enabled]
-        if len(twins) > 1:
-            raise MisconfigurationException(
-                f"The Trainer has {len(twins)} enabled `{kind.__name__}` callbacks, which would transform each"
-                " gradient twice. Keep one (or pass `enabled=False` to the others); look in `callbacks=`, in"
-                " `configure_callbacks` of the LightningModule and, on the command line, in both `--znorm` and"
-                " `--trainer.callbacks`."
-            )
+        self._nonfinite_policy = NonfinitePolicy(self)
+        refuse_unsupported(self, trainer.strategy, trainer.strategy.precision_plugin)
+        refuse_twins(self, trainer)
         warn_about_clipping(self, trainer)
-        if self.log_stats:
-            warn_about_missing_logger(self, trainer)
+        warn_about_missing_logger(self, trainer)
+        if has_tuner_callback(trainer) and not is_bound(self, pl_module):
+            self._binding = Binding(self, pl_module, trainer)
 
     def on_fit_start(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
         """Match ``exclude`` against the module's names and check its optimizers and parameters."""
-        if not self.enabled:
-            return
-        refuse_manual_optimization(self, pl_module)
-        self._names = ParameterNames(pl_module, self.exclude, owner=type(self).__name__)
-        self._last_step = None
-        self._has_transformed = False
-        refuse_untransformable(self, trainer, pl_module, self._names, self._is_selected)
+        if self.enabled:
+            self._open(trainer, pl_module)
 
     def on_train_start(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
-        """Remember where this ``fit`` begins."""
-        self._batches_before = trainer.fit_loop.epoch_loop._batches_that_stepped
+        """Remember where this ``fit`` begins, now that a checkpoint is restored."""
+        if self._fit is not None:
+            self._fit.batches_before = trainer.fit_loop.epoch_loop._batches_that_stepped
 
     def on_before_optimizer_step(
         self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", optimizer: Optimizer
@@ -177,42 +222,43 @@ class GradientTransform(Callback, ABC):
         """Transform the gradients of the optimizer that is about to step."""
         if not self.enabled:
             return
-        step = trainer.global_step
-        this_step = (id(optimizer), step)
-        if self._last_step == this_step:
-            refuse_closure_reevaluation(self, optimizer)
-        self._last_step = this_step
-        if not self.should_transform(step, trainer.current_epoch):
-            return
-        if self._names is None:
+        if self._fit is None:
             raise MisconfigurationException(
                 f"`{type(self).__name__}` was switched on in the middle of training, past its checks. Construct it with"
                 " `enabled=True` and use `start_step`, or override `should_transform`."
             )
-        parameters = self._selected_parameters(optimizer)
-        for parameter in parameters:
-            assert parameter.grad is not None
-            require_transformable(parameter.grad, self._names[parameter])
-        if not parameters:
-            return
-        stats = self.transform(parameters)
-        self._has_transformed = True
-        if self.log_stats:
-            log_gradient_stats(trainer, self.log_prefix, self.log_stats, stats, [self._names[p] for p in parameters])
+        self._fit.apply(optimizer)
 
     def on_train_end(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
         """Warn if batches were trained on and no gradient was transformed."""
-        trained = trainer.fit_loop.epoch_loop._batches_that_stepped > self._batches_before
-        if self.enabled and trained and not self._has_transformed:
-            warn_about_idleness(self, called=self._last_step is not None)
+        if self.enabled and self._fit is not None:
+            trained = trainer.fit_loop.epoch_loop._batches_that_stepped > self._fit.batches_before
+            if trained and not self._fit.has_transformed:
+                warn_about_idleness(self, called=self._fit.was_called)
 
     def teardown(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", stage: str) -> None:
-        """Let go of the module's parameters."""
-        self._names = None
+        """Let go of the module and its optimizers."""
+        self._close()
 
     def on_exception(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", exception: BaseException) -> None:
-        """Let go of the module's parameters where Lightning calls no ``teardown``."""
-        self._names = None
+        """Let go of the module and its optimizers where Lightning calls no ``teardown``."""
+        self._close()
+
+    def on_save_checkpoint(
+        self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", checkpoint: dict[str, Any]
+    ) -> None:
+        """Add the counters of skipped steps to the checkpoint, where the Trainer keeps its callbacks' states."""
+        # not by `state_dict`: a Trainer takes only one stateful callback of a type, also where others are not enabled
+        if self.enabled and self.nonfinite == "skip":
+            checkpoint.setdefault("callbacks", {})[self.state_key] = self._nonfinite_policy.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore the counters of skipped steps; what another version did not store is 0."""
+        self._nonfinite_policy.load_state_dict(state_dict)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the running training behind in copies, such as those that go to spawned processes."""
+        return {**vars(self), "_fit": None, "_binding": None}
 
     def __repr__(self) -> str:
         arguments = ", ".join(f"{name}={value!r}" for name, value in self._arguments().items())
@@ -226,10 +272,22 @@ class GradientTransform(Callback, ABC):
         lineage = [cls for cls in type(self).__mro__ if issubclass(cls, GradientTransform)]
         return lineage[-2]
 
-    def _selected_parameters(self, optimizer: Optimizer) -> list[Tensor]:
-        once = dict.fromkeys(p for group in optimizer.param_groups for p in group["params"])
-        return [p for p in once if p.grad is not None and p.grad.numel() and self._is_selected(p)]
+    def _apply_bound(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", optimizer: Optimizer) -> None:
+        """Transform the gradients in a training that did not call ``setup`` and ``on_fit_start``."""
+        if self._fit is None or not self._fit.is_of(trainer):
+            refuse_unsupported(self, trainer.strategy, trainer.strategy.precision_plugin)
+            self._open(trainer, pl_module)
+        assert self._fit is not None
+        self._fit.apply(optimizer)
 
-    def _is_selected(self, parameter: Tensor) -> bool:
-        assert self._names is not None
-        return parameter.ndim >= self.min_ndim and not self._names.is_excluded(parameter)
+    def _open(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
+        if self._fit is not None:
+            self._fit.close()
+        self._fit = Fit(self, trainer, pl_module)
+
+    def _close(self) -> None:
+        if self._fit is not None:
+            self._fit.close()
+        if self._binding is not None:
+            self._binding.release()
+        self._fit = self._binding = None

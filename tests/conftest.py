@@ -4,12 +4,19 @@ import os
 os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = "1"
 os.environ["CUDA_VISIBLE_DEVICES"] = ""  # the tests that need a GPU are run by themselves
 
+import itertools
+
 import pytest
 import torch
+
+# below those that systems give away by themselves, and others for each worker: a port that Lightning has found free
+# may be taken by another test before DDP uses it
+_ports = itertools.count(20000 + 1000 * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]))
 
 
 @pytest.fixture(autouse=True)
 def _isolated(tmp_path, monkeypatch):
-    """Each test in a folder of its own, with the same random numbers."""
+    """Each test in a folder and with a port of its own, with the same random numbers."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MASTER_PORT", str(next(_ports)))
     torch.manual_seed(0)

@@ -74,6 +74,39 @@ def test_learning_rate_sweep_goes_on_where_it_was():
     assert "[1/4]" in other.stdout  # shorter runs do not stand in for longer ones
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("flags", [["--no_znorm"], [], ["--amp"], ["--closure"]], ids=str)
+def test_plain_pytorch(flags):
+    done = run("plain_pytorch.py", "--epochs=8", *flags)
+    assert done.returncode == 0, done.stderr
+    accuracy = float(done.stdout.strip().rpartition(" ")[2])
+    # this network learns slowly at this rate without ZNorm
+    assert 0.2 < accuracy < 0.8 if flags == ["--no_znorm"] else accuracy > 0.85
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("flags", [[], ["--devices=2", "--strategy=ddp_spawn"], ["--precision=bf16-true"]], ids=str)
+def test_fabric(flags):
+    done = run("fabric.py", "--epochs=8", "--accelerator=cpu", *flags)
+    assert done.returncode == 0, done.stderr
+    (last,) = [line for line in done.stdout.splitlines() if line.startswith("epoch 8")]
+    accuracy, steps, skipped = re.fullmatch(r"epoch 8: accuracy (.*), (\d+) steps, (\d+) skipped", last).groups()
+    assert float(accuracy) > 0.85
+    assert (int(steps), int(skipped)) == (192, 0)
+
+
+@pytest.mark.slow
+def test_learning_rate_finder():
+    done = run("learning_rate_finder.py", "--steps=12", "--out=out")
+    assert done.returncode == 0, done.stderr
+    frame = pd.read_csv("out/suggestions.csv")
+    assert list(frame["method"]) == ["SGD", "SGD + ZNorm", "Adam", "Adam + ZNorm"]
+    rates = frame.set_index("method")["rate of the lowest loss"]
+    assert rates["SGD"] > 5 * rates["SGD + ZNorm"]
+    size_of_png(Path("out/curves.png"))
+    assert not list(Path().glob("*.ckpt"))
+
+
 def test_configurations_name_what_the_demo_says():
     for name in ("digits", "brain_mri"):
         config = yaml.safe_load((ROOT / "examples" / f"{name}.yaml").read_text())

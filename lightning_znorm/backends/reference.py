@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 
-def znorm_(gradients: Sequence[Tensor], eps: float) -> Tensor:
+def znorm_(gradients: Sequence[Tensor], eps: float, grad_scale: Tensor | None = None) -> Tensor:
     r"""Replace each gradient by its z-score, in place.
 
     .. math::
@@ -22,6 +22,8 @@ def znorm_(gradients: Sequence[Tensor], eps: float) -> Tensor:
     Args:
         gradients: Dense, real, non-empty floating-point tensors of any shape and strides, all on one device.
         eps: Added to the standard deviation, in the units of the gradient.
+        grad_scale: Tensor of one element by which the gradients are still multiplied, and by which the results are
+            to be, too; ``eps`` and the statistics are those of the gradients without it.
 
     Returns:
         float64 tensor of shape ``(3, len(gradients))``: mean, standard deviation and the cosine between the gradient
@@ -37,12 +39,15 @@ def znorm_(gradients: Sequence[Tensor], eps: float) -> Tensor:
         (3.0, 1.8708, 0.5292)
 
     """
-    return torch.stack([_znorm_one_(gradient, eps) for gradient in gradients], dim=1)
+    return torch.stack([_znorm_one_(gradient, eps, grad_scale) for gradient in gradients], dim=1)
 
 
-def _znorm_one_(gradient: Tensor, eps: float) -> Tensor:
-    device = "cpu" if _lacks_float64(gradient.device) else gradient.device
+def _znorm_one_(gradient: Tensor, eps: float, grad_scale: Tensor | None) -> Tensor:
+    device = torch.device("cpu") if _lacks_float64(gradient.device) else gradient.device
     exact = gradient.to(device, torch.float64, copy=True)
+    scale = None if grad_scale is None else grad_scale.to(device, non_blocking=True).double().reshape(())
+    if scale is not None:
+        exact.div_(scale)
     smallest, largest = torch.aminmax(exact)  # NaN if an element is
     magnitude = torch.maximum(-smallest, largest)
     unit = _power_of_two_below(magnitude)
@@ -52,6 +57,8 @@ def _znorm_one_(gradient: Tensor, eps: float) -> Tensor:
     offset = exact.sub_(first).mean()
     mean, std = first + offset, exact.sub_(offset).square().mean().sqrt()
     exact.div_(std + eps / unit)
+    if scale is not None:
+        exact.mul_(scale)
 
     untouched = ~magnitude.isfinite() if gradient.numel() > 1 else torch.ones_like(magnitude, dtype=torch.bool)
     gradient.copy_(torch.where(untouched, gradient.to(device), exact))

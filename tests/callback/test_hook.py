@@ -25,7 +25,7 @@ class Recorder(GradientTransform):
         self.asked.append((step, epoch))
         return super().should_transform(step, epoch)
 
-    def transform(self, parameters):
+    def transform(self, parameters, grad_scale):
         self.parameters.append(list(parameters))
         return GradientStats({})
 
@@ -300,5 +300,6 @@ def test_survives_copy_and_pickle():
     for twin in (copy.deepcopy(callback), pickle.loads(pickle.dumps(callback))):
         assert repr(twin) == repr(callback)
     assert repr(callback) == (
-        "ZNorm(eps=1e-06, exclude=('*.bias',), min_ndim=0, start_step=0, stop_step=3, log_stats=False, enabled=True)"
+        "ZNorm(eps=1e-06, exclude=('*.bias',), min_ndim=0, start_step=0, stop_step=3, nonfinite='propagate',"
+        " max_skips=10, log_stats=False, enabled=True)"
     )

@@ -4,13 +4,13 @@ from importlib import import_module
 
 import pytest
 import torch
-from lightning.pytorch.plugins import DoublePrecision, HalfPrecision, MixedPrecision
+from lightning.pytorch.plugins import FSDPPrecision, MixedPrecision, Precision
 from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy, ModelParallelStrategy, SingleDeviceStrategy
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import nn
 
 from lightning_znorm import GradientTransform, ZNorm
-from tests.helpers import PACKAGES, make_module, make_trainer
+from tests.helpers import PACKAGES, make_module, make_trainer, small_network
 
 
 class Untouched:
@@ -100,18 +100,20 @@ def test_one_enabled_beside_a_disabled_one():
 
 
 @pytest.mark.parametrize(
-    ("strategy", "name"),
+    ("strategy", "plugin"),
     [
-        (lambda: FSDPStrategy(process_group_backend="gloo"), "FSDPStrategy"),
-        (lambda: ModelParallelStrategy(process_group_backend="gloo"), "ModelParallelStrategy"),
+        (lambda: FSDPStrategy(process_group_backend="gloo"), FSDPPrecision("32-true")),
+        (lambda: ModelParallelStrategy(process_group_backend="gloo"), Precision()),
     ],
 )
-def test_sharded_strategies(strategy, name):
-    module = Untouched.module()
+def test_sharded_strategies(strategy, plugin):
     trainer = make_trainer(max_steps=1, callbacks=[ZNorm()])
+    # Lightning itself takes FSDP on accelerators only
     trainer.strategy.__class__, kind = type(strategy()), trainer.strategy.__class__
+    trainer.strategy._precision_plugin = plugin
+    name = type(trainer.strategy).__name__
     with pytest.raises(MisconfigurationException, match=rf"`strategy={name}`.*strategy='ddp'.*enabled=False"):
-        trainer.callbacks[0].setup(trainer, module, "fit")
+        trainer.callbacks[0].setup(trainer, Untouched.module(), "fit")
     trainer.strategy.__class__ = kind
 
 
@@ -143,36 +145,46 @@ def test_model_averaging():
     refused("model_averaging_period", strategy=DDPStrategy(process_group_backend="gloo", model_averaging_period=2))
 
 
+class Unknown(MixedPrecision):
+    precision = "8-mixed"
+
+    def __init__(self):
+        super().__init__("bf16-mixed", "cpu")
+        self.precision = "8-mixed"
+
+
+class Foreign(Precision):
+    precision = "transformer-engine"
+
+
 @pytest.mark.parametrize(
-    ("plugin", "precision"),
+    ("plugin", "message"),
     [
-        (lambda: MixedPrecision("16-mixed", "cpu"), "16-mixed"),
-        (lambda: HalfPrecision("16-true"), "16-true"),
-        (lambda: HalfPrecision("bf16-true"), "bf16-true"),
-        (DoublePrecision, "64-true"),
+        (Unknown, r"`precision='8-mixed'` \(Unknown\).*Use one of '32-true', '16-mixed'.*enabled=False"),
+        (Foreign, r"`precision='transformer-engine'` \(Foreign\)"),
+        (lambda: FSDPPrecision("16-true"), r"`precision='16-true'` \(FSDPPrecision\)"),
     ],
 )
-def test_other_precisions(plugin, precision):
-    refused(f"`precision='{precision}'`.*precision='32-true'", plugins=[plugin()])
+def test_other_precisions(plugin, message):
+    refused(message, plugins=[plugin()])
 
 
-@pytest.mark.parametrize("package", PACKAGES)
-def test_16_mixed_names_the_scaler(package):
-    plugin = import_module(f"{package}.plugins").MixedPrecision("16-mixed", "cpu")
-    exception = import_module(f"{package}.utilities.exceptions").MisconfigurationException
-    refused("GradScaler", package=package, error=exception, plugins=[plugin])
+def test_a_scaler_that_is_not_pytorchs():
+    class Scaler:
+        def is_enabled(self):
+            return True
+
+    refused("does not support the scaler `Scaler`", plugins=[MixedPrecision("16-mixed", "cpu", scaler=Scaler())])
 
 
-def test_manual_optimization():
-    module = Untouched.module()
-    module.automatic_optimization = False
-    refused(r"automatic_optimization = False.*znorm_\(parameters\)", module)
-
-
-def test_manual_optimization_that_the_module_sets_up_late():
-    module = Untouched.module()
-    module.setup = lambda stage: setattr(module, "automatic_optimization", False)
-    refused("automatic_optimization = False", module)
+@pytest.mark.parametrize("fused", [False, True])
+def test_float16_parameters_under_a_scaler(fused):
+    network = small_network().half()
+    refused(
+        r"float16 parameter `network\.0\.weight` under a GradScaler.*precision='16-true'",
+        Untouched.module(network=network, optimizer=lambda p: torch.optim.SGD(p, lr=0.1, fused=fused)),
+        plugins=[MixedPrecision("16-mixed", "cpu")],
+    )
 
 
 def test_lbfgs():
@@ -296,4 +308,4 @@ def test_lets_go_of_the_parameters_after_a_crash():
     callback, module = ZNorm(), Untouched.module()
     with pytest.raises(AssertionError):
         make_trainer(max_steps=2, callbacks=[callback]).fit(module)
-    assert callback._names is None
+    assert callback._fit is None

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from lightning_znorm import ZNorm
-from lightning_znorm.cli import ZNormCLI, main
+from lightning_znorm.cli import ZNormArguments, ZNormCLI, main
 
 BORING = "lightning.pytorch.demos.boring_classes.BoringModel"
 MODEL = f"--model={BORING}"
@@ -67,6 +67,7 @@ def files(tmp_path):
         (["--znorm.exclude=['*.bias', head.*]"], {"enabled": True, "exclude": ["*.bias", "head.*"]}),
         (["--znorm.exclude+=a", "--znorm.exclude+=b"], {"enabled": True, "exclude": ["a", "b"]}),
         (["--znorm.start_step=3", "--znorm.stop_step=9"], {"enabled": True, "start_step": 3, "stop_step": 9}),
+        (["--znorm.nonfinite=skip", "--znorm.max_skips=3"], {"enabled": True, "nonfinite": "skip", "max_skips": 3}),
         (["--znorm.log_stats=layers"], {"enabled": True, "log_stats": "layers"}),
         (["--znorm.log_stats=false"], {"enabled": True, "log_stats": False}),
         (["--znorm", "group.yaml"], {"enabled": True, "eps": 1e-6, "min_ndim": 2}),
@@ -112,11 +113,39 @@ def callbacks(*args, **kwargs):
     return [callback for callback in cli.trainer.callbacks if isinstance(callback, ZNorm)]
 
 
-def test_the_trainer_gets_the_callback():
+def test_the_trainer_gets_the_callback(files):
+    (callback,) = callbacks("--znorm", "group.yaml")
+    assert (callback.enabled, callback.min_ndim, callback.eps) == (True, 2, 1e-6)
     (callback,) = callbacks("--znorm.min_ndim=2", "--znorm.exclude=[a, b]")
     assert (callback.enabled, callback.min_ndim, callback.exclude) == (True, 2, ("a", "b"))
     (callback,) = callbacks()
     assert not callback.enabled
+
+
+@pytest.mark.parametrize(
+    ("args", "expected"),
+    [
+        (["--znorm.min_ndim=2", "--znorm.nonfinite=skip"], (True, 2, "skip")),
+        (["--znorm", "--no_znorm"], (False, 0, "propagate")),
+        (["--config=config.yaml"], (True, 0, "propagate")),
+        (["--znorm=group.yaml"], (True, 2, "propagate")),
+        ([], (False, 0, "propagate")),
+    ],
+)
+def test_a_command_line_of_pytorch_lightning(files, args, expected):
+    import pytorch_lightning as pl
+    from pytorch_lightning.cli import LightningCLI
+    from pytorch_lightning.demos.boring_classes import BoringModel
+
+    class MyCLI(ZNormArguments, LightningCLI):
+        pass
+
+    cli = MyCLI(BoringModel, run=False, args=[*QUICK, *args], save_config_callback=None)
+    assert isinstance(cli.trainer, pl.Trainer)
+    (callback,) = [callback for callback in cli.trainer.callbacks if isinstance(callback, ZNorm)]
+    assert (callback.enabled, callback.min_ndim, callback.nonfinite) == expected
+    cli.trainer.fit(cli.model, cli.datamodule)
+    assert cli.trainer.global_step == 2
 
 
 def test_a_drop_in_for_subclasses_and_parsers_of_ones_own():
@@ -162,7 +191,7 @@ def last_line_of_a_refusal(capsys, *args):
         (["--znorm.eps=0"], "Expected argument `eps` to be a positive finite number, but got 0.0"),
         (["--znorm.stop_step=0"], "Expected argument `stop_step`"),
         (["--znorm.exclude=encoder.*"], "the pattern 'encoder.*' matches no parameter"),
-        (["--znorm", "--trainer.precision=64-true"], "does not support `precision='64-true'`"),
+        (["--znorm.nonfinite=skip", "--znorm.max_skips=-1"], "Expected argument `max_skips`"),
         (["--znorm", "--trainer.callbacks+=lightning_znorm.ZNorm"], "2 enabled `ZNorm` callbacks"),
     ],
 )
@@ -187,6 +216,7 @@ def test_one_clear_line_for_a_wrong_argument_of_the_models_and_data(capsys, args
     ("args", "message"),
     [
         (["--znorm.log_stats=everything"], "znorm.log_stats"),
+        (["--znorm.nonfinite=ignore"], "znorm.nonfinite"),
         (["--znorm.min_dim=2"], "--znorm.min_dim"),
         (["--znorm", "missing.yaml"], "znorm"),
         (["--znorm.eps=tiny"], "znorm.eps"),

@@ -1,0 +1,48 @@
+"""One application of a gradient transform to one optimizer: what a Trainer's callback and `attach` share."""
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from lightning_znorm._checks import refuse_capture, refuse_flattened
+from lightning_znorm._names import ParameterNames
+from lightning_znorm.functional import GradientStats, require_transformable
+
+if TYPE_CHECKING:
+    from lightning_znorm.transform import GradientTransform
+
+
+def apply_transform(
+    transform: "GradientTransform", optimizer: Optimizer, names: ParameterNames, grad_scale: Tensor | None
+) -> tuple[list[Tensor], GradientStats] | None:
+    """Transform the gradients of the optimizer's selected parameters, each once.
+
+    Args:
+        transform: The transform, which also selects the parameters.
+        optimizer: The optimizer that is about to step.
+        names: Names of the parameters, and which are excluded.
+        grad_scale: The GradScaler's scale by which the gradients are still multiplied, ``None`` for none.
+
+    Returns:
+        The parameters and the statistics of their gradients, ``None`` if there was none to transform.
+
+    """
+    if torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
+        refuse_capture(transform)
+    parameters = []
+    for parameter in dict.fromkeys(p for group in optimizer.param_groups for p in group["params"]):
+        if parameter.grad is None or not parameter.grad.numel() or not is_selected(transform, names, parameter):
+            continue
+        refuse_flattened(transform, parameter)
+        require_transformable(parameter.grad, names[parameter], scaled=grad_scale is not None)
+        parameters.append(parameter)
+    if not parameters:
+        return None
+    return parameters, transform.transform(parameters, grad_scale)
+
+
+def is_selected(transform: "GradientTransform", names: ParameterNames, parameter: Tensor) -> bool:
+    """Say whether ``min_ndim`` and ``exclude`` leave the parameter in."""
+    return parameter.ndim >= transform.min_ndim and not names.is_excluded(parameter)

@@ -1,0 +1,93 @@
+"""A gradient transform bound to a LightningModule, for the Tuner, which takes the Trainer's callbacks away."""
+
+from typing import TYPE_CHECKING, Any
+
+from torch.optim import Optimizer
+
+from lightning_znorm._checks import enabled_twins
+from lightning_znorm._compat import MisconfigurationException, import_all
+
+if TYPE_CHECKING:
+    import lightning.pytorch as pl
+
+    from lightning_znorm.transform import GradientTransform
+
+_HOOK = "on_before_optimizer_step"
+
+
+class Binding:
+    """Stands in for a module's own ``on_before_optimizer_step``, applies a transform and calls it.
+
+    It does nothing while the Trainer has the transform among its callbacks, so that none is applied twice.
+
+    Args:
+        transform: The transform to apply.
+        pl_module: The module to bind it to, until :meth:`release`.
+        trainer: The only Trainer under which it is applied, ``None`` for any.
+
+    Raises:
+        MisconfigurationException: If the same transform is bound to the module already.
+
+    """
+
+    def __init__(
+        self, transform: "GradientTransform", pl_module: "pl.LightningModule", trainer: "pl.Trainer | None" = None
+    ) -> None:
+        self._trainer = trainer
+        leftover = vars(pl_module).get(_HOOK)
+        if isinstance(leftover, Binding) and leftover._trainer is not None:
+            leftover.release()  # of a search that failed, after which Lightning calls no hook
+        if is_bound(transform, pl_module):
+            raise MisconfigurationException(
+                f"A `{transform._kind().__name__}` is bound to this `{type(pl_module).__name__}` already; a second one"
+                " would transform each gradient twice. Leave the outer `bound_to` first."
+            )
+        self.transform = transform
+        self._pl_module = pl_module
+        self._original = getattr(pl_module, _HOOK)
+        self._was_set_on_instance = _HOOK in vars(pl_module)
+        setattr(pl_module, _HOOK, self)
+
+    def __call__(self, optimizer: Optimizer) -> Any:
+        trainer = self._pl_module.trainer
+        bound_to_trainer = self._trainer is None or self._trainer is trainer
+        if self.transform.enabled and bound_to_trainer and not enabled_twins(self.transform, trainer):
+            self.transform._apply_bound(trainer, self._pl_module, optimizer)
+        return self._original(optimizer)
+
+    def release(self) -> None:
+        """Give the module its own hook back."""
+        if vars(self._pl_module).get(_HOOK) is not self:
+            return
+        if self._was_set_on_instance:
+            setattr(self._pl_module, _HOOK, self._original)
+        else:
+            delattr(self._pl_module, _HOOK)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the Trainer behind in copies, as a LightningModule does."""
+        return {**vars(self), "_trainer": None}
+
+
+def is_bound(transform: "GradientTransform", pl_module: "pl.LightningModule") -> bool:
+    """Say whether a transform of the same kind is bound to the module under any Trainer."""
+    hook = vars(pl_module).get(_HOOK)
+    while isinstance(hook, Binding):
+        if hook._trainer is None and isinstance(hook.transform, transform._kind()):
+            return True
+        hook = hook._original
+    return False
+
+
+def has_tuner_callback(trainer: "pl.Trainer") -> bool:
+    """Say whether the learning-rate finder or the batch-size scaler is about to run.
+
+    ``Tuner`` puts them among the callbacks for the ``fit`` in which they search.
+    """
+    finders = tuple(
+        getattr(module, name)
+        for module in import_all("callbacks")
+        for name in ("LearningRateFinder", "BatchSizeFinder")
+    )
+    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+    return any(isinstance(callback, finders) for callback in callbacks)

@@ -1,0 +1,128 @@
+"""One `fit` of a Trainer, as a gradient transform sees it."""
+
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+from torch.optim import Optimizer
+
+from lightning_znorm._apply import apply_transform, is_selected
+from lightning_znorm._checks import (
+    refuse_attached,
+    refuse_closure_reevaluation,
+    refuse_optimizers,
+    refuse_parameters,
+)
+from lightning_znorm._names import ParameterNames
+from lightning_znorm._scaling import scale_in_gradients, scaler_of
+from lightning_znorm._stats_logging import log_gradient_stats, log_skipped_steps
+from lightning_znorm._warnings import warn_about_bypass, warn_about_skip
+
+if TYPE_CHECKING:
+    import lightning.pytorch as pl
+
+    from lightning_znorm.transform import GradientTransform
+
+
+class Fit:
+    """Names, optimizers and steps of one ``fit``, from its checked start to :meth:`close`.
+
+    Args:
+        transform: The transform at work.
+        trainer: A Trainer whose optimizers exist.
+        pl_module: The module that it trains.
+
+    Attributes:
+        was_called: Whether an optimizer step has come by.
+        has_transformed: Whether a gradient was transformed, or a step skipped on purpose.
+
+    Raises:
+        MisconfigurationException: If an optimizer or a parameter is not supported, or a pattern matches nothing.
+
+    """
+
+    def __init__(self, transform: "GradientTransform", trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
+        self.transform = transform
+        self.trainer = trainer
+        self.optimizers: list[Optimizer] = list(trainer.optimizers)
+        self.names = ParameterNames(
+            pl_module.named_parameters(remove_duplicate=False), transform.exclude, owner=type(transform).__name__
+        )
+        refuse_optimizers(transform, self.optimizers)
+        refuse_attached(transform, self.optimizers)
+        refuse_parameters(
+            transform,
+            pl_module.modules(),
+            pl_module.parameters(),
+            self.names,
+            self._is_selected,
+            under_scaler=scaler_of(trainer) is not None,
+        )
+        self.was_called = False
+        self.has_transformed = False
+        self.batches_before = trainer.fit_loop.epoch_loop._batches_that_stepped
+        # optimizer step in which an optimizer's gradients came by, until that optimizer has made it
+        self._pending: dict[int, int] = {}
+        self._has_warned = False
+        self._handles = [o.register_step_post_hook(self._after_step) for o in self.optimizers if _has_hooks(o)]
+
+    def close(self) -> None:
+        """Let go of the optimizers."""
+        for handle in self._handles:
+            handle.remove()
+
+    def is_of(self, trainer: "pl.Trainer") -> bool:
+        """Say whether this is the ``fit`` in which the Trainer is now."""
+        return self.trainer is trainer and [*map(id, self.optimizers)] == [*map(id, trainer.optimizers)]
+
+    def apply(self, optimizer: Optimizer) -> None:
+        """Transform the gradients of the optimizer that is about to step."""
+        transform, trainer = self.transform, self.trainer
+        self.was_called = True
+        step = trainer.global_step
+        scaler = scaler_of(trainer)
+        # under a scaler Lightning evaluates the closure once, and a step that it skips leaves no trace
+        if scaler is None and self._pending.get(id(optimizer)) == step:
+            refuse_closure_reevaluation(transform, optimizer)
+        self._pending[id(optimizer)] = step
+        if not transform.should_transform(step, trainer.current_epoch):
+            return
+        parameter = transform._nonfinite_policy.skips(
+            optimizer,
+            number=next((i for i, known in enumerate(self.optimizers) if known is optimizer), 0),
+            names=self.names,
+            scaler_skips=scaler is not None,
+            distributed=trainer.world_size > 1,
+            device=trainer.strategy.root_device,
+        )
+        if parameter is not None:
+            self.has_transformed = True
+            self._report_skip(parameter, step)
+            return
+        applied = apply_transform(transform, optimizer, self.names, scale_in_gradients(scaler, optimizer))
+        if applied is None:
+            return
+        self.has_transformed = True
+        if transform.log_stats:
+            parameters, stats = applied
+            names = [self.names[parameter] for parameter in parameters]
+            log_gradient_stats(trainer, transform.log_prefix, transform.log_stats, stats, names)
+
+    def _report_skip(self, parameter: str, step: int) -> None:
+        skipped = self.transform._nonfinite_policy.skipped_steps
+        if skipped == 1:
+            warn_about_skip(self.transform, parameter, step)
+        log_skipped_steps(self.trainer, self.transform.log_prefix, skipped)
+
+    def _after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        came_by = self._pending.pop(id(optimizer), None) is not None
+        if not came_by and self.transform.enabled and not self._has_warned:
+            self._has_warned = True
+            warn_about_bypass(self.transform, optimizer)
+
+    def _is_selected(self, parameter: Tensor) -> bool:
+        return is_selected(self.transform, self.names, parameter)
+
+
+def _has_hooks(optimizer: object) -> bool:
+    """Say whether it is one of PyTorch's optimizers; Lightning takes whatever has a ``step``."""
+    return isinstance(optimizer, Optimizer)

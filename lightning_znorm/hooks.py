@@ -1,0 +1,232 @@
+"""Gradient transforms outside a Trainer: in a loop of plain PyTorch and in Lightning Fabric."""
+
+from collections.abc import Callable, Iterator
+from types import TracebackType
+from typing import Any, Self
+
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim import Optimizer
+
+from lightning_znorm._apply import apply_transform, is_selected
+from lightning_znorm._checks import (
+    refuse_attached,
+    refuse_closure_reevaluation,
+    refuse_optimizers,
+    refuse_parameters,
+    refuse_unsupported,
+)
+from lightning_znorm._compat import rank_zero_warn
+from lightning_znorm._names import ParameterNames
+from lightning_znorm._nonfinite import NonfinitePolicy
+from lightning_znorm._scaling import scale_given_to_step, scaler_skips_step
+from lightning_znorm._warnings import warn_about_skip
+from lightning_znorm.functional import GradientStats
+from lightning_znorm.transform import GradientTransform
+
+__all__ = ["AttachedTransform", "attach"]
+
+
+def attach(optimizer: Optimizer, transform: GradientTransform, module: nn.Module | None = None) -> "AttachedTransform":
+    """Make an optimizer transform its gradients at the start of every step, without a Trainer.
+
+    The transform runs inside ``optimizer.step()``: after whatever the loop does before (clipping included), after
+    ``GradScaler.step`` or Fabric have unscaled the gradients, and before the optimizer's own weight decay. For
+    optimizers that unscale in their kernel (``fused=True``) the result is scaled accordingly. A closure given to
+    ``step`` is evaluated first.
+
+    One transform may be attached to several optimizers; each counts its own steps. With Fabric, attach after
+    ``fabric.setup``, so that the strategy and the precision can be checked.
+
+    Args:
+        optimizer: The optimizer, as it is or as Fabric has wrapped it.
+        transform: What to attach, such as ``ZNorm()``. Its ``start_step`` and ``stop_step`` count this optimizer's
+            steps. ``nonfinite="skip"`` and ``"raise"`` decide together with the other ranks where
+            ``torch.distributed`` is initialized, so that all ranks must step this optimizer together.
+        module: The whole module, for the names that ``exclude`` and errors use. Not needed if the optimizer was made
+            with ``model.named_parameters()``, or without ``exclude``.
+
+    Returns:
+        A handle, whose ``remove()`` undoes it.
+
+    Raises:
+        TypeError: If an argument is of the wrong type.
+        MisconfigurationException: If the optimizer, a parameter, Fabric's strategy or its precision is not supported,
+            a pattern in ``exclude`` matches no name or there are no names, or the same transform is attached already.
+
+    Example::
+
+        >>> import torch
+        >>> from lightning_znorm import ZNorm, attach
+        >>> model = torch.nn.Linear(4, 3)
+        >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+        >>> handle = attach(optimizer, ZNorm(min_ndim=2))
+        >>> model(torch.eye(4)).square().sum().backward()
+        >>> optimizer.step()
+        >>> model.weight.grad.std(correction=0).round(decimals=4), handle.step
+        (tensor(1.), 1)
+        >>> handle.remove()
+
+    """
+    if not isinstance(transform, GradientTransform):
+        raise TypeError(f"Expected argument `transform` to be a transform such as `ZNorm()`, but got {transform!r}.")
+    strategy = getattr(optimizer, "_strategy", None)
+    while hasattr(optimizer, "_optimizer"):  # the wrappers of Fabric and of the Trainer
+        optimizer = optimizer._optimizer
+    if not isinstance(optimizer, Optimizer):
+        raise TypeError(f"Expected argument `optimizer` to be a `torch.optim.Optimizer`, but got {optimizer!r}.")
+    if module is not None and not isinstance(module, nn.Module):
+        raise TypeError(f"Expected argument `module` to be a `torch.nn.Module`, but got {module!r}.")
+    if transform.enabled and strategy is not None:
+        precision = getattr(strategy, "precision", None) or strategy.precision_plugin
+        refuse_unsupported(transform, strategy, precision)
+    return AttachedTransform(optimizer, transform, module)
+
+
+class AttachedTransform:
+    """A transform at work on one optimizer; made by :func:`attach`.
+
+    Also a context manager that removes it on exit.
+
+    Attributes:
+        transform: The transform.
+        step: Number of steps that the optimizer has made with it.
+        epoch: What :meth:`~lightning_znorm.GradientTransform.should_transform` is given as the epoch; to be set by the
+            loop if a schedule of its own needs it.
+        stats: Statistics of the last step's raw gradients, ``None`` if none was transformed in it.
+
+    """
+
+    def __init__(self, optimizer: Optimizer, transform: GradientTransform, module: nn.Module | None) -> None:
+        self.transform = transform
+        self.step = 0
+        self.epoch = 0
+        self.stats: GradientStats | None = None
+        self._nonfinite_policy = NonfinitePolicy(transform)
+        self._module = None if module is None else _unwrap(module)
+        if not transform.enabled:
+            return
+        self._names = self._name_parameters(optimizer)
+        refuse_optimizers(transform, [optimizer])
+        refuse_attached(transform, [optimizer])
+        modules = [] if self._module is None else self._module.modules()
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        refuse_parameters(transform, modules, parameters, self._names, self._is_selected)
+        if transform.log_stats:
+            rank_zero_warn(
+                f"`log_stats={transform.log_stats!r}` of `{type(transform).__name__}` has no effect outside a Trainer:"
+                " read `stats` of the handle that `attach` returns."
+            )
+        self._handle = optimizer.register_step_pre_hook(self)
+
+    @property
+    def skipped_steps(self) -> int:
+        """Number of steps that ``nonfinite="skip"`` has skipped."""
+        return self._nonfinite_policy.skipped_steps
+
+    def remove(self) -> None:
+        """Give the optimizer its plain steps back; doing it twice does no harm."""
+        if self.transform.enabled:
+            self._handle.remove()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the counters, to be kept in a checkpoint beside the optimizer's state."""
+        return {"step": self.step, "epoch": self.epoch, **self._nonfinite_policy.state_dict()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore the counters; those that are missing are 0."""
+        self.step, self.epoch = state_dict.get("step", 0), state_dict.get("epoch", 0)
+        self._nonfinite_policy.load_state_dict(state_dict)
+
+    def __call__(
+        self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        """Transform the gradients, or wrap the closure that will make them: the hook that PyTorch calls."""
+        closure = args[1] if len(args) > 1 else kwargs.get("closure")
+        if not callable(closure):
+            self._apply(optimizer, kwargs)
+            return None
+        wrapped = self._transform_after(closure, optimizer, kwargs)
+        if len(args) > 1:
+            return (args[0], wrapped, *args[2:]), kwargs
+        return args, {**kwargs, "closure": wrapped}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.remove()
+
+    def _transform_after(
+        self, closure: Callable[[], Any], optimizer: Optimizer, kwargs: dict[str, Any]
+    ) -> Callable[[], Any]:
+        evaluations = 0
+
+        def transformed() -> Any:
+            nonlocal evaluations
+            evaluations += 1
+            if evaluations > 1:
+                refuse_closure_reevaluation(self.transform, optimizer)
+            loss = closure()
+            self._apply(optimizer, kwargs)
+            return loss
+
+        return transformed
+
+    def _apply(self, optimizer: Optimizer, kwargs: dict[str, Any]) -> None:
+        step, self.step, self.stats = self.step, self.step + 1, None
+        if not self.transform.should_transform(step, self.epoch):
+            return
+        if any(p not in self._names for group in optimizer.param_groups for p in group["params"]):
+            self._names = self._name_parameters(optimizer)
+        distributed = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+        skipped = self._nonfinite_policy.skips(
+            optimizer,
+            number=0,
+            names=self._names,
+            scaler_skips=scaler_skips_step(optimizer, kwargs),
+            distributed=distributed,
+            device=optimizer.param_groups[0]["params"][0].device,
+        )
+        if skipped is not None:
+            if self.skipped_steps == 1:
+                warn_about_skip(self.transform, skipped, step)
+            return
+        applied = apply_transform(self.transform, optimizer, self._names, scale_given_to_step(optimizer, kwargs))
+        if applied is not None:
+            self.stats = applied[1]
+
+    def _name_parameters(self, optimizer: Optimizer) -> ParameterNames:
+        exclude, owner = self.transform.exclude, type(self.transform).__name__
+        if self._module is not None:
+            named = [*self._module.named_parameters(remove_duplicate=False)]
+            known = {parameter for _, parameter in named}
+            strangers = [pair for pair in _named_by_optimizer(optimizer) if pair[1] not in known]
+            return ParameterNames([*named, *strangers], exclude, owner)
+        if exclude and not all("param_names" in group for group in optimizer.param_groups):
+            raise TypeError(
+                f"Argument `exclude` of `{owner}` needs the names of the parameters, which the optimizer does not know."
+                " Pass `module=` to `attach`, or make the optimizer with `model.named_parameters()`."
+            )
+        return ParameterNames(_named_by_optimizer(optimizer), exclude, owner)
+
+    def _is_selected(self, parameter: Tensor) -> bool:
+        return is_selected(self.transform, self._names, parameter)
+
+
+def _named_by_optimizer(optimizer: Optimizer) -> Iterator[tuple[str, Tensor]]:
+    for i, group in enumerate(optimizer.param_groups):
+        numbers = (f"param_groups[{i}]['params'][{j}]" for j in range(len(group["params"])))
+        yield from zip(group.get("param_names", numbers), group["params"], strict=False)
+
+
+def _unwrap(module: nn.Module) -> nn.Module:
+    """Return the module without the wrappers of torch.compile, Fabric and DDP, which prefix its names."""
+    for attribute in ("_orig_mod", "_original_module", "module"):
+        if attribute in module._modules and (attribute != "module" or isinstance(module, DistributedDataParallel)):
+            inner: nn.Module = getattr(module, attribute)
+            return _unwrap(inner)
+    return module

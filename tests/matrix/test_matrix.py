@@ -1,0 +1,60 @@
+"""Each cell of precision x optimizer x mode equals the training by hand, or is refused before its first step.
+
+`make matrix` turns what these tests find into the page of the docs; here they are held against that page.
+"""
+
+import csv
+from pathlib import Path
+
+import pytest
+
+from lightning_znorm._compat import MisconfigurationException
+from tests.helpers import PACKAGES
+from tests.matrix.page import PAGE, TABLE, render
+from tests.matrix.trainings import DTYPES, MODES, OPTIMIZERS, train
+
+# norm of the weights' error over norm of their change; with half-precision weights it is the rounding of the weights
+BOUNDS = {
+    "32-true": 1e-6,
+    "bf16-mixed": 1e-6,
+    "16-mixed": 1e-6,
+    "bf16-true": 5e-2,
+    "16-true": 1e-2,
+    "64-true": 1e-14,
+}
+
+
+@pytest.fixture(scope="module")
+def published():
+    with open(TABLE) as file:
+        return {(row["mode"], row["precision"], row["optimizer"]): row for row in csv.DictReader(file)}
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("precision", DTYPES)
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_cell(mode, precision, optimizer, published, record_property):
+    results = [train(mode, precision, optimizer, package) for package in PACKAGES]
+    for name, value in {"mode": mode, "precision": precision, "optimizer": optimizer}.items():
+        record_property(name, value)
+    row = published.get((mode, precision, optimizer), {})
+    if all(error is None for _, error in results):
+        deviation = max(deviation for deviation, _ in results)
+        record_property("outcome", "equal")
+        record_property("detail", f"{deviation:.1e}")
+        assert deviation <= BOUNDS[precision]
+        assert row.get("outcome") == "equal", "run `make matrix`"
+    else:
+        first, second = (
+            ("" if isinstance(error, MisconfigurationException) else "PyTorch: ") + str(error) for _, error in results
+        )
+        assert first == second
+        record_property("outcome", "refused")
+        record_property("detail", first)
+        assert any(word in first for word in (optimizer, "GradScaler")), "the message names the setting"
+        assert (row.get("outcome"), row.get("detail")) == ("refused", first), "run `make matrix`"
+
+
+def test_the_page_shows_the_table(published):
+    assert Path(PAGE).read_text() == render(list(published.values()))
+    assert len(published) == len(MODES) * len(DTYPES) * len(OPTIMIZERS)
