@@ -26,6 +26,7 @@ class Binding:
         trainer: The only Trainer under which it is applied, ``None`` for any.
 
     Raises:
+        TypeError: If ``pl_module`` has no such hook.
         MisconfigurationException: If the same transform is bound to the module already.
 
     """
@@ -33,6 +34,8 @@ class Binding:
     def __init__(
         self, transform: "GradientTransform", pl_module: "pl.LightningModule", trainer: "pl.Trainer | None" = None
     ) -> None:
+        if not callable(getattr(pl_module, _HOOK, None)) or not hasattr(pl_module, "configure_optimizers"):
+            raise TypeError(f"Expected argument `pl_module` to be a LightningModule, but got {pl_module!r}.")
         self._trainer = trainer
         leftover = vars(pl_module).get(_HOOK)
         if isinstance(leftover, Binding) and leftover._trainer is not None:

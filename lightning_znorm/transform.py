@@ -176,6 +176,7 @@ class GradientTransform(Callback, ABC):
             The transform itself.
 
         Raises:
+            TypeError: If the argument is not a LightningModule.
             MisconfigurationException: If the same transform is bound to the module already.
 
         Example::

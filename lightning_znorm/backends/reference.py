@@ -44,8 +44,8 @@ def znorm_(gradients: Sequence[Tensor], eps: float, grad_scale: Tensor | None = 
 
 def _znorm_one_(gradient: Tensor, eps: float, grad_scale: Tensor | None) -> Tensor:
     device = torch.device("cpu") if _lacks_float64(gradient.device) else gradient.device
-    exact = gradient.to(device, torch.float64, copy=True)
-    scale = None if grad_scale is None else grad_scale.to(device, non_blocking=True).double().reshape(())
+    exact = gradient.to(device).to(torch.float64, copy=True)
+    scale = None if grad_scale is None else grad_scale.to(device).double().reshape(())
     if scale is not None:
         exact.div_(scale)
     smallest, largest = torch.aminmax(exact)  # NaN if an element is

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from torch.distributed.optim import ZeroRedundancyOptimizer
 
 from lightning_znorm import ZNorm, attach
 from tests.helpers import PACKAGES, make_module, make_trainer, small_network
@@ -126,6 +127,17 @@ def manual_with_no_sync(module):
 @pytest.mark.parametrize("package", PACKAGES)
 def test_manual_optimization_with_no_sync(package):
     assert_ranks_equal_one_process(package, change_module=manual_with_no_sync, trainer={"max_steps": 2})
+
+
+def zero_redundancy(parameters):
+    """The optimizer's state sharded over the ranks, its gradients whole."""
+    if not torch.distributed.is_initialized():
+        return adam(parameters)
+    return ZeroRedundancyOptimizer(parameters, torch.optim.Adam, lr=0.01, eps=1e-3)
+
+
+def test_zero_redundancy_optimizer():
+    assert_ranks_equal_one_process(optimizer=zero_redundancy)
 
 
 @pytest.mark.parametrize("min_ndim", [0, 2])

@@ -264,24 +264,6 @@ def test_unfrozen_in_the_middle_of_training():
     assert [len(parameters) for parameters in recorder.parameters] == [2, 2, 4, 4]
 
 
-def test_resume_in_the_middle_of_a_schedule(tmp_path):
-    whole = small_network()
-    first = copy.deepcopy(whole)
-
-    def trainer(epochs):
-        callbacks = [ZNorm(start_step=2, stop_step=6)]
-        return make_trainer(max_epochs=epochs, limit_train_batches=4, callbacks=callbacks)
-
-    trainer(2).fit(make_module(network=whole, optimizer=adam))
-    interrupted = trainer(1)
-    interrupted.fit(make_module(network=first, optimizer=adam))
-    interrupted.save_checkpoint(tmp_path / "half.ckpt")
-    second = small_network()
-    trainer(2).fit(make_module(network=second, optimizer=adam), ckpt_path=tmp_path / "half.ckpt")
-    for resumed, straight in zip(second.parameters(), whole.parameters(), strict=True):
-        torch.testing.assert_close(resumed, straight, rtol=0, atol=0)
-
-
 def test_the_same_callback_in_two_trainings():
     callback = ZNorm()
     for _ in range(2):

@@ -191,6 +191,15 @@ def test_disabled_does_nothing():
     assert losses == pytest.approx(lr_find("lightning.pytorch", make_tunable()))
 
 
+@pytest.mark.parametrize("wrong", [nn.Linear(2, 2), make_trainer(), ZNorm()])
+def test_bound_to_something_else(wrong):
+    with (
+        pytest.raises(TypeError, match="Expected argument `pl_module` to be a LightningModule"),
+        ZNorm().bound_to(wrong),
+    ):
+        pass
+
+
 def test_bound_twice():
     module = make_tunable()
     with (
