@@ -40,7 +40,8 @@ def test_mean_is_zero_and_std_is_one(gradient):
 @given(gradients, st.floats(1e-3, 1e3), st.floats(-100, 100))
 def test_invariant_to_scale_and_shift(gradient, scale, shift):
     other = gradient * scale + shift * scale * gradient.std(correction=0)
-    torch.testing.assert_close(znormed(other), znormed(gradient), rtol=0, atol=1e-5)
+    # eps shrinks each of the two by up to 1e-6
+    torch.testing.assert_close(znormed(other), znormed(gradient), rtol=3e-6, atol=1e-5)
 
 
 @everything
@@ -53,7 +54,7 @@ def test_odd(gradient):
 @given(gradients)
 def test_idempotent(gradient):
     once = znormed(gradient)
-    torch.testing.assert_close(znormed(once), once, rtol=0, atol=1e-5)
+    torch.testing.assert_close(znormed(once), once, rtol=3e-6, atol=1e-5)
 
 
 @everything
