@@ -20,3 +20,7 @@ def _isolated(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MASTER_PORT", str(next(_ports)))
     torch.manual_seed(0)
+    yield
+    if torch.distributed.is_initialized():
+        # a DDP strategy that a test has set up in this process; forked ones would inherit it without its threads
+        torch.distributed.destroy_process_group()
