@@ -17,7 +17,7 @@ def test_float16_gradients_under_a_scaler():
     scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
     scaler.scale(network(torch.randn(4, 6).half()).float().square().mean()).backward()
     before = network[0].weight.detach().clone()
-    with pytest.raises(TypeError, match="is float16 and still multiplied by a GradScaler's scale"):
+    with pytest.raises(TypeError, match=r"`param_groups\[0\]\['params'\]\[0\]` is float16 and still multiplied by"):
         scaler.step(optimizer)
     assert torch.equal(network[0].weight, before)
 
