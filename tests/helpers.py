@@ -3,6 +3,7 @@
 from importlib import import_module
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
@@ -35,6 +36,17 @@ def parameter(gradient: Tensor | None, shape: tuple[int, ...] | None = None) -> 
     result = nn.Parameter(torch.zeros(shape or gradient.shape, dtype=None if gradient is None else gradient.dtype))
     result.grad = gradient
     return result
+
+
+def skip_if_pytorch_is_wrong(dtype: torch.dtype) -> None:
+    """PyTorch 2.11's fused SGD goes astray on a CPU from 16 elements of half precision on, without ZNorm too."""
+    weights = []
+    for fused in (False, True):
+        weight = parameter(torch.linspace(-1, 2, 64).to(dtype))
+        torch.optim.SGD([weight], lr=0.125, fused=fused, foreach=False).step()
+        weights.append(weight.detach())
+    if not torch.allclose(*weights, atol=0.01):
+        pytest.skip(f"the fused SGD of torch {torch.__version__} is wrong for {dtype} on a CPU")
 
 
 def small_network() -> nn.Sequential:
