@@ -5,6 +5,7 @@ os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = "1"
 os.environ["CUDA_VISIBLE_DEVICES"] = ""  # the tests that need a GPU are run by themselves
 
 import itertools
+import multiprocessing
 
 import pytest
 import torch
@@ -21,6 +22,8 @@ def _isolated(tmp_path, monkeypatch):
     monkeypatch.setenv("MASTER_PORT", str(next(_ports)))
     torch.manual_seed(0)
     yield
+    for child in multiprocessing.active_children():
+        child.kill()  # of a test that has failed or run out of time
     if torch.distributed.is_initialized():
         # a DDP strategy that a test has set up in this process; forked ones would inherit it without its threads
         torch.distributed.destroy_process_group()
