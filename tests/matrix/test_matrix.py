@@ -6,6 +6,7 @@
 import csv
 from pathlib import Path
 
+import lightning
 import pytest
 import torch
 
@@ -38,7 +39,9 @@ def test_cell(mode, precision, optimizer, published, record_property):
     if optimizer == "SGD, fused":
         skip_if_pytorch_is_wrong(DTYPES[precision] if precision.endswith("true") else torch.float32)
     results = [train(mode, precision, optimizer, package) for package in PACKAGES]
-    for name, value in {"mode": mode, "precision": precision, "optimizer": optimizer}.items():
+    versions = f"torch {torch.__version__.partition('+')[0]} and Lightning {lightning.__version__}"
+    cell = {"mode": mode, "precision": precision, "optimizer": optimizer, "versions": versions}
+    for name, value in cell.items():
         record_property(name, value)
     row = published.get((mode, precision, optimizer), {})
     if all(error is None for _, error in results):
