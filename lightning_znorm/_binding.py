@@ -1,5 +1,6 @@
 """A gradient transform bound to a LightningModule, for the Tuner, which takes the Trainer's callbacks away."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from torch.optim import Optimizer
@@ -37,9 +38,10 @@ class Binding:
         if not callable(getattr(pl_module, _HOOK, None)) or not hasattr(pl_module, "configure_optimizers"):
             raise TypeError(f"Expected argument `pl_module` to be a LightningModule, but got {pl_module!r}.")
         self._trainer = trainer
-        leftover = vars(pl_module).get(_HOOK)
-        if isinstance(leftover, Binding) and leftover._trainer is not None:
-            leftover.release()  # of a search that failed, after which Lightning calls no hook
+        self._under_any_trainer = trainer is None
+        for leftover in bindings(pl_module):  # of searches that failed, after which Lightning calls no hook
+            if not leftover._under_any_trainer and leftover._trainer is not trainer:
+                leftover.release()
         if is_bound(transform, pl_module):
             raise MisconfigurationException(
                 f"A `{transform._kind().__name__}` is bound to this `{type(pl_module).__name__}` already; a second one"
@@ -53,33 +55,49 @@ class Binding:
 
     def __call__(self, optimizer: Optimizer) -> Any:
         trainer = self._pl_module.trainer
-        bound_to_trainer = self._trainer is None or self._trainer is trainer
-        if self.transform.enabled and bound_to_trainer and not enabled_twins(self.transform, trainer):
-            self.transform._apply_bound(trainer, self._pl_module, optimizer)
+        if self.transform.enabled and (self._under_any_trainer or self._trainer is trainer):
+            twins = enabled_twins(self.transform, trainer)
+            if not twins:
+                self.transform._apply_bound(trainer, self._pl_module, optimizer, counts_anew=self._under_any_trainer)
+            elif self.transform not in twins:
+                self.transform._close_fit()
         return self._original(optimizer)
 
     def release(self) -> None:
-        """Give the module its own hook back."""
-        if vars(self._pl_module).get(_HOOK) is not self:
+        """Give the module its own hook back, or take this binding out from between others."""
+        chain = [*bindings(self._pl_module)]
+        if self not in chain:
             return
-        if self._was_set_on_instance:
+        position = chain.index(self)
+        if position > 0:
+            outer = chain[position - 1]
+            outer._original, outer._was_set_on_instance = self._original, self._was_set_on_instance
+        elif self._was_set_on_instance:
             setattr(self._pl_module, _HOOK, self._original)
         else:
             delattr(self._pl_module, _HOOK)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave the Trainer behind in copies, as a LightningModule does."""
+        """Leave the Trainer behind in copies, as a LightningModule does; bound to one Trainer alone, a copy rests."""
         return {**vars(self), "_trainer": None}
 
 
-def is_bound(transform: "GradientTransform", pl_module: "pl.LightningModule") -> bool:
-    """Say whether a transform of the same kind is bound to the module under any Trainer."""
+def bindings(pl_module: "pl.LightningModule") -> Sequence[Binding]:
+    """Return the bindings of a module, the outermost first."""
+    chain = []
     hook = vars(pl_module).get(_HOOK)
     while isinstance(hook, Binding):
-        if hook._trainer is None and isinstance(hook.transform, transform._kind()):
-            return True
+        chain.append(hook)
         hook = hook._original
-    return False
+    return chain
+
+
+def is_bound(transform: "GradientTransform", pl_module: "pl.LightningModule") -> bool:
+    """Say whether an enabled transform of the same kind is bound to the module under any Trainer."""
+    return any(
+        binding._under_any_trainer and binding.transform.enabled and isinstance(binding.transform, transform._kind())
+        for binding in bindings(pl_module)
+    )
 
 
 def has_tuner_callback(trainer: "pl.Trainer") -> bool:

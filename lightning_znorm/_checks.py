@@ -35,7 +35,7 @@ def refuse_unsupported(owner: "GradientTransform", strategy: Any, precision: Any
     name = type(owner).__name__
     if _nearest_lightning_class(strategy) not in _STRATEGIES:
         raise MisconfigurationException(
-            f"`{name}` does not support `strategy={type(strategy).__name__}` yet: a parameter's gradient may be"
+            f"`{name}` does not support `strategy={strategy.__class__.__name__}` yet: a parameter's gradient may be"
             " sharded or kept elsewhere there. Use one device or `strategy='ddp'`, or leave the transform out"
             " (`enabled=False`)."
         )
@@ -194,7 +194,8 @@ def refuse_closure_reevaluation(owner: "GradientTransform", optimizer: Optimizer
 
 def _nearest_lightning_class(instance: object) -> str:
     """Return the name of the nearest of Lightning's own classes, so that a user's subclass counts as its parent."""
-    for cls in type(instance).__mro__:
+    # `__class__`, as the Trainer hands out weak proxies of its strategy
+    for cls in instance.__class__.__mro__:
         if cls.__module__.partition(".")[0] in _LIGHTNING_PACKAGES:
             return cls.__name__
-    return type(instance).__name__
+    return instance.__class__.__name__

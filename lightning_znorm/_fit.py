@@ -15,6 +15,7 @@ from lightning_znorm._checks import (
 from lightning_znorm._names import ParameterNames
 from lightning_znorm._scaling import scale_in_gradients, scaler_of
 from lightning_znorm._stats_logging import log_gradient_stats, log_skipped_steps
+from lightning_znorm._steps import steps_on_stack
 from lightning_znorm._warnings import warn_about_bypass, warn_about_skip
 
 if TYPE_CHECKING:
@@ -43,10 +44,9 @@ class Fit:
     def __init__(self, transform: "GradientTransform", trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
         self.transform = transform
         self.trainer = trainer
+        self._pl_module = pl_module
         self.optimizers: list[Optimizer] = list(trainer.optimizers)
-        self.names = ParameterNames(
-            pl_module.named_parameters(remove_duplicate=False), transform.exclude, owner=type(transform).__name__
-        )
+        self.names = self._name_parameters()
         refuse_optimizers(transform, self.optimizers)
         refuse_attached(transform, self.optimizers)
         refuse_parameters(
@@ -60,10 +60,13 @@ class Fit:
         self.was_called = False
         self.has_transformed = False
         self.batches_before = trainer.fit_loop.epoch_loop._batches_that_stepped
-        # optimizer step in which an optimizer's gradients came by, until that optimizer has made it
-        self._pending: dict[int, int] = {}
+        # optimizers whose gradients have come by since their last step; how often they have in the step being made
+        self._came_by: set[int] = set()
+        self._evaluations: dict[int, int] = {}
         self._has_warned = False
-        self._handles = [o.register_step_post_hook(self._after_step) for o in self.optimizers if _has_hooks(o)]
+        watched = [optimizer for optimizer in self.optimizers if _has_hooks(optimizer)]
+        self._handles = [optimizer.register_step_pre_hook(self._before_step) for optimizer in watched]
+        self._handles += [optimizer.register_step_post_hook(self._after_step) for optimizer in watched]
 
     def close(self) -> None:
         """Let go of the optimizers."""
@@ -78,17 +81,22 @@ class Fit:
         """Transform the gradients of the optimizer that is about to step."""
         transform, trainer = self.transform, self.trainer
         self.was_called = True
+        self._came_by.add(id(optimizer))
+        if steps_on_stack(optimizer):  # under a GradScaler Lightning evaluates the closure before the step
+            evaluations = self._evaluations[id(optimizer)] = self._evaluations.get(id(optimizer), 0) + 1
+            if evaluations > 1:
+                refuse_closure_reevaluation(transform, optimizer)
         step = trainer.global_step
         scaler = scaler_of(trainer)
-        # under a scaler Lightning evaluates the closure once, and a step that it skips leaves no trace
-        if scaler is None and self._pending.get(id(optimizer)) == step:
-            refuse_closure_reevaluation(transform, optimizer)
-        self._pending[id(optimizer)] = step
         if not transform.should_transform(step, trainer.current_epoch):
             return
+        if not self.names.cover(optimizer):
+            self.names = self._name_parameters()
+            self.names.adopt(optimizer)
+        number = next((i for i, known in enumerate(self.optimizers) if known is optimizer), 0)
         parameter = transform._nonfinite_policy.skips(
             optimizer,
-            number=next((i for i, known in enumerate(self.optimizers) if known is optimizer), 0),
+            number=number,
             names=self.names,
             scaler_skips=scaler is not None,
             distributed=trainer.world_size > 1,
@@ -105,7 +113,10 @@ class Fit:
         if transform.log_stats:
             parameters, stats = applied
             names = [self.names[parameter] for parameter in parameters]
-            log_gradient_stats(trainer, transform.log_prefix, transform.log_stats, stats, names)
+            prefix = transform.log_prefix
+            if transform.log_stats == "summary" and len(self.optimizers) > 1:
+                prefix += f"/optimizer_{number}"
+            log_gradient_stats(trainer, prefix, transform.log_stats, stats, names)
 
     def _report_skip(self, parameter: str, step: int) -> None:
         skipped = self.transform._nonfinite_policy.skipped_steps
@@ -113,11 +124,22 @@ class Fit:
             warn_about_skip(self.transform, parameter, step)
         log_skipped_steps(self.trainer, self.transform.log_prefix, skipped)
 
+    def _before_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        if steps_on_stack(optimizer) <= 1:
+            self._evaluations.pop(id(optimizer), None)
+
     def _after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        came_by = self._pending.pop(id(optimizer), None) is not None
+        if steps_on_stack(optimizer) > 1:
+            return
+        came_by = id(optimizer) in self._came_by
+        self._came_by.discard(id(optimizer))
         if not came_by and self.transform.enabled and not self._has_warned:
             self._has_warned = True
             warn_about_bypass(self.transform, optimizer)
+
+    def _name_parameters(self) -> ParameterNames:
+        named = self._pl_module.named_parameters(remove_duplicate=False)
+        return ParameterNames(named, self.transform.exclude, owner=type(self.transform).__name__)
 
     def _is_selected(self, parameter: Tensor) -> bool:
         return is_selected(self.transform, self.names, parameter)

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 
 from torch import Tensor
+from torch.optim import Optimizer
 
 from lightning_znorm._compat import MisconfigurationException
 
@@ -48,8 +49,15 @@ class ParameterNames:
     def __getitem__(self, parameter: Tensor) -> str:
         return self._names.get(parameter, f"<not in the module, shape {tuple(parameter.shape)}>")
 
-    def __contains__(self, parameter: Tensor) -> bool:
-        return parameter in self._names
+    def cover(self, optimizer: Optimizer) -> bool:
+        """Say whether all parameters of the optimizer are known."""
+        return all(parameter in self._names for group in optimizer.param_groups for parameter in group["params"])
+
+    def adopt(self, optimizer: Optimizer) -> None:
+        """Make parameters known that are in the optimizer and have no name; no pattern matches them."""
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                self._names.setdefault(parameter, self[parameter])
 
     def is_excluded(self, parameter: Tensor) -> bool:
         """Say whether any name of the parameter matches a pattern."""

@@ -52,7 +52,7 @@ class NonfinitePolicy:
             names: Names of the parameters, for errors.
             scaler_skips: Whether a GradScaler will skip the step by itself.
             distributed: Whether to ask the other ranks of the default process group.
-            device: Where the collective communicates.
+            device: Where the collective communicates, by default where the parameters are.
 
         Returns:
             The parameter's name if the gradients were cleared, so that the step does nothing; ``None`` otherwise.
@@ -65,9 +65,12 @@ class NonfinitePolicy:
         if mode == "propagate" or (mode == "skip" and scaler_skips):
             return None
         parameters = list(dict.fromkeys(p for group in optimizer.param_groups for p in group["params"]))
+        if not parameters:
+            return None
         first = first_nonfinite([p.grad for p in parameters])
         if distributed:
-            agreed = torch.tensor(first, device=device)
+            devices = [parameter.device for parameter in parameters]
+            agreed = torch.tensor(first, device=device or max(devices, key=lambda device: device.type != "cpu"))
             dist.all_reduce(agreed, op=dist.ReduceOp.MIN)
             first = int(agreed)
         if first == len(parameters):

@@ -8,6 +8,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
+from torch.utils.hooks import RemovableHandle
 
 from lightning_znorm._apply import apply_transform, is_selected
 from lightning_znorm._checks import (
@@ -21,6 +22,7 @@ from lightning_znorm._compat import rank_zero_warn
 from lightning_znorm._names import ParameterNames
 from lightning_znorm._nonfinite import NonfinitePolicy
 from lightning_znorm._scaling import scale_given_to_step, scaler_skips_step
+from lightning_znorm._steps import steps_on_stack
 from lightning_znorm._warnings import warn_about_skip
 from lightning_znorm.functional import GradientStats
 from lightning_znorm.transform import GradientTransform
@@ -105,6 +107,7 @@ class AttachedTransform:
         self.stats: GradientStats | None = None
         self._nonfinite_policy = NonfinitePolicy(transform)
         self._module = None if module is None else _unwrap(module)
+        self._handle: RemovableHandle | None = None
         if not transform.enabled:
             return
         self._names = self._name_parameters(optimizer)
@@ -127,7 +130,7 @@ class AttachedTransform:
 
     def remove(self) -> None:
         """Give the optimizer its plain steps back; doing it twice does no harm."""
-        if self.transform.enabled:
+        if self._handle is not None:
             self._handle.remove()
 
     def state_dict(self) -> dict[str, Any]:
@@ -143,6 +146,8 @@ class AttachedTransform:
         self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         """Transform the gradients, or wrap the closure that will make them: the hook that PyTorch calls."""
+        if not self.transform.enabled or steps_on_stack(optimizer) > 1:
+            return None
         closure = args[1] if len(args) > 1 else kwargs.get("closure")
         if not callable(closure):
             self._apply(optimizer, kwargs)
@@ -180,7 +185,7 @@ class AttachedTransform:
         step, self.step, self.stats = self.step, self.step + 1, None
         if not self.transform.should_transform(step, self.epoch):
             return
-        if any(p not in self._names for group in optimizer.param_groups for p in group["params"]):
+        if not self._names.cover(optimizer):
             self._names = self._name_parameters(optimizer)
         distributed = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
         skipped = self._nonfinite_policy.skips(
@@ -189,7 +194,6 @@ class AttachedTransform:
             names=self._names,
             scaler_skips=scaler_skips_step(optimizer, kwargs),
             distributed=distributed,
-            device=optimizer.param_groups[0]["params"][0].device,
         )
         if skipped is not None:
             if self.skipped_steps == 1:
@@ -202,10 +206,9 @@ class AttachedTransform:
     def _name_parameters(self, optimizer: Optimizer) -> ParameterNames:
         exclude, owner = self.transform.exclude, type(self.transform).__name__
         if self._module is not None:
-            named = [*self._module.named_parameters(remove_duplicate=False)]
-            known = {parameter for _, parameter in named}
-            strangers = [pair for pair in _named_by_optimizer(optimizer) if pair[1] not in known]
-            return ParameterNames([*named, *strangers], exclude, owner)
+            names = ParameterNames(self._module.named_parameters(remove_duplicate=False), exclude, owner)
+            names.adopt(optimizer)
+            return names
         if exclude and not all("param_names" in group for group in optimizer.param_groups):
             raise TypeError(
                 f"Argument `exclude` of `{owner}` needs the names of the parameters, which the optimizer does not know."

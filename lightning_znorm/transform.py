@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from inspect import isabstract, signature
 from typing import TYPE_CHECKING, Any, Literal
 
 from torch import Tensor
@@ -32,11 +33,12 @@ class GradientTransform(Callback, ABC):
     the parameters of that optimizer alone, each once. A subclass implements :meth:`transform`; overriding
     :meth:`should_transform` replaces the schedule.
 
-    Gradients are edited in place, so that DDP's bucket views and memory formats survive. Under DDP they are the same on
-    all ranks when the hook runs, so that no communication is needed.
+    Gradients are edited in place. Under DDP they are the same on all ranks when the hook runs, so that no communication
+    is needed.
 
     Supported are one device and DDP, every precision of the Trainer but ``transformer-engine`` and quantization,
-    automatic and manual optimization. Everything else raises an error before the first step. Outside a Trainer, see
+    automatic and manual optimization. Everything else raises an error before the first step, except that optimizers
+    other than LBFGS which evaluate their closure again are found out in their first step. Outside a Trainer, see
     :func:`~lightning_znorm.attach`.
 
     The learning-rate finder and the batch-size scaler take the Trainer's callbacks away while they search. A transform
@@ -61,6 +63,7 @@ class GradientTransform(Callback, ABC):
             counters are kept in the Trainer's checkpoints.
         log_stats: ``"summary"`` logs a few figures over all tensors, ``"layers"`` one mean and one standard deviation
             per parameter name, both to the Trainer's loggers in steps in which these are due; ``False`` logs nothing.
+            With several optimizers the summary of each has its number in its name (``optimizer_0``).
         enabled: ``False`` makes the callback do nothing at all, for configuration files.
 
     Raises:
@@ -167,7 +170,8 @@ class GradientTransform(Callback, ABC):
 
         This is for Lightning's ``Tuner``, which takes the callbacks away while it searches, when the transform is not
         among them. Inside the ``with`` block the module's own ``on_before_optimizer_step`` is wrapped; on exit it is
-        restored. While the Trainer has the same transform among its callbacks, the bound one does nothing.
+        restored (not in copies that were made of the module inside the block). While the Trainer has the same
+        transform among its callbacks, the bound one does nothing.
 
         Args:
             pl_module: The LightningModule that is trained.
@@ -266,29 +270,40 @@ class GradientTransform(Callback, ABC):
         return f"{type(self).__name__}({arguments})"
 
     def _arguments(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if not name.startswith("_")}
+        names = dict.fromkeys(name for cls in self._lineage() for name in signature(cls.__init__).parameters)
+        return {name: vars(self)[name] for name in names if name in vars(self)}
+
+    @classmethod
+    def _lineage(cls) -> "list[type[GradientTransform]]":
+        return [base for base in cls.__mro__ if issubclass(base, GradientTransform)]
 
     def _kind(self) -> "type[GradientTransform]":
-        """Return the class right below the base: subclasses of one transform are the same transform."""
-        lineage = [cls for cls in type(self).__mro__ if issubclass(cls, GradientTransform)]
-        return lineage[-2]
+        """Return the highest class that is complete: subclasses of one transform are the same transform."""
+        return [base for base in self._lineage() if not isabstract(base)][-1]
 
-    def _apply_bound(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", optimizer: Optimizer) -> None:
+    def _apply_bound(
+        self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", optimizer: Optimizer, counts_anew: bool
+    ) -> None:
         """Transform the gradients in a training that did not call ``setup`` and ``on_fit_start``."""
         if self._fit is None or not self._fit.is_of(trainer):
             refuse_unsupported(self, trainer.strategy, trainer.strategy.precision_plugin)
+            if counts_anew:
+                self._nonfinite_policy = NonfinitePolicy(self)
             self._open(trainer, pl_module)
         assert self._fit is not None
         self._fit.apply(optimizer)
 
     def _open(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
-        if self._fit is not None:
-            self._fit.close()
+        self._close_fit()
         self._fit = Fit(self, trainer, pl_module)
 
-    def _close(self) -> None:
+    def _close_fit(self) -> None:
         if self._fit is not None:
             self._fit.close()
+        self._fit = None
+
+    def _close(self) -> None:
+        self._close_fit()
         if self._binding is not None:
             self._binding.release()
-        self._fit = self._binding = None
+        self._binding = None

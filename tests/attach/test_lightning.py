@@ -79,3 +79,10 @@ def test_attached_under_a_trainer():
     module = WithOwnTransform.module()
     make_trainer(max_steps=2, gradient_clip_val=1e-3).fit(module)
     assert all(p.grad.std(correction=0) == pytest.approx(1, abs=1e-3) for p in module.parameters())
+
+
+def test_attached_to_what_the_module_calls_its_optimizers():
+    module = make_module()
+    module.on_train_start = lambda: attach(module.optimizers(), ZNorm())
+    make_trainer(max_steps=2).fit(module)
+    assert all(p.grad.std(correction=0) == pytest.approx(1, abs=1e-3) for p in module.parameters())

@@ -173,3 +173,28 @@ def test_other_transforms():
     optimizer.step()
     assert network[0].weight.grad.abs().unique().tolist() == [1.0]
     assert stds(network)[1::2] == pytest.approx([1, 1], abs=1e-4)
+
+
+def test_switched_off_and_on_again():
+    network = small_network()
+    optimizer, znorm = sgd(network), ZNorm()
+    handle = attach(optimizer, znorm)
+    znorm.enabled = False
+    backpropagate(network)
+    optimizer.step()
+    assert stds(network) != pytest.approx([1] * 4, abs=0.01)
+    handle.remove()
+    assert not optimizer._optimizer_step_pre_hooks
+    handle = attach(optimizer, znorm)
+    znorm.enabled = True
+    handle.remove()
+
+
+@pytest.mark.parametrize("nonfinite", ["propagate", "skip"])
+def test_an_empty_group_comes_first(nonfinite):
+    network = small_network()
+    optimizer = torch.optim.SGD([{"params": []}, {"params": list(network.parameters())}], lr=0.1)
+    attach(optimizer, ZNorm(nonfinite=nonfinite))
+    backpropagate(network)
+    optimizer.step()
+    assert stds(network) == pytest.approx([1] * 4, abs=1e-4)

@@ -277,6 +277,34 @@ def test_other_stages_do_not_need_it():
     trainer.test(module, DataLoader(small_data(), batch_size=4), verbose=False)
 
 
+def test_repr_shows_the_arguments_alone():
+    class Own(ZNorm):
+        def __init__(self, gain=2.0, **kwargs):
+            super().__init__(**kwargs)
+            self.gain = gain
+
+    callback = Own(stop_step=9)
+    make_trainer(max_steps=1, callbacks=[callback]).fit(make_module())
+    assert repr(callback).startswith("Own(gain=2.0, eps=1e-10, exclude=(), min_ndim=0, start_step=0, stop_step=9")
+    assert "log=" not in repr(callback)
+
+
+def test_transforms_that_share_an_abstract_base_are_not_the_same():
+    class Base(GradientTransform):
+        pass
+
+    class One(Base):
+        def transform(self, parameters, grad_scale):
+            return GradientStats({})
+
+    class Two(One.__base__):
+        transform = One.transform
+
+    make_trainer(max_steps=1, callbacks=[One(), Two()]).fit(make_module())
+    with pytest.raises(Exception, match="2 enabled `One`"):
+        make_trainer(max_steps=1, callbacks=[One(), One()]).fit(make_module())
+
+
 def test_survives_copy_and_pickle():
     callback = ZNorm(eps=1e-6, exclude=["*.bias"], stop_step=3)
     for twin in (copy.deepcopy(callback), pickle.loads(pickle.dumps(callback))):

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from lightning_znorm import ZNorm
+from lightning_znorm import GradientStats, GradientTransform, ZNorm
 from lightning_znorm._compat import MisconfigurationException
 from tests.callback.test_modes import normalize_by_numpy
 from tests.helpers import PACKAGES, make_trainer, small_data, small_network
@@ -235,6 +235,88 @@ def test_the_same_guards_for_the_trainer():
     strategy = DDPStrategy(process_group_backend="gloo", model_averaging_period=2)
     with pytest.raises(MisconfigurationException, match="model_averaging_period"), ZNorm().bound_to(module):
         make_trainer(max_steps=1, strategy=strategy).fit(module)
+
+
+class Count(GradientTransform):
+    """Counts its calls."""
+
+    def __init__(self):
+        super().__init__()
+        self.calls = 0
+
+    def transform(self, parameters, grad_scale):
+        self.calls += 1
+        return GradientStats({})
+
+
+def counting_znorm():
+    callback, calls = ZNorm(), []
+    transform = callback.transform
+    callback.transform = lambda *arguments: calls.append(1) or transform(*arguments)
+    return callback, calls
+
+
+def test_two_transforms_are_both_applied_in_a_search():
+    for reverse in (False, True):
+        (znorm, calls), count = counting_znorm(), Count()
+        callbacks = [count, znorm] if reverse else [znorm, count]
+        module = make_tunable()
+        trainer = make_trainer(max_epochs=1, callbacks=callbacks)
+        import_module("lightning.pytorch.tuner").Tuner(trainer).lr_find(module, num_training=5, update_attr=False)
+        assert (len(calls), count.calls) == (5, 5)
+        assert "on_before_optimizer_step" not in vars(module)
+
+
+def test_copies_of_the_module_that_a_callback_makes_are_not_bound():
+    package = import_module("lightning.pytorch.callbacks")
+
+    class Copy(package.Callback):
+        def on_train_start(self, trainer, pl_module):
+            self.copy = copy.deepcopy(pl_module)
+
+    keep = Copy()
+    finder = package.LearningRateFinder(num_training_steps=5)
+    make_trainer(max_steps=1, callbacks=[ZNorm(), finder, keep]).fit(make_tunable())
+    make_trainer(max_steps=1).fit(keep.copy)
+    stds = [p.grad.std(correction=0).item() for p in keep.copy.parameters()]
+    assert stds != pytest.approx([1] * 4, abs=0.01)
+
+
+def test_bound_to_ends_also_after_a_search_that_failed_inside_of_it():
+    module, count = make_tunable(), Count()
+    step = module.training_step
+    module.training_step = lambda batch, batch_idx: 1 / 0
+    finder = import_module("lightning.pytorch.callbacks").LearningRateFinder(num_training_steps=5)
+    with pytest.raises(ZeroDivisionError), count.bound_to(module):
+        make_trainer(max_steps=1, callbacks=[ZNorm(), finder]).fit(module)
+    module.training_step = step
+    make_trainer(max_steps=2).fit(module)
+    assert count.calls == 0
+
+
+def test_bound_beside_a_callback_of_the_same_kind_does_not_warn(recwarn):
+    finder = import_module("lightning.pytorch.callbacks").LearningRateFinder(num_training_steps=5)
+    module = make_tunable()
+    with ZNorm().bound_to(module):
+        make_trainer(max_steps=2, callbacks=[ZNorm(), finder]).fit(module)
+    assert not [w for w in recwarn if "ZNorm" in str(w.message)]
+
+
+def test_a_disabled_one_that_is_bound_does_not_stand_in_the_way():
+    (znorm, calls), module = counting_znorm(), make_tunable()
+    with ZNorm(enabled=False).bound_to(module):
+        lr_find("lightning.pytorch", module, [znorm])
+    assert len(calls) > 5
+
+
+def test_bound_trainings_count_their_skips_anew():
+    module = make_tunable()
+    module.on_after_backward = lambda: module.network[0].weight.grad.fill_(torch.nan)
+    callback = ZNorm(nonfinite="skip", max_skips=3)
+    with callback.bound_to(module):
+        for _ in range(2):
+            make_trainer(max_steps=2).fit(module)
+            assert callback.skipped_steps == 2
 
 
 def test_a_copy_of_a_bound_module_is_bound_to_itself():
