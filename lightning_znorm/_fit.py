@@ -15,7 +15,7 @@ from lightning_znorm._checks import (
 from lightning_znorm._names import ParameterNames
 from lightning_znorm._scaling import scale_in_gradients, scaler_of
 from lightning_znorm._stats_logging import log_gradient_stats, log_skipped_steps
-from lightning_znorm._steps import steps_on_stack
+from lightning_znorm._steps import is_nested_step
 from lightning_znorm._warnings import warn_about_bypass, warn_about_skip
 
 if TYPE_CHECKING:
@@ -65,6 +65,7 @@ class Fit:
         self._evaluations: dict[int, int] = {}
         self._has_warned = False
         watched = [optimizer for optimizer in self.optimizers if _has_hooks(optimizer)]
+        self._watched = {*map(id, watched)}
         self._handles = [optimizer.register_step_pre_hook(self._before_step) for optimizer in watched]
         self._handles += [optimizer.register_step_post_hook(self._after_step) for optimizer in watched]
 
@@ -82,12 +83,13 @@ class Fit:
         transform, trainer = self.transform, self.trainer
         self.was_called = True
         self._came_by.add(id(optimizer))
-        if steps_on_stack(optimizer):  # under a GradScaler Lightning evaluates the closure before the step
+        scaler = scaler_of(trainer)
+        # under a scaler Lightning evaluates the closure once, before the step
+        if scaler is None and id(optimizer) in self._watched:
             evaluations = self._evaluations[id(optimizer)] = self._evaluations.get(id(optimizer), 0) + 1
             if evaluations > 1:
                 refuse_closure_reevaluation(transform, optimizer)
         step = trainer.global_step
-        scaler = scaler_of(trainer)
         if not transform.should_transform(step, trainer.current_epoch):
             return
         if not self.names.cover(optimizer):
@@ -125,11 +127,11 @@ class Fit:
         log_skipped_steps(self.trainer, self.transform.log_prefix, skipped)
 
     def _before_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        if steps_on_stack(optimizer) <= 1:
+        if not is_nested_step(optimizer):
             self._evaluations.pop(id(optimizer), None)
 
     def _after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        if steps_on_stack(optimizer) > 1:
+        if is_nested_step(optimizer):
             return
         came_by = id(optimizer) in self._came_by
         self._came_by.discard(id(optimizer))

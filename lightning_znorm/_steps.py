@@ -1,4 +1,4 @@
-"""Where in an optimizer's step a hook is running."""
+"""Calls of an optimizer's ``step`` inside one another."""
 
 import sys
 from types import FrameType
@@ -7,18 +7,23 @@ from torch.optim import Optimizer
 from torch.optim import optimizer as _torch_optimizer
 
 
-def steps_on_stack(optimizer: Optimizer) -> int:
-    """Return how many calls of ``step`` with hooks of this very optimizer are being made now, one inside the other.
+def is_nested_step(optimizer: Optimizer) -> bool:
+    """Say, in a step hook, whether it runs for a ``super().step()`` inside the step proper.
 
-    PyTorch wraps the ``step`` of each optimizer class. Where a subclass calls ``super().step()`` and an optimizer of
-    the parent class has been made before, both are wrapped, and each hook is called twice per step. Counting calls by
-    the hooks themselves would go wrong after a step that raised an error, hence the look at the stack.
+    PyTorch wraps the ``step`` of each optimizer class. Where a subclass calls its parent's and an optimizer of the
+    parent class has been made before, both are wrapped, and each hook is called twice per step. Counting these calls
+    would go wrong after a step that raised an error, hence a look at the stack, for such classes alone.
     """
-    depth = 0
+    wrapped = [cls for cls in type(optimizer).__mro__ if getattr(vars(cls).get("step"), "hooked", False)]
+    return len(wrapped) > 1 and _calls_on_stack(optimizer) > 1
+
+
+def _calls_on_stack(optimizer: Optimizer) -> int:
+    calls = 0
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         code = frame.f_code
         if code.co_name == "wrapper" and code.co_filename == _torch_optimizer.__file__:
-            depth += frame.f_locals.get("self") is optimizer
+            calls += frame.f_locals.get("self") is optimizer
         frame = frame.f_back
-    return depth
+    return calls

@@ -22,7 +22,7 @@ from lightning_znorm._compat import rank_zero_warn
 from lightning_znorm._names import ParameterNames
 from lightning_znorm._nonfinite import NonfinitePolicy
 from lightning_znorm._scaling import scale_given_to_step, scaler_skips_step
-from lightning_znorm._steps import steps_on_stack
+from lightning_znorm._steps import is_nested_step
 from lightning_znorm._warnings import warn_about_skip
 from lightning_znorm.functional import GradientStats
 from lightning_znorm.transform import GradientTransform
@@ -146,7 +146,7 @@ class AttachedTransform:
         self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         """Transform the gradients, or wrap the closure that will make them: the hook that PyTorch calls."""
-        if not self.transform.enabled or steps_on_stack(optimizer) > 1:
+        if not self.transform.enabled or is_nested_step(optimizer):
             return None
         closure = args[1] if len(args) > 1 else kwargs.get("closure")
         if not callable(closure):
