@@ -2,12 +2,11 @@
 
 from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from lightning_znorm._checks import refuse_capture, refuse_flattened
-from lightning_znorm._names import ParameterNames
+from lightning_znorm._checks import refuse_flattened
+from lightning_znorm._names import ParameterNames, parameters_of
 from lightning_znorm.functional import GradientStats, require_transformable
 
 if TYPE_CHECKING:
@@ -29,10 +28,8 @@ def apply_transform(
         The parameters and the statistics of their gradients, ``None`` if there was none to transform.
 
     """
-    if torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
-        refuse_capture(transform)
     parameters = []
-    for parameter in dict.fromkeys(p for group in optimizer.param_groups for p in group["params"]):
+    for parameter in parameters_of(optimizer):
         if parameter.grad is None or not parameter.grad.numel() or not is_selected(transform, names, parameter):
             continue
         refuse_flattened(transform, parameter)

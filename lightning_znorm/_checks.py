@@ -168,12 +168,14 @@ def refuse_flattened(owner: "GradientTransform", parameter: Tensor) -> None:
 
 
 def refuse_capture(owner: "GradientTransform") -> None:
-    """Raise if the transform would have to wait for the device in a step that a CUDA graph captures.
+    """Raise if a CUDA graph captures this step and the transform would have to wait for the device in it.
 
     Raises:
         MisconfigurationException: Naming the argument.
 
     """
+    if not torch.cuda.is_available() or not torch.cuda.is_current_stream_capturing():
+        return
     for argument, harmless in (("nonfinite", "propagate"), ("log_stats", False)):
         if getattr(owner, argument) != harmless:
             raise MisconfigurationException(

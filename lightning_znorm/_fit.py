@@ -8,6 +8,7 @@ from torch.optim import Optimizer
 from lightning_znorm._apply import apply_transform, is_selected
 from lightning_znorm._checks import (
     refuse_attached,
+    refuse_capture,
     refuse_closure_reevaluation,
     refuse_optimizers,
     refuse_parameters,
@@ -92,6 +93,7 @@ class Fit:
         step = trainer.global_step
         if not transform.should_transform(step, trainer.current_epoch):
             return
+        refuse_capture(transform)
         if not self.names.cover(optimizer):
             self.names = self._name_parameters()
             self.names.adopt(optimizer)

@@ -11,6 +11,11 @@ from lightning_znorm._compat import MisconfigurationException
 _COMPILED_PREFIX = "_orig_mod."
 
 
+def parameters_of(optimizer: Optimizer) -> list[Tensor]:
+    """Return the parameters of all groups of an optimizer, each once."""
+    return list(dict.fromkeys(p for group in optimizer.param_groups for p in group["params"]))
+
+
 class ParameterNames:
     """Names of parameters, and which of them match one of the ``exclude`` patterns.
 
@@ -51,13 +56,12 @@ class ParameterNames:
 
     def cover(self, optimizer: Optimizer) -> bool:
         """Say whether all parameters of the optimizer are known."""
-        return all(parameter in self._names for group in optimizer.param_groups for parameter in group["params"])
+        return all(parameter in self._names for parameter in parameters_of(optimizer))
 
     def adopt(self, optimizer: Optimizer) -> None:
         """Make parameters known that are in the optimizer and have no name; no pattern matches them."""
-        for group in optimizer.param_groups:
-            for parameter in group["params"]:
-                self._names.setdefault(parameter, self[parameter])
+        for parameter in parameters_of(optimizer):
+            self._names.setdefault(parameter, self[parameter])
 
     def is_excluded(self, parameter: Tensor) -> bool:
         """Say whether any name of the parameter matches a pattern."""

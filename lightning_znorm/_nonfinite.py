@@ -8,7 +8,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.optim import Optimizer
 
-from lightning_znorm._names import ParameterNames
+from lightning_znorm._names import ParameterNames, parameters_of
 
 if TYPE_CHECKING:
     from lightning_znorm.transform import GradientTransform
@@ -64,7 +64,7 @@ class NonfinitePolicy:
         mode, owner = self._owner.nonfinite, type(self._owner).__name__
         if mode == "propagate" or (mode == "skip" and scaler_skips):
             return None
-        parameters = list(dict.fromkeys(p for group in optimizer.param_groups for p in group["params"]))
+        parameters = parameters_of(optimizer)
         if not parameters:
             return None
         first = first_nonfinite([p.grad for p in parameters])

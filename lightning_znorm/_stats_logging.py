@@ -26,16 +26,18 @@ def log_gradient_stats(
         return
     metrics = summarize(stats) if detail == "summary" else per_layer(stats, names)
     metrics = {f"{prefix}/{key}": value for key, value in metrics.items()}
-    for logger in trainer.loggers:
-        logger.log_metrics(metrics, step=trainer.fit_loop.epoch_loop._batches_that_stepped)
+    _hand_over(trainer, metrics)
 
 
 def log_skipped_steps(trainer: "pl.Trainer", prefix: str, skipped_steps: int) -> None:
     """Hand the number of skipped steps to the loggers, in each skipped step."""
     if trainer.is_global_zero:
-        for logger in trainer.loggers:
-            metrics = {f"{prefix}/skipped_steps": float(skipped_steps)}
-            logger.log_metrics(metrics, step=trainer.fit_loop.epoch_loop._batches_that_stepped)
+        _hand_over(trainer, {f"{prefix}/skipped_steps": float(skipped_steps)})
+
+
+def _hand_over(trainer: "pl.Trainer", metrics: dict[str, float]) -> None:
+    for logger in trainer.loggers:
+        logger.log_metrics(metrics, step=trainer.fit_loop.epoch_loop._batches_that_stepped)
 
 
 def summarize(stats: GradientStats) -> dict[str, float]:

@@ -13,13 +13,14 @@ from torch.utils.hooks import RemovableHandle
 from lightning_znorm._apply import apply_transform, is_selected
 from lightning_znorm._checks import (
     refuse_attached,
+    refuse_capture,
     refuse_closure_reevaluation,
     refuse_optimizers,
     refuse_parameters,
     refuse_unsupported,
 )
 from lightning_znorm._compat import rank_zero_warn
-from lightning_znorm._names import ParameterNames
+from lightning_znorm._names import ParameterNames, parameters_of
 from lightning_znorm._nonfinite import NonfinitePolicy
 from lightning_znorm._scaling import scale_given_to_step, scaler_skips_step
 from lightning_znorm._steps import is_nested_step
@@ -114,8 +115,7 @@ class AttachedTransform:
         refuse_optimizers(transform, [optimizer])
         refuse_attached(transform, [optimizer])
         modules = [] if self._module is None else self._module.modules()
-        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-        refuse_parameters(transform, modules, parameters, self._names, self._is_selected)
+        refuse_parameters(transform, modules, parameters_of(optimizer), self._names, self._is_selected)
         if transform.log_stats:
             rank_zero_warn(
                 f"`log_stats={transform.log_stats!r}` of `{type(transform).__name__}` has no effect outside a Trainer:"
@@ -185,6 +185,7 @@ class AttachedTransform:
         step, self.step, self.stats = self.step, self.step + 1, None
         if not self.transform.should_transform(step, self.epoch):
             return
+        refuse_capture(self.transform)
         if not self._names.cover(optimizer):
             self._names = self._name_parameters(optimizer)
         distributed = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1

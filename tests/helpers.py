@@ -90,3 +90,36 @@ def make_module(package: str = "lightning.pytorch", network: nn.Module | None = 
 
 def make_trainer(package: str = "lightning.pytorch", **kwargs):
     return import_module(package).Trainer(**{**QUIET, **kwargs})
+
+
+def precision_arguments(package, precision, **scaler):
+    """What a Trainer on a CPU is given for a precision; the plain flag turns 16-mixed into bf16-mixed there."""
+    if precision != "16-mixed":
+        return {"precision": precision}
+    grad_scaler = torch.amp.GradScaler("cpu", **scaler)
+    return {"plugins": [import_module(f"{package}.plugins").MixedPrecision("16-mixed", "cpu", grad_scaler)]}
+
+
+def recording_logger(package):
+    """A logger that keeps the metrics of ZNorm, each with its step."""
+    base = import_module(f"{package}.loggers.logger").DummyLogger
+
+    class Recording(base):
+        def __init__(self):
+            super().__init__()
+            self.rows = []
+
+        def log_metrics(self, metrics, step):
+            znorm = {name: value for name, value in metrics.items() if name.startswith("znorm/")}
+            if znorm:
+                self.rows.append((step, znorm))
+
+    return Recording()
+
+
+def normalize_by_numpy(optimizer):
+    """ZNorm of the test's own, as a module's `on_before_optimizer_step`."""
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            if parameter.grad is not None and parameter.numel() > 1:
+                parameter.grad.copy_(torch.from_numpy(znorm_by_numpy(parameter.grad).astype("float32")))

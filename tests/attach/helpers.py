@@ -7,17 +7,16 @@ def sgd(network, **options):
     return torch.optim.SGD(network.parameters(), lr=0.1, **options)
 
 
-def backpropagate(network, factor=1.0):
+def loss_of(network):
     torch.manual_seed(9)
-    loss = network(torch.randn(4, 6)).square().mean() * factor
+    return network(torch.randn(4, 6)).square().mean()
+
+
+def backpropagate(network, factor=1.0):
+    loss = loss_of(network) * factor
     loss.backward()
     return loss
 
 
 def stds(network):
     return [p.grad.std(correction=0).item() for p in network.parameters()]
-
-
-def backpropagate_loss(network):
-    torch.manual_seed(9)
-    return network(torch.randn(4, 6)).square().mean()

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lightning_znorm import ZNorm, attach
-from tests.attach.helpers import backpropagate_loss, sgd, stds
+from tests.attach.helpers import loss_of, sgd, stds
 from tests.helpers import small_network
 
 
@@ -35,7 +35,7 @@ def test_a_scaler_with_clipping_before(kind, unscale, clip):
         optimizer = sgd(network, **kind)
         attach(optimizer, ZNorm(eps=0.3))
         scaler = torch.amp.GradScaler("cpu", enabled=scaled)
-        scaler.scale(backpropagate_loss(network)).backward()
+        scaler.scale(loss_of(network)).backward()
         if unscale:
             scaler.unscale_(optimizer)
             if clip:
@@ -54,7 +54,7 @@ def test_the_scaler_skips_an_inf(kind, nonfinite):
     optimizer = sgd(network, **kind)
     handle = attach(optimizer, ZNorm(nonfinite=nonfinite))
     scaler = torch.amp.GradScaler("cpu")
-    scaler.scale(backpropagate_loss(network) * torch.inf).backward()
+    scaler.scale(loss_of(network) * torch.inf).backward()
     scaler.step(optimizer)
     scaler.update()
     assert torch.equal(before[0].weight, network[0].weight)
@@ -78,7 +78,7 @@ def test_an_optimizer_that_takes_the_scaler_itself():
     optimizer = Own(network.parameters(), lr=0.1)
     attach(optimizer, ZNorm())
     scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
-    scaler.scale(backpropagate_loss(network)).backward()
+    scaler.scale(loss_of(network)).backward()
     with pytest.warns(FutureWarning, match="GradScaler"):
         scaler.step(optimizer)
     assert stds(network) == pytest.approx([1] * 4, abs=1e-3)

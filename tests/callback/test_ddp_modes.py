@@ -11,7 +11,7 @@ from torch import nn
 from torch.distributed.optim import ZeroRedundancyOptimizer
 
 from lightning_znorm import ZNorm, attach
-from tests.helpers import PACKAGES, make_module, make_trainer, small_network
+from tests.helpers import PACKAGES, make_module, make_trainer, precision_arguments, small_network
 
 pytestmark = pytest.mark.slow
 STEPS = 4
@@ -35,10 +35,7 @@ def make_trainer_with(package, callback, world_size, start_method="fork", precis
     if world_size > 1:
         strategy = import_module(f"{package}.strategies").DDPStrategy
         arguments["strategy"] = strategy(process_group_backend="gloo", start_method=start_method, **options)
-    if precision == "16-mixed":
-        arguments["plugins"] = [import_module(f"{package}.plugins").MixedPrecision("16-mixed", "cpu")]
-    else:
-        arguments["precision"] = precision
+    arguments |= precision_arguments(package, precision)
     return make_trainer(package, devices=world_size, **arguments)
 
 

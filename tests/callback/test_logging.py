@@ -6,25 +6,9 @@ from importlib import import_module
 import pytest
 
 from lightning_znorm import ZNorm
-from tests.helpers import PACKAGES, make_module, make_trainer
+from tests.helpers import PACKAGES, make_module, make_trainer, recording_logger
 
 SUMMARY = {"mean_abs", "std_min", "std_median", "std_max", "cosine_mean", "cosine_min"}
-
-
-def recording_logger(package):
-    base = import_module(f"{package}.loggers.logger").DummyLogger
-
-    class Recording(base):
-        def __init__(self):
-            super().__init__()
-            self.rows = []
-
-        def log_metrics(self, metrics, step):
-            znorm = {name: value for name, value in metrics.items() if name.startswith("znorm/")}
-            if znorm:
-                self.rows.append((step, znorm))
-
-    return Recording()
 
 
 def logged(package="lightning.pytorch", every=3, callback=None, callbacks=(), **kwargs):

@@ -8,8 +8,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from lightning_znorm import ZNorm
-from tests.callback.test_modes import normalize_by_numpy
-from tests.helpers import PACKAGES, make_module, make_trainer, small_data
+from tests.helpers import PACKAGES, make_module, make_trainer, normalize_by_numpy, small_data
 
 
 def gan(package, znorm_by_hand):

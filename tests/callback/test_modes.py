@@ -8,16 +8,14 @@ import torch
 from torch import nn
 
 from lightning_znorm import ZNorm
-from tests.callback.test_precision import precision_arguments
-from tests.helpers import PACKAGES, make_module, make_trainer, small_network, znorm_by_numpy
-
-
-def normalize_by_numpy(optimizer):
-    """ZNorm of the test's own, as a module's `on_before_optimizer_step`."""
-    for group in optimizer.param_groups:
-        for parameter in group["params"]:
-            if parameter.grad is not None and parameter.numel() > 1:
-                parameter.grad.copy_(torch.from_numpy(znorm_by_numpy(parameter.grad).astype("float32")))
+from tests.helpers import (
+    PACKAGES,
+    make_module,
+    make_trainer,
+    normalize_by_numpy,
+    precision_arguments,
+    small_network,
+)
 
 
 def trained(package, network, by_callback, callbacks=(), change_module=lambda module: None, **trainer):

@@ -10,9 +10,7 @@ from torch import nn
 
 from lightning_znorm import ZNorm
 from lightning_znorm._nonfinite import first_nonfinite
-from tests.callback.test_logging import recording_logger
-from tests.callback.test_precision import precision_arguments
-from tests.helpers import PACKAGES, make_module, make_trainer
+from tests.helpers import PACKAGES, make_module, make_trainer, precision_arguments, recording_logger
 
 
 def break_gradients(module, at, value=torch.nan, layer=0):

@@ -14,6 +14,8 @@ from tests.helpers import (
     make_module,
     make_trainer,
     parameter,
+    precision_arguments,
+    recording_logger,
     skip_if_pytorch_is_wrong,
     small_network,
     znorm_by_numpy,
@@ -22,13 +24,6 @@ from tests.helpers import (
 LR = 0.125
 # in units of the largest normalized gradient times the learning rate: the rounding of activations and weights
 TOLERANCES = {"bf16-mixed": 0.05, "16-mixed": 0.01, "bf16-true": 0.1, "16-true": 0.02, "64-true": 1e-5}
-
-
-def precision_arguments(package, precision, **scaler):
-    if precision != "16-mixed":
-        return {"precision": precision}
-    grad_scaler = torch.amp.GradScaler("cpu", **scaler)
-    return {"plugins": [import_module(f"{package}.plugins").MixedPrecision("16-mixed", "cpu", grad_scaler)]}
 
 
 def sgd(kind):
@@ -105,7 +100,6 @@ def test_float16_gradients_that_are_still_scaled():
 
 @pytest.mark.parametrize("kind", [{"foreach": False}, {"fused": True}], ids=str)
 def test_eps_and_logged_statistics_are_in_the_units_of_the_unscaled_gradient(kind):
-    from tests.callback.test_logging import recording_logger
 
     rows, weights = [], []
     for precision in ("32-true", "16-mixed"):

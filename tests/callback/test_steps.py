@@ -6,9 +6,8 @@ from torch import nn
 
 from lightning_znorm import ZNorm, attach
 from lightning_znorm._compat import MisconfigurationException
-from tests.callback.test_logging import recording_logger
 from tests.callback.test_tuner import make_tunable
-from tests.helpers import make_module, make_trainer, small_network
+from tests.helpers import make_module, make_trainer, recording_logger, small_network
 
 
 def make_nested():

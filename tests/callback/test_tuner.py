@@ -10,8 +10,7 @@ from torch.utils.data import DataLoader
 
 from lightning_znorm import GradientStats, GradientTransform, ZNorm
 from lightning_znorm._compat import MisconfigurationException
-from tests.callback.test_modes import normalize_by_numpy
-from tests.helpers import PACKAGES, make_trainer, small_data, small_network
+from tests.helpers import PACKAGES, make_trainer, normalize_by_numpy, small_data, small_network
 
 
 def make_tunable(package="lightning.pytorch", optimizer=torch.optim.SGD):
@@ -42,6 +41,13 @@ def lr_find(package, module, callbacks=()):
     trainer = make_trainer(package, max_epochs=1, callbacks=list(callbacks), enable_checkpointing=True)
     tuner = import_module(f"{package}.tuner").Tuner(trainer)
     return tuner.lr_find(module, min_lr=1e-5, max_lr=10, num_training=30, update_attr=False).results["loss"]
+
+
+def counting_znorm():
+    callback, calls = ZNorm(), []
+    transform = callback.transform
+    callback.transform = lambda *arguments: calls.append(1) or transform(*arguments)
+    return callback, calls
 
 
 def losses_by_hand(package):
@@ -101,9 +107,7 @@ def test_training_after_the_search_equals_training_without_one(package):
 def test_finders_as_callbacks(package, name, first):
     kinds = {"LearningRateFinder": {"num_training_steps": 15}, "BatchSizeFinder": {"max_trials": 2}}
     finder = getattr(import_module(f"{package}.callbacks"), name)(**kinds[name])
-    calls, callback = [], ZNorm()
-    transform = callback.transform
-    callback.transform = lambda *arguments: calls.append(1) or transform(*arguments)
+    callback, calls = counting_znorm()
     trainer = make_trainer(
         package, max_steps=4, callbacks=[callback, finder] if first else [finder, callback], log_every_n_steps=1
     )
@@ -117,9 +121,7 @@ def test_finders_as_callbacks(package, name, first):
 @pytest.mark.parametrize("steps", [1, 3])
 @pytest.mark.parametrize("bound", [True, False])
 def test_batch_size_scaler(package, steps, bound):
-    module, callback, calls = make_tunable(package), ZNorm(), []
-    transform = callback.transform
-    callback.transform = lambda *arguments: calls.append(1) or transform(*arguments)
+    module, (callback, calls) = make_tunable(package), counting_znorm()
     trainer = make_trainer(package, max_epochs=1, callbacks=[] if bound else [callback])
     tuner = import_module(f"{package}.tuner").Tuner(trainer)
     if bound:
@@ -247,13 +249,6 @@ class Count(GradientTransform):
     def transform(self, parameters, grad_scale):
         self.calls += 1
         return GradientStats({})
-
-
-def counting_znorm():
-    callback, calls = ZNorm(), []
-    transform = callback.transform
-    callback.transform = lambda *arguments: calls.append(1) or transform(*arguments)
-    return callback, calls
 
 
 def test_two_transforms_are_both_applied_in_a_search():

@@ -10,7 +10,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from lightning_znorm import ZNorm, attach
-from tests.helpers import make_trainer, small_data, small_network, znorm_by_numpy
+from tests.helpers import make_trainer, precision_arguments, small_data, small_network, znorm_by_numpy
 
 STEPS = 3
 SCALE = 2.0**16  # a GradScaler's first
@@ -109,14 +109,12 @@ def in_a_trainer(network, precision, optimizer, package, manual=False, closure=F
         def train_dataloader(self):
             return DataLoader(small_data(4 * STEPS * accumulate), batch_size=4)
 
-    mixed = precision == "16-mixed"  # the plain flag turns into bf16-mixed on a CPU
-    plugin = import_module(f"{package}.plugins").MixedPrecision(precision, "cpu") if mixed else None
     trainer = make_trainer(
         package,
         max_epochs=1,
         accumulate_grad_batches=accumulate,
         callbacks=[ZNorm()],
-        **({"plugins": [plugin]} if mixed else {"precision": precision}),
+        **precision_arguments(package, precision),
     )
     trainer.fit(Module())
     assert trainer.global_step == STEPS * (2 if two else 1)
@@ -151,12 +149,10 @@ def in_a_plain_loop(network, precision, optimizer, closure=False):
 def in_fabric(network, precision, optimizer, package):
     """`attach` in Lightning Fabric."""
     fabric_package = {"lightning.pytorch": "lightning.fabric", "pytorch_lightning": "lightning_fabric"}[package]
-    mixed = precision == "16-mixed"
-    plugins = import_module(f"{fabric_package}.plugins")
     fabric = import_module(fabric_package).Fabric(
         accelerator="cpu",
         devices=1,
-        **({"plugins": [plugins.MixedPrecision(precision, "cpu")]} if mixed else {"precision": precision}),
+        **precision_arguments(fabric_package, precision),
     )
     model, stepper = fabric.setup(network, make_optimizer(network.parameters(), optimizer))
     handle = attach(stepper, ZNorm())
