@@ -1,10 +1,12 @@
-"""The command line: ``lightning-znorm fit|validate|test|predict``, and :class:`ZNormCLI` to build one's own."""
+"""The command line: ``lightning-znorm fit|validate|test|predict|compare``, and :class:`ZNormCLI` to build one's own."""
 
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
 from importlib.metadata import version
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 from lightning_znorm._compat import MisconfigurationException, import_lightning, rank_zero_warn
@@ -74,7 +76,8 @@ class ZNormCLI(ZNormArguments, _lightning_cli.LightningCLI):  # type: ignore[mis
     other ``--znorm.ARGUMENT=…`` of :class:`~lightning_znorm.ZNorm` switches it on too; ``--znorm FILE`` reads the
     arguments from a YAML file. The last word wins. In a configuration file, a group ``znorm:`` switches it on unless
     it says ``enabled: false``. Modules are those of ``lightning.pytorch``; for ``pytorch_lightning``, mix
-    :class:`ZNormArguments` into its ``LightningCLI``, or use ``--trainer.callbacks+=lightning_znorm.ZNorm``.
+    :class:`ZNormArguments` into its ``LightningCLI``, or use ``--trainer.callbacks+=lightning_znorm.ZNorm``. The
+    command ``lightning-znorm`` takes modules of either.
 
     Args:
         *args: As of ``LightningCLI``.
@@ -97,30 +100,117 @@ class ZNormCLI(ZNormArguments, _lightning_cli.LightningCLI):  # type: ignore[mis
 def main(args: Sequence[str] | None = None) -> None:
     """Run ``lightning-znorm``.
 
-    An error that this package raises on purpose (a wrong argument, an unsupported configuration, a missing extra) is
-    printed in one line, with exit status 2; any other error keeps its traceback.
+    Modules of the working directory can be named without further ado. An error that this package raises on purpose (a
+    wrong argument, an unsupported configuration, a missing extra) is printed in one line, with exit status 2; any other
+    error keeps its traceback.
 
     Args:
         args: Command-line arguments, ``sys.argv[1:]`` by default.
 
     """
-    packages = (_lightning_cli.__name__.partition(".")[0], "torch")
-    versions = ", ".join(f"{package} {version(package)}" for package in packages)
+    tokens = sys.argv[1:] if args is None else list(args)
+    if not {"", os.getcwd()} & {*sys.path}:
+        sys.path.insert(0, os.getcwd())
     try:
-        ZNormCLI(
-            args=None if args is None else list(args),
-            parser_kwargs={
-                "prog": "lightning-znorm",
-                "version": f"{version('lightning-znorm')} ({versions})",
-                "description": "Train any LightningModule, with z-score gradient normalization (ZNorm) as a flag.",
-            },
-        )
-    except (MisconfigurationException, ModuleNotFoundError, TypeError, ValueError) as error:
+        _dispatch(tokens, None if args is None else tokens)
+    except (MisconfigurationException, ModuleNotFoundError, OSError, TypeError, ValueError) as error:
         ours = _our_own(error)
         if ours is None:
             raise
         print(f"lightning-znorm: error: {ours}", file=sys.stderr)
         sys.exit(2)
+
+
+def _dispatch(tokens: list[str], args: list[str] | None) -> None:
+    if find_spec("jsonargparse") is not None and tokens[:1] == ["compare"]:
+        from lightning_znorm.compare.command import run_command
+
+        run_command(tokens[1:])
+        return
+    packages = (_lightning_cli.__name__.partition(".")[0], "torch")
+    versions = ", ".join(f"{package} {version(package)}" for package in packages)
+    make_cli_class(choose_package(tokens))(
+        args=args,
+        parser_kwargs={
+            "prog": "lightning-znorm",
+            "version": f"{version('lightning-znorm')} ({versions})",
+            "description": "Train any LightningModule, with z-score gradient normalization (ZNorm) as a flag."
+            " `lightning-znorm compare` tells whether it helps.",
+        },
+    )
+
+
+def make_cli_class(package: str, fit_schema: bool = False) -> Any:
+    """Return a command line with the ZNorm flags for the modules of one Lightning package.
+
+    Args:
+        package: ``lightning.pytorch`` or ``pytorch_lightning``.
+        fit_schema: Whether it is to take what ``fit`` takes, without naming a subcommand.
+
+    """
+    cli = import_module(f"{package}.cli").LightningCLI
+    bases = (ZNormArguments, _FitSchema, cli) if fit_schema else (ZNormArguments, cli)
+    return ZNormCLI if bases == ZNormCLI.__bases__ else type("ZNormCLI", bases, {"__module__": __name__})
+
+
+class _FitSchema:
+    """Mixin of a LightningCLI that runs nothing: its parser knows the arguments of ``fit``, too."""
+
+    def _add_arguments(self, parser: Any) -> None:
+        super()._add_arguments(parser)  # type: ignore[misc]
+        parser.add_method_arguments(self.trainer_class, "fit", skip=self.subcommands()["fit"])  # type: ignore[attr-defined]
+
+
+def package_of(model_class: type) -> str:
+    """Return the Lightning package of a module's class, ``lightning.pytorch`` or ``pytorch_lightning``."""
+    bases = [base for base in model_class.__mro__ if base.__name__ == "LightningModule"]
+    theirs = bases and bases[0].__module__.partition(".")[0] == "pytorch_lightning"
+    return "pytorch_lightning" if theirs else _lightning_cli.__name__.rpartition(".")[0]
+
+
+def choose_package(tokens: Sequence[str]) -> str:
+    """Return the Lightning package of the module that the command line names, as far as that can be told.
+
+    Example::
+
+        >>> choose_package(["fit", "--model=pytorch_lightning.demos.boring_classes.BoringModel"])
+        'pytorch_lightning'
+
+    """
+    module, _, name = (_find_model(tokens) or "").rpartition(".")
+    try:
+        found = getattr(import_module(module), name)
+    except (ImportError, AttributeError, ValueError):
+        found = None  # the parser will say what is wrong
+    return package_of(found if isinstance(found, type) else object)
+
+
+def _find_model(tokens: Sequence[str]) -> str | None:
+    """Return the class path of the model among the options, which win, or in the configuration files."""
+    found = None
+    for position, token in enumerate(tokens):
+        option, equals, value = token.partition("=")
+        value = value if equals else next(iter(tokens[position + 1 :]), "")
+        if option in ("--model", "--model.class_path"):
+            return value
+        if option in ("--config", "-c"):
+            found = _find_model_in_file(value) or found
+    return found
+
+
+def _find_model_in_file(path: str) -> str | None:
+    import yaml
+
+    try:
+        content = yaml.safe_load(Path(path).read_text())
+    except (OSError, UnicodeError, yaml.YAMLError):
+        return None
+    for group in (content, *(content.values() if isinstance(content, dict) else ())):
+        model = group.get("model") if isinstance(group, dict) else None
+        model = model.get("class_path") if isinstance(model, dict) else model
+        if isinstance(model, str):
+            return model
+    return None
 
 
 def _our_own(error: BaseException | None) -> BaseException | None:

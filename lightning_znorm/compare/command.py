@@ -1,0 +1,254 @@
+"""The command ``lightning-znorm compare``."""
+
+import sys
+import tempfile
+from argparse import ArgumentError
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lightning_znorm.cli import choose_package, make_cli_class
+from lightning_znorm.compare.driver import Comparison, report_paths
+from lightning_znorm.compare.methods import parse_methods
+from lightning_znorm.compare.options import Mode, Question
+from lightning_znorm.compare.plan import Run, parse_seeds, parse_sweep
+from lightning_znorm.compare.pool import Pool, make_slots
+from lightning_znorm.compare.recipes import ConfiguredRecipe, callback_classes
+from lightning_znorm.compare.store import Store, write_atomically
+from lightning_znorm.compare.text import did_you_mean
+from lightning_znorm.transform import GradientTransform
+
+_GROUP = "compare"
+_DESCRIPTION = """Train a LightningModule with several gradient transforms, each at its own best setting, over several
+seeds, and say whether they differ. Everything but the group `compare` is as for `lightning-znorm fit`."""
+
+
+class CompareOptions:
+    """What is compared, and how.
+
+    Args:
+        methods: Ways to treat the gradient, separated by commas: none, clip, gc, znorm, or the class path of a
+            callback; each with arguments if need be, as in "znorm(min_ndim=2,stop_step=500)".
+        sweep: Settings that every method is run with, as in "model.init_args.lr=1e-4,1e-3,1e-2"; any key of the
+            configuration, several of them separated by blanks (all combinations are run). In a file, a mapping of keys
+            to lists.
+        seeds: Number of seeds, or a list of them. Five or more are needed to see small differences.
+        monitor: Metric that the module logs in its validation; each method's setting is selected by it.
+        mode: Whether a small ("min") or a large ("max") value of it is good; told from its name by default.
+        test_monitor: Metric that the module logs in its test, which is reported; the monitor with "test" for "val" by
+            default.
+        baseline: Method from which the differences are taken; "none" by default.
+        jobs: Number of runs side by side, spread over the visible GPUs; by default one per GPU, or one for every two
+            cores.
+        out: Folder for results and report. The same command goes on where it was interrupted.
+        retry: Run again what has crashed.
+        dry_run: Only list the runs, try each method on a few batches, and estimate the time.
+
+    """
+
+    def __init__(
+        self,
+        methods: str | list[str] = "none,clip,gc,znorm",
+        sweep: str | dict[str, Any] | list[str] | None = None,
+        seeds: int | list[int] = 3,
+        monitor: str = "val_loss",
+        mode: Mode | None = None,
+        test_monitor: str | None = None,
+        baseline: str | None = None,
+        jobs: int | None = None,
+        out: str = "comparison",
+        retry: bool = False,
+        dry_run: bool = False,
+    ) -> None:
+        vars(self).update({name: value for name, value in locals().items() if name != "self"})
+
+
+def run_command(args: Sequence[str]) -> None:
+    """Run ``lightning-znorm compare``.
+
+    Args:
+        args: What follows the word ``compare``.
+
+    Raises:
+        ValueError: If an argument is wrong.
+
+    """
+    argv, sys.argv = sys.argv, sys.argv[:1]  # LightningCLI warns of what it finds there
+    package = choose_package(args)
+    try:
+        cli = _make_parser(package)(
+            args=list(args), run=False, parser_kwargs={"prog": "lightning-znorm compare", "description": _DESCRIPTION}
+        )
+    finally:
+        sys.argv = argv
+    options = cli.config[_GROUP]
+    question = Question(
+        methods=parse_methods(options.methods),
+        sweep=parse_sweep(options.sweep),
+        seeds=parse_seeds(options.seeds),
+        monitor=options.monitor,
+        mode=options.mode,
+        test_monitor=options.test_monitor,
+        baseline=options.baseline,
+    )
+    configuration = clean_configuration(cli)
+    refuse_configuration(configuration)
+    check_keys(cli.parser, configuration, question)
+    trainer = configuration["trainer"]
+    pool = Pool(make_slots(options.jobs, str(trainer.get("accelerator"))), preload=find_modules(configuration))
+    folder = Path(options.out)
+    store = Store(folder)
+    store.check(configuration)
+
+    def compare_with(config_file: Path) -> Comparison:
+        recipe = ConfiguredRecipe(config_file, trainer, package)
+        return Comparison(question, recipe, store, pool, configuration, trainer, options.retry)
+
+    if options.dry_run:
+        with tempfile.TemporaryDirectory(prefix="lightning-znorm-") as temporary:
+            config_file = Path(temporary) / "config.yaml"
+            _write_configuration(config_file, configuration)
+            print(compare_with(config_file).preview())
+        return
+    comparison = compare_with(folder / "config.yaml")
+    comparison.prepare = lambda: _write_configuration(folder / "config.yaml", configuration)
+    is_complete = comparison.run()
+    if (folder / "summary.md").exists():
+        print((folder / "summary.md").read_text().partition("\n![")[0].partition("\n## ")[0].rstrip())
+        print("\n" + "\n".join(str(path) for path in report_paths(folder)))
+    if not is_complete:
+        sys.exit(130)
+
+
+def _make_parser(package: str) -> Any:
+    base = make_cli_class(package, fit_schema=True)
+
+    class CompareParser(base):  # type: ignore[misc, valid-type]
+        """Parses what ``fit`` takes and the group ``compare``, and makes nothing of it."""
+
+        def add_core_arguments_to_parser(self, parser: Any) -> None:
+            super().add_core_arguments_to_parser(parser)
+            parser.add_class_arguments(CompareOptions, _GROUP)
+
+        def _set_seed(self) -> None:
+            """Each run seeds itself."""
+
+        def before_instantiate_classes(self) -> None:
+            """There is nothing to warn of."""
+
+        def instantiate_classes(self) -> None:
+            """Each run does."""
+
+    return CompareParser
+
+
+def clean_configuration(cli: Any) -> dict[str, Any]:
+    """Return what all runs have in common, as a configuration file of ``fit`` has it."""
+    dumped = yaml.safe_load(cli.parser.dump(cli.config, skip_none=False, skip_link_targets=False))
+    # not ours to say: the seed is each run's own, and `_GROUP` is no part of `fit`
+    configuration = {name: value for name, value in dumped.items() if name not in ("config", _GROUP, "seed_everything")}
+    callbacks = configuration["trainer"].get("callbacks")
+    if isinstance(callbacks, dict):
+        configuration["trainer"]["callbacks"] = [callbacks]
+    return configuration
+
+
+def refuse_configuration(configuration: Mapping[str, Any]) -> None:
+    """Raise if a configuration has in it what is to be compared, or what the runs cannot share.
+
+    Raises:
+        ValueError: Naming the key and the remedy.
+
+    """
+    trainer = configuration["trainer"]
+    if configuration.get("znorm", {}).get("enabled"):
+        raise ValueError(
+            "The configuration already contains ZNorm (group `znorm`), so that every method would be run with it. Take it"
+            " out (or give --no_znorm); `--compare.methods` says which method has it."
+        )
+    for cls in callback_classes(trainer):
+        if issubclass(cls, GradientTransform):
+            raise ValueError(
+                f"The configuration already contains {cls.__name__} (`trainer.callbacks`), so that every method would be"
+                " run with it. Take it out; `--compare.methods` says which method has it."
+            )
+    if trainer.get("gradient_clip_val"):
+        raise ValueError(
+            f"The configuration already clips gradients (`trainer.gradient_clip_val: {trainer['gradient_clip_val']}`), so"
+            " that every method would be run with it. Take it out, and compare with the method"
+            f" `clip(gradient_clip_val={trainer['gradient_clip_val']})`."
+        )
+    if configuration.get("ckpt_path"):
+        raise ValueError("The configuration resumes from a checkpoint (`ckpt_path`), but each run begins anew. Take it out.")
+    devices, nodes = trainer.get("devices"), trainer.get("num_nodes")
+    if (devices not in (None, "auto", 1, "1") and not _is_one_of_a_list(devices)) or nodes not in (None, 1):
+        raise ValueError(
+            f"The configuration trains on several devices (`trainer.devices: {devices}`, `trainer.num_nodes: {nodes}`),"
+            " but each run has one. Set both to 1; `--compare.jobs` runs several side by side."
+        )
+
+
+def check_keys(parser: Any, configuration: Mapping[str, Any], question: Question) -> None:
+    """Raise if the parser does not take one of the settings or methods.
+
+    Raises:
+        ValueError: Naming the key or the method, and what is wrong.
+
+    """
+    exits, parser.exit_on_error = parser.exit_on_error, False
+    method, setting, seed = question.methods[0], question.settings[0], question.seeds[0]
+    with tempfile.TemporaryDirectory(prefix="lightning-znorm-") as folder:
+        config_file = Path(folder) / "config.yaml"
+        _write_configuration(config_file, configuration)
+        recipe = ConfiguredRecipe(config_file, configuration["trainer"], "")
+        try:
+            for key, values in question.sweep.items():
+                for value in values:
+                    _check(parser, recipe, Run(method, {key: value}, seed), f"`--compare.sweep {key}`", key)
+            for method in question.methods:
+                _check(parser, recipe, Run(method, setting, seed), f"Method `{method.label}`")
+        finally:
+            parser.exit_on_error = exits
+
+
+def _check(parser: Any, recipe: ConfiguredRecipe, run: Run, what: str, key: str = "") -> None:
+    try:
+        parser.parse_args(recipe.flags(run))
+    except (ArgumentError, TypeError, ValueError) as error:
+        known = _dotted(yaml.safe_load(recipe.config_file.read_text()))
+        hint = did_you_mean(key, known) if key and key not in known else ""
+        raise ValueError(f"{what}: {' '.join(str(error).split())}.{hint}") from None
+
+
+def find_modules(configuration: Any) -> list[str]:
+    """Return the Python modules of all class paths in a configuration."""
+    found: dict[str, None] = {}
+    if isinstance(configuration, Mapping):
+        path = configuration.get("class_path")
+        if isinstance(path, str) and "." in path:
+            found[path.rpartition(".")[0]] = None
+        found |= dict.fromkeys(name for value in configuration.values() for name in find_modules(value))
+    elif isinstance(configuration, list):
+        found |= dict.fromkeys(name for value in configuration for name in find_modules(value))
+    return list(found)
+
+
+def _dotted(configuration: Mapping[str, Any], prefix: str = "") -> list[str]:
+    keys = []
+    for name, value in configuration.items():
+        keys.append(prefix + name)
+        if isinstance(value, Mapping):
+            keys += _dotted(value, f"{prefix}{name}.")
+    return keys
+
+
+def _is_one_of_a_list(devices: Any) -> bool:
+    return isinstance(devices, list) and len(devices) == 1
+
+
+def _write_configuration(path: Path, configuration: Mapping[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, yaml.safe_dump(dict(configuration), sort_keys=False))
+

@@ -1,0 +1,108 @@
+"""One display of progress for a whole comparison."""
+
+import time
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
+
+from lightning_znorm.compare.pool import Event
+
+
+class Display:
+    """A bar for the whole and one for each run on a terminal, a line per finished run elsewhere.
+
+    Args:
+        title: What is counted.
+        total: Number of tasks in all.
+        done: How many of them were done before.
+        monitor: The metric that is shown.
+        seconds: What all of them would take one after another, as far as it is known.
+        jobs: How many run side by side.
+
+    """
+
+    def __init__(self, title: str, total: int, done: int, monitor: str, jobs: int, seconds: float | None = None) -> None:
+        self.console = Console(stderr=True)
+        self._title, self._total, self._done, self._before = title, total, done, done
+        self._monitor, self._seconds, self._jobs = monitor, seconds, jobs
+        self._shares: dict[str, float] = {}
+        self._bars: dict[str, TaskID] = {}
+        self._began = time.monotonic()
+        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}% {task.fields[note]}"))
+        self._progress = Progress(*columns, console=self.console, transient=True, disable=not self.console.is_terminal)
+
+    def __enter__(self) -> "Display":
+        self._progress.start()
+        self._whole = self._progress.add_task(self._title, total=self._total, completed=self._done, note="")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+
+    def show(self, event: Event) -> None:
+        """Show what has happened."""
+        name = event.task.folder.name
+        if event.kind == "started":
+            self._shares[name] = 0.0
+            self._bars[name] = self._progress.add_task(f"  {event.task.run}", total=1.0, note="")
+        elif event.kind == "progress":
+            self._shares[name] = event.share
+            self._progress.update(self._bars[name], completed=event.share, note=self._value(event.metrics or {}))
+        else:
+            self._shares.pop(name)
+            self._done += 1
+            self._progress.remove_task(self._bars.pop(name))
+            self._print_result(event)
+        left = self.seconds_left()
+        note = f"{self._done}/{self._total}" + (f", {show_time(left)} left" if left is not None else "")
+        self._progress.update(self._whole, completed=self._done + sum(self._shares.values()), note=note)
+
+    def seconds_left(self) -> float | None:
+        """Return the time that the rest will take, from the pace so far, before the first run from the trial."""
+        done = self._done - self._before + sum(self._shares.values())
+        left = self._total - self._done - sum(self._shares.values())
+        elapsed = time.monotonic() - self._began
+        if self._done > self._before or done > 0.2 * self._jobs:
+            return elapsed / done * left
+        if self._seconds is None:
+            return None
+        return max(0.0, self._seconds / self._jobs - elapsed)
+
+    def _print_result(self, event: Event) -> None:
+        result: Mapping[str, Any] = event.result or {}
+        curve = result.get("curve") or [{"metrics": {}}]
+        seconds = result.get("seconds", {}).get("all", 0.0)
+        what = self._value(curve[-1]["metrics"]) if result.get("status") == "finished" else _failure(result)
+        left = self.seconds_left()
+        rest = f"; {show_time(left)} left" if left and self._done < self._total else ""
+        line = f"[{self._done}/{self._total}] {event.task.run}: {what} ({show_time(seconds)}{rest})"
+        self.console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    def _value(self, metrics: Mapping[str, float]) -> str:
+        value = metrics.get(self._monitor)
+        return "" if value is None else f"{self._monitor} {value:.4g}"
+
+
+def show_time(seconds: float) -> str:
+    """Write a duration.
+
+    Example::
+
+        >>> show_time(0.4), show_time(75), show_time(7300)
+        ('0.4 s', '1:15 min', '2:01 h')
+
+    """
+    if seconds < 59.5:
+        return f"{seconds:.1f} s" if seconds < 9.95 else f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes}:{rest:02d} min" if minutes < 60 else f"{minutes // 60}:{minutes % 60:02d} h"
+
+
+def _failure(result: Mapping[str, Any]) -> str:
+    first = str(result.get("error") or "").splitlines()
+    return f"{result.get('status')}: {first[0][:200] if first else 'no reason given'}"

@@ -1,0 +1,187 @@
+"""What is compared: ways to treat the gradient, each a callback or a setting of the Trainer."""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import import_module
+from typing import Any
+
+from lightning_znorm._compat import Callback, import_all
+from lightning_znorm.compare.text import did_you_mean, listing, parse_value, split_outside_brackets
+
+_CALLBACKS = {"gc": "lightning_znorm.GradientCentralization", "znorm": "lightning_znorm.ZNorm"}
+_CLIPPING: dict[str, Any] = {"gradient_clip_val": 1.0, "gradient_clip_algorithm": "norm"}
+_KNOWN = ("none", "clip", *_CALLBACKS)
+
+
+@dataclass(frozen=True)
+class Method:
+    """One way to treat the gradient.
+
+    Attributes:
+        label: How the report calls it.
+        class_path: The callback that does it, ``None`` for none.
+        init_args: Arguments of the callback.
+        trainer: Arguments of the Trainer that do it.
+        callbacks: Callbacks that were given as objects (from Python only).
+
+    """
+
+    label: str
+    class_path: str | None = None
+    init_args: Mapping[str, Any] = field(default_factory=dict)
+    trainer: Mapping[str, Any] = field(default_factory=dict)
+    callbacks: tuple[Callback, ...] = ()
+
+    def identity(self) -> dict[str, Any]:
+        """Return what tells a run of this method from runs of others, as JSON takes it."""
+        return {
+            "class_path": self.class_path,
+            "init_args": dict(self.init_args),
+            "trainer": dict(self.trainer),
+            "callbacks": [_describe(callback) for callback in self.callbacks],
+        }
+
+    def flags(self) -> list[str]:
+        """Return what the command line of ``fit`` needs for this method."""
+        flags = [f"--trainer.{name}={value}" for name, value in self.trainer.items()]
+        if self.class_path is not None:
+            callback = {"class_path": self.class_path, "init_args": dict(self.init_args)}
+            flags.append(f"--trainer.callbacks+={json.dumps(callback)}")
+        return flags
+
+    def make_callbacks(self) -> list[Any]:
+        """Return the callbacks for a Trainer.
+
+        Raises:
+            ValueError: If an argument is wrong.
+
+        """
+        if self.class_path is None:
+            return list(self.callbacks)
+        cls = _find_callback(self.class_path, self.label)
+        try:
+            return [cls(**self.init_args)]
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"Method `{self.label}`: {error}") from error
+
+
+def parse_methods(methods: str | Sequence[str]) -> list[Method]:
+    """Read a list of methods.
+
+    Args:
+        methods: Names, with arguments in parentheses, separated by commas, or as a list: ``none``, ``clip`` (the
+            Trainer's gradient clipping, to a norm of 1 by default), ``gc``, ``znorm``, or the class path of a callback.
+
+    Raises:
+        ValueError: If a method is unknown, given twice or has wrong arguments.
+
+    Example::
+
+        >>> [method.label for method in parse_methods("none,clip(gradient_clip_val=0.5),znorm(min_ndim=2)")]
+        ['none', 'clip(gradient_clip_val=0.5)', 'znorm(min_ndim=2)']
+
+    """
+    entries = [methods] if isinstance(methods, str) else methods
+    labels = [label for entry in entries for label in split_outside_brackets(entry, ",")]
+    if not labels:
+        raise ValueError("Expected argument `methods` to name at least one method, such as none,znorm, but got nothing.")
+    for label in labels:
+        if labels.count(label) > 1:
+            raise ValueError(f"Argument `methods` names `{label}` {labels.count(label)} times. Name it once.")
+    parsed = [_parse(label) for label in labels]
+    for method in parsed:
+        method.make_callbacks()
+    return parsed
+
+
+def name_methods(methods: Mapping[str, Any]) -> list[Method]:
+    """Give names to methods that are written as for :func:`parse_methods`, or are callbacks.
+
+    Raises:
+        ValueError: If a method is neither, or has wrong arguments.
+
+    """
+    named = []
+    for label, value in methods.items():
+        if value is None or isinstance(value, str):
+            (method,) = parse_methods(value or "none")
+            named.append(Method(label, method.class_path, method.init_args, method.trainer))
+            continue
+        callbacks = (value,) if _is_callback(value) else tuple(value)
+        for callback in callbacks:
+            if not _is_callback(callback):
+                raise ValueError(
+                    f"Expected argument `methods` to map {label!r} to a callback, a list of callbacks, text such as"
+                    f" 'znorm(min_ndim=2)' or None, but got {callback!r}."
+                )
+        named.append(Method(label, callbacks=callbacks))
+    return named
+
+
+def _parse(label: str) -> Method:
+    match = re.fullmatch(r"([\w.]+)(?:\((.*)\))?", label, re.DOTALL)
+    if match is None:
+        raise ValueError(f"Argument `methods` has {label!r}; a method is written `name` or `name(argument=value,…)`.")
+    name, written = match[1], match[2] or ""
+    arguments = {}
+    for pair in split_outside_brackets(written, ","):
+        key, equals, value = pair.partition("=")
+        if not equals or not key.strip().isidentifier():
+            raise ValueError(f"Method `{label}`: {pair!r} is not of the form `argument=value`.")
+        arguments[key.strip()] = parse_value(value)
+    if name == "none":
+        if arguments:
+            raise ValueError(f"Method `{label}`: `none` takes no arguments.")
+        return Method(label)
+    if name == "clip":
+        return Method(label, trainer=_check_clipping(label, arguments))
+    if name in _CALLBACKS:
+        return Method(label, _CALLBACKS[name], arguments)
+    if "." not in name:
+        raise ValueError(
+            f"Argument `methods` has an unknown method {name!r}.{did_you_mean(name, _KNOWN)} Known are"
+            f" {listing(_KNOWN)}; any other callback goes by its class path, such as `my_package.MyCallback(argument=1)`."
+        )
+    return Method(label, name, arguments)
+
+
+def _check_clipping(label: str, arguments: dict[str, Any]) -> dict[str, Any]:
+    for name in arguments:
+        if name not in _CLIPPING:
+            raise ValueError(f"Method `{label}`: `clip` has no argument `{name}`, only {listing(list(_CLIPPING))}.")
+    clipping = _CLIPPING | arguments
+    value, algorithm = clipping.values()
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or not value > 0:
+        raise ValueError(f"Method `{label}`: expected `gradient_clip_val` to be a positive number, but got {value!r}.")
+    if algorithm not in ("norm", "value"):
+        raise ValueError(
+            f"Method `{label}`: expected `gradient_clip_algorithm` to be 'norm' or 'value', but got {algorithm!r}."
+        )
+    return clipping
+
+
+def _find_callback(class_path: str, label: str) -> Any:
+    module, _, name = class_path.rpartition(".")
+    try:
+        found = getattr(import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"Method `{label}`: `{class_path}` cannot be imported: {error}.") from error
+    if not isinstance(found, type) or not issubclass(found, _callback_classes()):
+        raise ValueError(f"Method `{label}`: `{class_path}` is not a callback of Lightning.")
+    return found
+
+
+def _callback_classes() -> tuple[type, ...]:
+    return tuple(module.Callback for module in import_all("callbacks"))
+
+
+def _is_callback(value: Any) -> bool:
+    return isinstance(value, _callback_classes())
+
+
+def _describe(callback: Any) -> str:
+    """Return the callback's class and whatever it holds that a new process would write in the same way."""
+    shown = {name: value for name, value in vars(callback).items() if isinstance(value, (bool, int, float, str, tuple))}
+    return f"{type(callback).__module__}.{type(callback).__qualname__}({shown})"

@@ -1,0 +1,159 @@
+"""The runs of a comparison: methods x settings x seeds."""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+from lightning_znorm.compare.methods import Method
+from lightning_znorm.compare.text import parse_value, show_value, split_outside_brackets
+
+Setting = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training.
+
+    Attributes:
+        method: How it treats the gradient.
+        setting: Value of each swept key.
+        seed: For ``seed_everything``.
+
+    """
+
+    method: Method
+    setting: Setting
+    seed: int
+
+    @property
+    def key(self) -> str:
+        """Name of the run's folder: readable, and different from that of any other run."""
+        identity = {"method": self.method.identity(), "setting": dict(self.setting), "seed": self.seed}
+        digest = fingerprint(identity)[:8]
+        readable = "-".join([self.method.label, *show_setting(self.setting).split(), f"seed{self.seed}"])
+        return f"{re.sub(r'[^A-Za-z0-9.=_-]+', '_', readable)[:80]}-{digest}"
+
+    def __str__(self) -> str:
+        return " ".join([self.method.label, *show_setting(self.setting).split(", "), f"seed {self.seed}"]).strip()
+
+
+def make_runs(methods: Sequence[Method], settings: Sequence[Setting], seeds: Sequence[int]) -> list[Run]:
+    """List all runs, so that whatever has been done when it is interrupted can be compared.
+
+    Returns:
+        All methods of the first setting and seed, then of the next setting, then of the next seed.
+
+    """
+    return [Run(method, setting, seed) for seed, setting, method in product(seeds, settings, methods)]
+
+
+def parse_sweep(sweep: str | Sequence[str] | Mapping[str, Sequence[Any]] | None) -> dict[str, list[Any]]:
+    """Read which values each key takes.
+
+    Args:
+        sweep: ``key=value,value,…``, several keys separated by blanks or in a list; or a mapping of keys to lists.
+
+    Raises:
+        ValueError: If it is not of this form, or a key has no value or one of its values twice.
+
+    Example::
+
+        >>> parse_sweep("model.init_args.lr=1e-4,1e-3 data.init_args.batch_size=32,64")
+        {'model.init_args.lr': [0.0001, 0.001], 'data.init_args.batch_size': [32, 64]}
+
+    """
+    if sweep is None:
+        return {}
+    swept: dict[str, list[Any]] = {}
+    if isinstance(sweep, Mapping):
+        pairs = [(key, _as_list(key, values)) for key, values in sweep.items()]
+    else:
+        entries = [sweep] if isinstance(sweep, str) else sweep
+        written = [part for entry in entries for part in split_outside_brackets(entry, r"\s")]
+        pairs = [_parse_pair(part) for part in written]
+    for key, values in pairs:
+        if key in swept:
+            raise ValueError(f"Argument `sweep` has the key `{key}` twice. Give all its values in one list.")
+        if not values:
+            raise ValueError(f"Argument `sweep` has no value for the key `{key}`; expected `{key}=value,value`.")
+        for value in values:
+            if sum(value == other for other in values) > 1:
+                raise ValueError(f"Argument `sweep` has the value {show_value(value)} of `{key}` twice.")
+        swept[key] = values
+    return swept
+
+
+def make_settings(sweep: Mapping[str, Sequence[Any]]) -> list[Setting]:
+    """Combine the values of all keys.
+
+    Example::
+
+        >>> make_settings({"lr": [0.1, 0.01], "depth": [20]})
+        [{'lr': 0.1, 'depth': 20}, {'lr': 0.01, 'depth': 20}]
+
+    """
+    return [dict(zip(sweep, values, strict=True)) for values in product(*sweep.values())]
+
+
+def parse_seeds(seeds: int | Sequence[int]) -> list[int]:
+    """Read the seeds: their number, or the seeds themselves.
+
+    Raises:
+        ValueError: If the number is less than 1, or a seed is negative or given twice.
+
+    Example::
+
+        >>> parse_seeds(3), parse_seeds([7, 11])
+        ([0, 1, 2], [7, 11])
+
+    """
+    if isinstance(seeds, int):
+        if seeds < 1:
+            raise ValueError(f"Expected argument `seeds` to be at least 1, but got {seeds!r}.")
+        return list(range(seeds))
+    chosen = list(seeds)
+    if not chosen or len({*chosen}) < len(chosen) or min(chosen) < 0:
+        raise ValueError(f"Expected argument `seeds` to be a number or a list of different seeds, but got {seeds!r}.")
+    return chosen
+
+
+def show_setting(setting: Setting) -> str:
+    """Write a setting with the last part of each key, where that is enough.
+
+    Example::
+
+        >>> show_setting({"model.init_args.lr": 0.001, "data.init_args.batch_size": 32})
+        'lr=0.001, batch_size=32'
+
+    """
+    return ", ".join(f"{name}={show_value(value)}" for name, value in zip(short_names(setting), setting.values()))
+
+
+def short_names(keys: Mapping[str, Any] | Sequence[str]) -> list[str]:
+    """Return the last part of each key, or the whole keys where last parts are the same."""
+    last = [key.rpartition(".")[2] for key in keys]
+    return last if len({*last}) == len(last) else list(keys)
+
+
+def fingerprint(value: Any) -> str:
+    """Return a hash of a value that JSON can write; other values go by their ``repr``."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=repr).encode()).hexdigest()
+
+
+def _parse_pair(text: str) -> tuple[str, list[Any]]:
+    key, equals, values = text.partition("=")
+    if not equals or not re.fullmatch(r"[A-Za-z_][\w.]*", key):
+        raise ValueError(f"Argument `sweep` has {text!r}; expected `key=value,value,…`, such as model.init_args.lr=1e-3,1e-2.")
+    return key, [parse_value(value) for value in split_outside_brackets(values, ",")]
+
+
+def _as_list(key: str, values: Any) -> list[Any]:
+    if isinstance(values, str):
+        return [parse_value(value) for value in split_outside_brackets(values, ",")]
+    if not isinstance(values, Sequence):
+        raise ValueError(f"Argument `sweep` has {values!r} for the key `{key}`; expected a list of values.")
+    return [parse_value(value) if isinstance(value, str) else value for value in values]

@@ -1,0 +1,203 @@
+"""The pictures of a report."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from lightning_znorm.compare.options import Question
+from lightning_znorm.compare.plan import short_names
+from lightning_znorm.compare.text import show_value
+from lightning_znorm.compare.verdicts import Unit
+
+_COLORS = ("#5f6b7a", "#2a78b8", "#3a9a52", "#d9480f", "#8250a8", "#b8860b", "#c2185b", "#00838f", "#6d4c41", "#9e9d24")
+_MARKERS = "osD^vP*Xph"
+_MAX_PANELS = 6
+
+
+def plot_curves(
+    question: Question, summary: pd.DataFrame, curves: pd.DataFrame, losses: pd.DataFrame, unit: Unit
+) -> Figure:
+    """Draw validation metric and training loss per epoch at each method's selected setting: mean and range of seeds."""
+    panels = [(curves, f"{question.monitor}{unit.heading}", 100 if unit.is_share else 1)]
+    if len(losses):
+        panels.append((losses, "training loss", 1))
+    figure = Figure(figsize=(5.6 * len(panels), 4.2), layout="constrained")
+    for number, (frame, label, scale) in enumerate(panels, start=1):
+        axis = figure.add_subplot(1, len(panels), number)
+        for method in summary.index[summary["seeds"] > 0]:
+            setting = summary.loc[method, "setting"]
+            own = frame[(frame["method"] == method) & (frame["setting"] == setting)]
+            by_epoch = (own.assign(value=own["value"] * scale)).groupby("epoch")["value"]
+            mean, low, high = by_epoch.mean(), by_epoch.min(), by_epoch.max()
+            color, marker = _style(question, method)
+            shown = f"{method} ({setting})" if setting else str(method)
+            dots = marker if len(mean) <= 30 else ""
+            axis.plot(mean.index, mean, color=color, marker=dots, markersize=4.5, linewidth=1.8, label=shown)
+            axis.fill_between(mean.index, low, high, color=color, alpha=0.15, linewidth=0)
+        axis.set(xlabel="epoch", ylabel=label)
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+        if label == "training loss" and (frame["value"].dropna() > 0).all():
+            axis.set_yscale("log")
+        _tidy(axis)
+    _legend_below(figure)
+    seeds = int(summary["seeds"].max())
+    figure.suptitle(f"Each method at its best setting: mean and range of {seeds} seed{'s' * (seeds != 1)}")
+    return figure
+
+
+def plot_sweep(question: Question, settings: pd.DataFrame, unit: Unit) -> Figure | None:
+    """Draw the validation metric against the first swept key, a panel per combination of the others.
+
+    Returns:
+        ``None`` if nothing is swept.
+
+    """
+    if not question.sweep:
+        return None
+    first, *others = question.sweep
+    name = short_names(question.sweep)[0]
+    combinations = list(settings.groupby(others, sort=False)) if others else [((), settings)]
+    combinations = combinations[:_MAX_PANELS]
+    columns = min(3, len(combinations))
+    rows = math.ceil(len(combinations) / columns)
+    figure = Figure(figsize=(max(6.4, 4.6 * columns), 4.3 * rows), layout="constrained")
+    shared: Axes | None = None
+    for number, (combination, frame) in enumerate(combinations, start=1):
+        axis = figure.add_subplot(rows, columns, number, sharey=shared)
+        shared = shared or axis
+        _draw_sweep(axis, question, frame, first, unit)
+        axis.set(xlabel=name, ylabel=f"{question.monitor}{unit.heading}")
+        if others:
+            pairs = zip(short_names(question.sweep)[1:], combination, strict=True)
+            axis.set_title(", ".join(f"{key}={show_value(value)}" for key, value in pairs), fontsize=10)
+        _tidy(axis)
+    _legend_below(figure)
+    figure.suptitle("Validation metric per setting: mean and range of the seeds; ringed is what was selected")
+    return figure
+
+
+def _draw_sweep(axis: Axes, question: Question, frame: pd.DataFrame, key: str, unit: Unit) -> None:
+    scale = 100 if unit.is_share else 1
+    values = question.sweep[key]
+    numeric = all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in values)
+    place: dict[Any, float] = {v: float(v) if numeric else float(n) for n, v in enumerate(values)}
+    logarithmic = numeric and min(place.values()) > 0 and max(place.values()) >= 5 * min(place.values())
+    failures: list[tuple[float, str]] = []
+    for number, method in enumerate(question.labels):
+        own = frame[frame["method"] == method]
+        own = own.assign(_x=[place[value] for value in own[key]]).sort_values("_x")
+        # side by side where points would lie on each other
+        offset = number - (len(question.labels) - 1) / 2
+        x = own["_x"] * 1.03**offset if logarithmic else own["_x"] + offset * 0.012 * (max(place.values()) or 1)
+        color, marker = _style(question, method)
+        mean = own["mean"] * scale
+        error = [mean - own["low"] * scale, own["high"] * scale - mean]
+        axis.errorbar(
+            x, mean, yerr=error, color=color, marker=marker, markersize=5.5, linewidth=1.8, elinewidth=1.1, capsize=2.5,
+            label=method,
+        )  # fmt: skip
+        chosen = own["selected"].to_numpy()
+        axis.scatter(x[chosen], mean[chosen], s=170, facecolors="none", edgecolors=color, linewidths=1.6, zorder=4)
+        failures += [(position, color) for position in x[(own["failed"] > 0).to_numpy()]]
+    if failures:
+        positions, colors = zip(*failures, strict=True)
+        bottom = axis.get_xaxis_transform()
+        axis.scatter(positions, [0.03] * len(failures), marker="x", c=colors, transform=bottom, zorder=5)
+        axis.annotate("x: runs failed", (0.99, 0.01), xycoords="axes fraction", ha="right", va="bottom", fontsize=8)
+    if logarithmic:
+        axis.set_xscale("log")
+    if len(values) <= 8:
+        axis.set_xticks(list(place.values()), [show_value(value) for value in values])
+        axis.minorticks_off()
+
+
+def plot_differences(question: Question, summary: pd.DataFrame, runs: pd.DataFrame, unit: Unit) -> Figure | None:
+    """Draw the differences to the baseline with their 95% intervals, and a dot per seed.
+
+    Returns:
+        ``None`` if there is nothing to compare.
+
+    """
+    methods = [method for method in summary.index if method != question.baseline and summary.loc[method, "paired"] > 0]
+    if not methods:
+        return None
+    scale = 100 if unit.is_share else 1
+    figure = Figure(figsize=(7.6, 1.5 + 0.75 * len(methods)), layout="constrained")
+    axis = figure.add_subplot()
+    axis.axvline(0, color="#333333", linewidth=1)
+    baseline = _tests(runs, summary, str(question.baseline))
+    dots: list[float] = []
+    for height, method in enumerate(reversed(methods)):
+        row, (color, _) = summary.loc[method], _style(question, method)
+        own = _tests(runs, summary, method)
+        seeds = [scale * (own[seed] - baseline[seed]) for seed in own if seed in baseline]
+        dots += seeds
+        axis.scatter(seeds, [height] * len(seeds), color=color, alpha=0.45, s=26, linewidths=0, zorder=2)
+        if pd.notna(row["difference_low"]):
+            ends = [scale * row["difference_low"], scale * row["difference_high"]]
+            axis.plot(ends, [height, height], color=color, linewidth=2.4, solid_capstyle="round", zorder=3)
+        axis.scatter([scale * row["difference"]], [height], color=color, s=75, marker="D", zorder=4)
+    # of two seeds the intervals are so wide that nothing else would be seen
+    reach = max([abs(dot) for dot in dots] + [1e-12])
+    widest = scale * summary[["difference_low", "difference_high"]].abs().max().max()
+    limit = min(1.1 * max(reach, widest if pd.notna(widest) else 0.0), 6 * reach)
+    axis.set_xlim(-limit, limit)
+    axis.set_yticks(range(len(methods)), list(reversed(methods)))
+    axis.set_ylim(-0.6, len(methods) - 0.4)
+    points = "points" if unit.is_share else "difference"
+    better = "right" if question.mode == "max" else "left"
+    axis.set_xlabel(f"{question.test_monitor}: {points} against {question.baseline} ({better} is better)")
+    figure.suptitle("Difference to the baseline: mean, 95% interval, and a dot per seed", fontsize=11)
+    _tidy(axis)
+    axis.grid(visible=False, axis="y")
+    return figure
+
+
+def _tests(runs: pd.DataFrame, summary: pd.DataFrame, method: str) -> dict[Any, float]:
+    own = runs[(runs["method"] == method) & (runs["setting"] == summary.loc[method, "setting"])]
+    own = own[own["status"] == "finished"]
+    return dict(zip(own["seed"], own["test"], strict=True))
+
+
+def _style(question: Question, method: Any) -> tuple[str, str]:
+    number = question.labels.index(method)
+    return _COLORS[number % len(_COLORS)], _MARKERS[number % len(_MARKERS)]
+
+
+def _tidy(axis: Axes) -> None:
+    axis.grid(alpha=0.25, linewidth=0.8)
+    axis.spines[["top", "right"]].set_visible(False)
+
+
+def _legend_below(figure: Figure) -> None:
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    columns = min(4, len(labels)) if max(map(len, labels), default=0) < 34 else 2
+    figure.legend(handles, labels, loc="outside lower center", ncols=max(1, columns), frameon=False)
+
+
+def save(figures: Sequence[tuple[str, Figure | None]], write: Any) -> dict[str, bytes]:
+    """Render figures as PNG.
+
+    Args:
+        figures: Names and figures; ``None`` is left out.
+        write: Called with each name and its bytes.
+
+    Returns:
+        The bytes of each.
+
+    """
+    from io import BytesIO
+
+    rendered = {}
+    for name, figure in figures:
+        if figure is not None:
+            buffer = BytesIO()
+            figure.savefig(buffer, format="png", dpi=130)
+            rendered[name] = buffer.getvalue()
+            write(name, rendered[name])
+    return rendered

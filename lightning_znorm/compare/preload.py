@@ -1,0 +1,11 @@
+"""Imported by the process from which the runs are forked: brings in what they need."""
+
+import contextlib
+import importlib
+import os
+
+import lightning_znorm.compare.worker  # noqa: F401
+
+for _name in filter(None, os.environ.get("LIGHTNING_ZNORM_PRELOAD", "").split(",")):
+    with contextlib.suppress(Exception):  # the run that needs it says what is wrong
+        importlib.import_module(_name)

@@ -1,0 +1,120 @@
+"""A trial of a few batches per method, so that what is wrong shows before hours are spent."""
+
+import math
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lightning_znorm._compat import rank_zero_warn
+from lightning_znorm.compare.options import Question
+from lightning_znorm.compare.plan import Run, fingerprint
+from lightning_znorm.compare.pool import Pool
+from lightning_znorm.compare.recipes import Recipe
+from lightning_znorm.compare.store import Store, read_json, write_json
+from lightning_znorm.compare.text import did_you_mean, listing
+from lightning_znorm.compare.worker import Task, find_versions, read_log
+
+_REMEDIES = {
+    "validation_step": "the module has no `validation_step`: there is nothing to select the setting on",
+    "val_dataloader": "there is no `val_dataloader`, neither in the module nor in a datamodule: there is nothing to"
+    " select the setting on",
+    "test_step": "the module has no `test_step`: the setting is selected on the validation split, so that the figure to"
+    " report must come from another one",
+    "test_dataloader": "there is no `test_dataloader`, neither in the module nor in a datamodule: the setting is selected"
+    " on the validation split, so that the figure to report must come from another one",
+}
+
+
+def probe(question: Question, recipe: Recipe, pool: Pool, store: Store | None) -> list[dict[str, Any]]:
+    """Try each method on a few batches of training, validation and test.
+
+    Args:
+        question: What is compared.
+        recipe: How runs are made.
+        pool: Where they are done.
+        store: A folder that remembers what was tried, ``None`` to leave no trace.
+
+    Returns:
+        What came out of each method.
+
+    Raises:
+        ValueError: If one fails, a step or a loader is missing, or a metric is not logged.
+
+    """
+    runs = [Run(method, question.settings[0], question.seeds[0]) for method in question.methods]
+    remembered = store.folder / "trial.json" if store else None
+    known = (read_json(remembered) if remembered and remembered.exists() else None) or {}
+    keys = {run.method.label: fingerprint([run.method.identity(), find_versions()]) for run in runs}
+    todo = [run for run in runs if keys[run.method.label] not in known]
+    with tempfile.TemporaryDirectory(prefix="lightning-znorm-") as folder:
+        tasks = [Task(run, recipe, Path(folder) / run.key, probe=True) for run in todo]
+        for event in pool.do(tasks):
+            if event.result is not None:
+                _refuse_failure(event.result, event.task)
+                known[keys[event.task.run.method.label]] = event.result
+    results = [known[keys[run.method.label]] for run in runs]
+    for result in results:
+        _check(result, question)
+    if remembered is not None and todo:
+        write_json(remembered, known)
+    return results
+
+
+def estimate(results: Sequence[Mapping[str, Any]], question: Question, trainer: Mapping[str, Any]) -> float | None:
+    """Return how many seconds all runs take one after another, ``None`` if that cannot be told."""
+    per_setting = [_estimate_run(result, trainer) for result in results]
+    if any(seconds is None for seconds in per_setting):
+        return None
+    return sum(seconds or 0.0 for seconds in per_setting) * len(question.settings) * len(question.seeds)
+
+
+def _estimate_run(result: Mapping[str, Any], trainer: Mapping[str, Any]) -> float | None:
+    lengths, seconds = result["lengths"], result["seconds"]
+    train = _limited(lengths["train"], trainer.get("limit_train_batches"))
+    validate = _limited(lengths["validate"], trainer.get("limit_val_batches"))
+    step = seconds["step"] if seconds["step"] is not None else seconds["fit"]
+    epochs, steps = trainer.get("max_epochs"), trainer.get("max_steps", -1)
+    if steps is not None and steps > 0:
+        batches = steps * (trainer.get("accumulate_grad_batches") or 1)
+        if train and epochs and epochs > 0:
+            batches = min(batches, epochs * train)
+    elif train is None or epochs == -1:
+        return None
+    else:
+        batches = (epochs or 1000) * train
+    validations = batches / train / (trainer.get("check_val_every_n_epoch") or 1) if train else 0.0
+    evaluation = (validate or 0.0) * seconds["batch"].get("validate", 0.0)
+    return float(seconds["make"] + batches * step + (validations + 1) * evaluation)
+
+
+def _limited(length: float | None, limit: float | None) -> float | None:
+    if limit is None or length is None:
+        return length
+    return math.floor(length * limit) if isinstance(limit, float) else min(length, limit)
+
+
+def _refuse_failure(result: Mapping[str, Any], task: Task) -> None:
+    if result["status"] != "crashed":
+        return
+    log = read_log(task.folder, lines=30) if result.get("kind") != "MisconfigurationException" else ""
+    details = f"\nThe end of its log:\n{log}" if log else ""
+    raise ValueError(f"The trial of method `{result['method']}` failed: {result['error']}{details}")
+
+
+def _check(result: Mapping[str, Any], question: Question) -> None:
+    for part in result["missing"]:
+        raise ValueError(f"This cannot be compared: {_REMEDIES[part]}.")
+    if question.monitor not in result["names"]:
+        raise ValueError(
+            f"Argument `monitor` is {question.monitor!r}, but the module does not log that in its validation."
+            f"{did_you_mean(question.monitor, result['names'])} It logs {listing(result['names'])}."
+        )
+    logged = list(result["test"])
+    if question.test_monitor not in logged:
+        raise ValueError(
+            f"Argument `test_monitor` is {question.test_monitor!r}, but the module does not log that in its test."
+            f"{did_you_mean(str(question.test_monitor), logged)} It logs {listing(logged)}."
+        )
+    if result["status"] == "diverged":
+        rank_zero_warn(f"The weights of method `{result['method']}` are not finite after a few steps: {result['error']}")

@@ -1,0 +1,168 @@
+"""How a run's Trainer, module and data are made: from a configuration file, or from functions."""
+
+import json
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Protocol
+
+from lightning_znorm.cli import make_cli_class, package_of
+from lightning_znorm.compare.plan import Run
+
+_PROBED_BATCHES = {"limit_train_batches": 4, "limit_val_batches": 2, "limit_test_batches": 2}
+
+
+@dataclass(frozen=True)
+class Ingredients:
+    """What a run trains, and on what."""
+
+    trainer: Any
+    model: Any
+    datamodule: Any
+
+
+class Recipe(Protocol):
+    """Makes the ingredients of any run; travels to other processes by cloudpickle."""
+
+    def make(self, run: Run, folder: Path, callbacks: Sequence[Any], probe: bool) -> Ingredients:
+        """Seed everything and make a run's Trainer, module and data.
+
+        Args:
+            run: Which method, setting and seed.
+            folder: Where the run may write.
+            callbacks: Further callbacks of the Trainer.
+            probe: Whether it is only to be tried, on a few batches.
+
+        """
+
+
+@dataclass(frozen=True)
+class ConfiguredRecipe:
+    """Makes runs from a configuration file of ``fit``.
+
+    Args:
+        config_file: The file.
+        trainer: Its group ``trainer``.
+        package: ``lightning.pytorch`` or ``pytorch_lightning``.
+
+    """
+
+    config_file: Path
+    trainer: Mapping[str, Any]
+    package: str
+
+    def flags(self, run: Run) -> list[str]:
+        """Return what tells the run from others on the command line of ``fit``."""
+        setting = [make_flag(key, value) for key, value in run.setting.items()]
+        return [f"--config={self.config_file}", f"--seed_everything={run.seed}", *setting, *run.method.flags()]
+
+    def show_command(self, run: Run) -> str:
+        """Write the command that repeats a run alone."""
+        return shlex.join(["lightning-znorm", "fit", *self.flags(run)])
+
+    def make(self, run: Run, folder: Path, callbacks: Sequence[Any], probe: bool) -> Ingredients:
+        """Parse and instantiate as ``fit`` does."""
+        arguments = background_arguments(self.trainer, folder, probe)
+        if arguments.pop("logger", None) is not None:
+            logger = {"class_path": f"{self.package}.loggers.CSVLogger", "init_args": _logger_arguments(folder)}
+            arguments["logger"] = logger
+        flags = [make_flag(f"trainer.{name}", value) for name, value in arguments.items()]
+        cli = make_cli_class(self.package, fit_schema=True)(
+            args=[*self.flags(run), *flags],
+            run=False,
+            save_config_callback=None,
+            trainer_defaults={"callbacks": list(callbacks)},
+        )
+        return Ingredients(cli.trainer, cli.model, cli.datamodule)
+
+
+@dataclass(frozen=True)
+class FactoryRecipe:
+    """Makes runs from functions.
+
+    Args:
+        model_factory: Called with the swept values by name.
+        datamodule: A LightningDataModule, a function that makes one, or ``None``.
+        trainer: Arguments of the Trainer.
+
+    """
+
+    model_factory: Callable[..., Any]
+    datamodule: Any
+    trainer: Mapping[str, Any]
+
+    def make(self, run: Run, folder: Path, callbacks: Sequence[Any], probe: bool) -> Ingredients:
+        """Call the functions."""
+        from lightning.fabric.utilities.seed import seed_everything
+
+        seed_everything(run.seed, workers=True, verbose=False)
+        model = self.model_factory(**run.setting)
+        pl = import_module(package_of(type(model)))
+        is_function = callable(self.datamodule) and not isinstance(self.datamodule, pl.LightningDataModule)
+        datamodule = self.datamodule() if is_function else self.datamodule
+        arguments = background_arguments(self.trainer, folder, probe)
+        if arguments.pop("logger", None) is not None:
+            arguments["logger"] = pl.loggers.CSVLogger(**_logger_arguments(folder))
+        arguments = {**self.trainer, **run.method.trainer, **arguments}
+        own = arguments.pop("callbacks", None) or []
+        own = [*own] if isinstance(own, Sequence) else [own]
+        trainer = pl.Trainer(**arguments, callbacks=[*own, *run.method.make_callbacks(), *callbacks])
+        return Ingredients(trainer, model, datamodule)
+
+
+def background_arguments(trainer: Mapping[str, Any], folder: Path, probe: bool) -> dict[str, Any]:
+    """Return the arguments of a Trainer that works in the background, beside others.
+
+    Args:
+        trainer: The arguments that it has already.
+        folder: Where it may write.
+        probe: Whether it is only to try a few batches.
+
+    Returns:
+        Arguments that replace those that were not given, and all that ask for a whole training when it is only tried.
+        ``logger`` is ``"csv"`` where there is to be one.
+
+    """
+    arguments: dict[str, Any] = {"default_root_dir": str(folder), "devices": 1, "enable_model_summary": False}
+    if trainer.get("logger") in (None, True):
+        arguments["logger"] = "csv"
+    if trainer.get("enable_checkpointing") is None and not _has_callback(trainer, "ModelCheckpoint"):
+        arguments["enable_checkpointing"] = False
+    if not _has_callback(trainer, "ProgressBar"):
+        arguments["enable_progress_bar"] = False
+    if probe:
+        for name, batches in _PROBED_BATCHES.items():
+            limit = trainer.get(name)
+            arguments[name] = min(batches, limit) if isinstance(limit, int) else batches
+        arguments |= {"max_epochs": 1, "max_steps": -1, "min_epochs": None, "min_steps": None}
+        arguments |= {"val_check_interval": 1.0, "check_val_every_n_epoch": 1, "num_sanity_val_steps": 0}
+    return arguments
+
+
+def make_flag(key: str, value: Any) -> str:
+    """Write one option of the command line."""
+    return f"--{key}={value if isinstance(value, str) else json.dumps(value)}"
+
+
+def _logger_arguments(folder: Path) -> dict[str, str]:
+    return {"save_dir": str(folder), "name": "", "version": ""}
+
+
+def _has_callback(trainer: Mapping[str, Any], name: str) -> bool:
+    """Say whether a class of this name is among the ancestors of one of the callbacks."""
+    return any(name in [base.__name__ for base in cls.__mro__] for cls in callback_classes(trainer))
+
+
+def callback_classes(trainer: Mapping[str, Any]) -> list[type]:
+    """Return the classes of the callbacks among a Trainer's arguments, which may be in the form of a configuration."""
+    callbacks = trainer.get("callbacks") or []
+    classes = []
+    for callback in callbacks if isinstance(callbacks, (list, tuple)) else [callbacks]:
+        if isinstance(callback, Mapping):
+            module, _, name = callback["class_path"].rpartition(".")
+            classes.append(getattr(import_module(module), name))
+        else:
+            classes.append(type(callback))
+    return classes

@@ -1,0 +1,94 @@
+"""Values and lists as they are written on the command line."""
+
+import re
+from collections.abc import Sequence
+from difflib import get_close_matches
+from typing import Any
+
+import yaml
+
+_PAIRS = {"(": ")", "[": "]", "{": "}"}
+
+
+def split_outside_brackets(text: str, separator: str) -> list[str]:
+    """Split a text at the separators that stand in no bracket and no quotation marks.
+
+    Args:
+        text: What to split.
+        separator: A regular expression for one character.
+
+    Returns:
+        The parts without surrounding blanks; empty ones are left out.
+
+    Raises:
+        ValueError: If a bracket or a quotation mark is not closed.
+
+    Example::
+
+        >>> split_outside_brackets("none, znorm(min_ndim=2,exclude=['a,b'])", ",")
+        ['none', "znorm(min_ndim=2,exclude=['a,b'])"]
+
+    """
+    parts, closing, quote = [""], [], ""
+    for character in text:
+        if quote:
+            quote = "" if character == quote else quote
+        elif character in "'\"":
+            quote = character
+        elif character in _PAIRS:
+            closing.append(_PAIRS[character])
+        elif character in _PAIRS.values():
+            if not closing or closing.pop() != character:
+                raise ValueError(f"`{text}` has a {character!r} without its counterpart.")
+        elif not closing and re.fullmatch(separator, character):
+            parts.append("")
+            continue
+        parts[-1] += character
+    if closing or quote:
+        raise ValueError(f"`{text}` lacks a closing {(quote or closing[-1])!r}.")
+    return [part.strip() for part in parts if part.strip()]
+
+
+def parse_value(text: str) -> Any:
+    """Read a value as YAML does, and as numbers also those that YAML takes for text.
+
+    Example::
+
+        >>> parse_value("1e-3"), parse_value("true"), parse_value("[a, 2]"), parse_value("SGD")
+        (0.001, True, ['a', 2], 'SGD')
+
+    """
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(f"`{text}` is not a value that YAML can read.") from error
+    if isinstance(value, str) and not text.lstrip().startswith(("'", '"')):
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value
+
+
+def show_value(value: Any) -> str:
+    """Write a value as short as it is clear.
+
+    Example::
+
+        >>> show_value(1e-3), show_value(0.30000000000000004), show_value("SGD")
+        ('0.001', '0.3', 'SGD')
+
+    """
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def listing(names: Sequence[str], limit: int = 20) -> str:
+    """Join names for an error message."""
+    shown = ", ".join(names[:limit])
+    return shown + (f", … ({len(names)} in all)" if len(names) > limit else "") if names else "none at all"
+
+
+def did_you_mean(name: str, known: Sequence[str]) -> str:
+    """Return a hint at the nearest of the known names, or nothing."""
+    near = get_close_matches(name, known, n=1)
+    return f" Did you mean {near[0]!r}?" if near else ""

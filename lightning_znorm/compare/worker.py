@@ -1,0 +1,233 @@
+"""What happens in the process of one run."""
+
+import contextlib
+import json
+import math
+import os
+import shutil
+import signal
+import sys
+import threading
+import time
+import traceback
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from multiprocessing import connection, parent_process
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lightning_znorm.compare.plan import Run
+from lightning_znorm.compare.recipes import Ingredients, Recipe
+from lightning_znorm.compare.recorder import Diverged, Recorder
+from lightning_znorm.compare.store import SCHEMA, write_json
+
+PACKAGES = ("lightning-znorm", "torch", "lightning", "pytorch-lightning")
+
+
+@dataclass(frozen=True)
+class Task:
+    """A run, or the trial of one, and where it is to happen.
+
+    Attributes:
+        run: Which one.
+        recipe: Makes its ingredients.
+        folder: Where its log and its result go.
+        probe: Whether it is only tried, on a few batches.
+        threads: Number of threads for PyTorch, ``None`` for as many as it likes.
+        environment: Environment variables, such as ``CUDA_VISIBLE_DEVICES``.
+
+    """
+
+    run: Run
+    recipe: Recipe
+    folder: Path
+    probe: bool = False
+    threads: int | None = None
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+
+def work(payload: bytes, sender: Any) -> None:
+    """Do a task in a process of its own.
+
+    Args:
+        payload: The task, by cloudpickle.
+        sender: Connection that takes ``("progress", share, metrics)`` now and then, and ``("done", result)`` at the end.
+
+    """
+    import cloudpickle
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends this process
+    threading.Thread(target=_follow_the_parent, daemon=True).start()
+    # before the task is unpickled, which may import what looks at them
+    environment, folder, rest = cloudpickle.loads(payload)
+    os.environ.update(environment)
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "log.txt").open("w") as log:
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
+    sys.argv = sys.argv[:1]  # LightningCLI warns of what it finds there
+    task: Task = cloudpickle.loads(rest)
+    if task.threads is not None:
+        torch.set_num_threads(task.threads)
+    result = perform(task, lambda share, metrics: sender.send(("progress", share, metrics)))
+    if not task.probe:
+        write_json(folder / "result.json", result)
+    sys.stdout.flush()
+    sender.send(("done", result))
+
+
+def pack(task: Task) -> bytes:
+    """Pickle a task for :func:`work`."""
+    import cloudpickle
+
+    packed: bytes = cloudpickle.dumps((dict(task.environment), task.folder, cloudpickle.dumps(task)))
+    return packed
+
+
+def perform(task: Task, report: Any = None) -> dict[str, Any]:
+    """Train, validate and test; an exception becomes a part of the result.
+
+    Returns:
+        The run, its ``status`` (``"finished"``, ``"diverged"``, ``"crashed"``), curves, test metrics, hashes, times and
+        versions, as JSON takes them.
+
+    """
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    recorder = Recorder(report)
+    began = time.perf_counter()
+    result: dict[str, Any] = {**describe(task.run), "status": "finished", "error": None, "test": {}}
+    result["started"] = datetime.now(UTC).isoformat(timespec="seconds")
+    ready = fitted = None
+    try:
+        ingredients = task.recipe.make(task.run, task.folder, [recorder], task.probe)
+        trainer, model, datamodule = ingredients.trainer, ingredients.model, ingredients.datamodule
+        recorder.own_callbacks = list(trainer.callbacks)
+        if task.probe:
+            result["missing"] = find_missing_parts(ingredients)
+        ready = time.perf_counter()
+        trainer.fit(model, datamodule=datamodule)
+        fitted = time.perf_counter()
+        if trainer.interrupted:
+            raise RuntimeError("The training was interrupted.")
+        result["device"] = _name_device(model.device)
+        result["steps"], result["epochs"] = trainer.global_step, trainer.current_epoch
+        if task.probe:
+            result["lengths"] = measure_lengths(trainer)
+        if not result.get("missing"):
+            result["test"] = _test(ingredients, recorder)
+    except Diverged as error:
+        result |= {"status": "diverged", "error": str(error)}
+    except BaseException as error:
+        traceback.print_exc()
+        last = traceback.format_exception_only(error)[-1].strip()
+        result |= {"status": "crashed", "error": last, "kind": type(error).__name__}
+    ended = time.perf_counter()
+    result |= {
+        "curve": recorder.curve,
+        "train_loss": recorder.losses,
+        "weights_hash": recorder.weights_hash,
+        "batches_hash": recorder.batches_hash,
+        "seconds": {
+            "make": (ready or ended) - began,
+            "fit": (fitted or ended) - (ready or ended),
+            "all": ended - began,
+            "step": recorder.seconds_per_step,
+            "batch": dict(recorder.batch_seconds),
+        },
+        "names": list(recorder.validation_names),
+    }
+    return result
+
+
+def _test(ingredients: Ingredients, recorder: Recorder) -> dict[str, float]:
+    results = ingredients.trainer.test(ingredients.model, datamodule=ingredients.datamodule, verbose=False)
+    metrics = {name: float(value) for loader in results for name, value in loader.items()}
+    return recorder.returned | metrics
+
+
+def describe(run: Run) -> dict[str, Any]:
+    """Return which run it is and what made it, for its result."""
+    return {
+        "schema": SCHEMA,
+        "method": run.method.label,
+        "identity": run.method.identity(),
+        "setting": dict(run.setting),
+        "seed": run.seed,
+        "versions": find_versions(),
+    }
+
+
+def find_versions() -> dict[str, str]:
+    """Return the versions of the packages that matter."""
+    versions = {}
+    for package in PACKAGES:
+        with contextlib.suppress(PackageNotFoundError):
+            versions[package] = version(package)
+    return versions
+
+
+def find_missing_parts(ingredients: Ingredients) -> list[str]:
+    """Name the steps and loaders that a comparison needs and that nobody has written.
+
+    Returns:
+        Some of ``"val_dataloader"``, ``"validation_step"``, ``"test_dataloader"``, ``"test_step"``.
+
+    """
+    model, datamodule = ingredients.model, ingredients.datamodule
+    missing = [step for step in ("validation_step", "test_step") if not _overrides(model, step)]
+    for loader in ("val_dataloader", "test_dataloader"):
+        if not _overrides(model, loader) and not (datamodule is not None and _overrides(datamodule, loader)):
+            missing.append(loader)
+    return missing
+
+
+def _overrides(owner: Any, name: str) -> bool:
+    """Say whether a method is not the empty one of Lightning."""
+    method = getattr(type(owner), name, None)
+    for base in type(owner).__mro__:
+        if base.__module__.startswith(("lightning.pytorch.core", "pytorch_lightning.core")) and name in vars(base):
+            return method is not vars(base)[name]
+    return method is not None
+
+
+def measure_lengths(trainer: Any) -> dict[str, float | None]:
+    """Return the numbers of batches per epoch and split in a Trainer's loaders, whatever its limits."""
+    loaders = {"train": trainer.train_dataloader, "validate": trainer.val_dataloaders}
+    return {split: _count(found) for split, found in loaders.items()}
+
+
+def _count(loaders: Any) -> float | None:
+    if isinstance(loaders, Mapping):
+        loaders = list(loaders.values())
+    if isinstance(loaders, (list, tuple)):
+        counts = [_count(loader) for loader in loaders]
+        return None if None in counts else float(sum(count or 0 for count in counts))
+    try:
+        return float(len(loaders))
+    except TypeError:
+        return None
+
+
+def _name_device(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+def _follow_the_parent() -> None:
+    """End this process, and with it its data loaders, when the parent is gone, however that went."""
+    parent = parent_process()
+    if parent is not None:
+        connection.wait([parent.sentinel])
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def read_log(folder: Path, lines: int = 15) -> str:
+    """Return the end of a run's log."""
+    try:
+        return "\n".join((folder / "log.txt").read_text(errors="replace").splitlines()[-lines:])
+    except OSError:
+        return ""
