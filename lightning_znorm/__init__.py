@@ -1,10 +1,19 @@
 """ZNorm (z-score gradient normalization, arXiv 2408.01215) for PyTorch Lightning."""
 
-from lightning_znorm.callbacks import ZNorm
-from lightning_znorm.functional import GradientStats, znorm_
+from lightning_znorm.callbacks import GradientCentralization, ZNorm
+from lightning_znorm.functional import GradientStats, centralize_, znorm_
 from lightning_znorm.hooks import AttachedTransform, attach
 from lightning_znorm.transform import GradientTransform
 
 __version__ = "0.1.0.dev0"
 
-__all__ = ["AttachedTransform", "GradientStats", "GradientTransform", "ZNorm", "attach", "znorm_"]
+__all__ = [
+    "AttachedTransform",
+    "GradientCentralization",
+    "GradientStats",
+    "GradientTransform",
+    "ZNorm",
+    "attach",
+    "centralize_",
+    "znorm_",
+]

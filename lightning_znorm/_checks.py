@@ -148,7 +148,7 @@ def refuse_parameters(
         if under_scaler and parameter.dtype == torch.float16:
             raise MisconfigurationException(
                 f"`{type(owner).__name__}` does not support the float16 parameter `{names[parameter]}` under a"
-                " GradScaler: normalized and scaled, its gradient would overflow. Keep the parameters in float32"
+                " GradScaler: transformed and scaled, its gradient would overflow. Keep the parameters in float32"
                 " (`precision='16-mixed'` converts activations by itself), or use `precision='16-true'`."
             )
 

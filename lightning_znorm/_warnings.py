@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def warn_about_clipping(owner: "GradientTransform", trainer: "pl.Trainer") -> None:
-    """Warn that the Trainer clips after the transform."""
+    """Warn that the Trainer clips after a transform that gives each tensor the norm sqrt(numel)."""
     if trainer.gradient_clip_val:
         rank_zero_warn(
             f"`gradient_clip_val={trainer.gradient_clip_val}` clips what `{type(owner).__name__}` returns, not the raw"

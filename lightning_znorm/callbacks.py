@@ -1,14 +1,19 @@
-"""ZNorm as a Lightning callback."""
+"""ZNorm and gradient centralization as Lightning callbacks."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from lightning_znorm._nonfinite import Nonfinite
-from lightning_znorm.functional import GradientStats, check_eps, znorm_
+from lightning_znorm._warnings import warn_about_clipping
+from lightning_znorm.functional import GradientStats, centralize_, check_eps, znorm_
 from lightning_znorm.transform import GradientTransform, LogStats
 
-__all__ = ["ZNorm"]
+if TYPE_CHECKING:
+    import lightning.pytorch as pl
+
+__all__ = ["GradientCentralization", "ZNorm"]
 
 
 class ZNorm(GradientTransform):
@@ -76,6 +81,83 @@ class ZNorm(GradientTransform):
         self.eps = eps
         super().__init__(exclude, min_ndim, start_step, stop_step, nonfinite, max_skips, log_stats, enabled)
 
+    def setup(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", stage: str) -> None:
+        """Refuse what is not supported, and warn about clipping."""
+        super().setup(trainer, pl_module, stage)
+        if self.enabled and stage == "fit":
+            warn_about_clipping(self, trainer)
+
     def transform(self, parameters: Sequence[Tensor], grad_scale: Tensor | None = None) -> GradientStats:
         """Normalize the gradients in place with :func:`~lightning_znorm.znorm_`."""
         return znorm_(parameters, eps=self.eps, grad_scale=grad_scale)
+
+
+class GradientCentralization(GradientTransform):
+    r"""Give the gradient of each output channel zero mean before every optimizer step.
+
+    .. math::
+        g_{i} \leftarrow g_{i} - \frac{1}{M} \sum_{j=1}^{M} g_{ij}
+
+    for parameters of two or more dimensions, with :math:`i` the index of dimension 0 and :math:`j` that of the other
+    dimensions taken together. It is one of the methods that the ZNorm paper compares with. Works in the Trainers and
+    command lines of ``lightning.pytorch`` and ``pytorch_lightning``, and with :func:`~lightning_znorm.attach`.
+
+    Note:
+        - It is a projection: the norm never grows, and the learning rate of plain training remains a good start.
+        - Channels of one element are left as they are, and so is a gradient with an inf or NaN.
+        - With ``ZNorm`` in the same Trainer both run, in the order of the callbacks.
+
+    Args:
+        exclude: Shell-style patterns of parameter names whose gradients are left as they are, see
+            :class:`~lightning_znorm.GradientTransform`.
+        min_ndim: Parameters with fewer dimensions keep their gradient; below 2 it makes no difference. 4 restricts it
+            to two-dimensional convolutions.
+        start_step: First optimizer step (from 0) in which it runs.
+        stop_step: First optimizer step in which it no longer runs, ``None`` for never.
+        nonfinite: ``"propagate"`` leaves a gradient with an inf or NaN as it is, ``"skip"`` skips the optimizer's
+            step and counts it (``gc/skipped_steps``), ``"raise"`` raises an error that names the parameter.
+        max_skips: Number of steps in a row that ``"skip"`` skips; the next one raises an error.
+        log_stats: ``False``, ``"summary"`` (``gc/mean_abs``, ``gc/std_min``, ``gc/std_median``, ``gc/std_max``,
+            ``gc/cosine_mean``, ``gc/cosine_min``) or ``"layers"`` (``gc/mean/<name>``, ``gc/std/<name>``), all of the
+            gradient before it is centralized.
+        enabled: ``False`` makes the callback do nothing at all.
+
+    Raises:
+        ValueError: If an argument is out of its range.
+        MisconfigurationException: At the start of ``fit``, if the Trainer's configuration is not supported, a pattern
+            in ``exclude`` matches no parameter, or another enabled ``GradientCentralization`` is there.
+
+    Reference:
+        Yong, Huang, Hua and Zhang, *Gradient Centralization: A New Optimization Technique for Deep Neural Networks*,
+        arXiv 2004.01461, Eq. (1) of Sec. 3.2.
+
+    Example::
+
+        >>> from lightning.pytorch import Trainer
+        >>> from lightning.pytorch.demos.boring_classes import BoringModel
+        >>> from lightning_znorm import GradientCentralization
+        >>> quiet = dict(barebones=False, logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        ...              enable_model_summary=False, accelerator="cpu")
+        >>> model = BoringModel()
+        >>> Trainer(max_steps=2, limit_val_batches=0, callbacks=[GradientCentralization()], **quiet).fit(model)
+
+    """
+
+    log_prefix = "gc"
+
+    def __init__(
+        self,
+        exclude: str | Sequence[str] = (),
+        min_ndim: int = 2,
+        start_step: int = 0,
+        stop_step: int | None = None,
+        nonfinite: Nonfinite = "propagate",
+        max_skips: int = 10,
+        log_stats: LogStats = False,
+        enabled: bool = True,
+    ) -> None:
+        super().__init__(exclude, min_ndim, start_step, stop_step, nonfinite, max_skips, log_stats, enabled)
+
+    def transform(self, parameters: Sequence[Tensor], grad_scale: Tensor | None = None) -> GradientStats:
+        """Centralize the gradients in place with :func:`~lightning_znorm.centralize_`."""
+        return centralize_(parameters, grad_scale=grad_scale)

@@ -1,8 +1,8 @@
-"""ZNorm as a function on parameters, in the manner of :func:`torch.nn.utils.clip_grad_norm_`."""
+"""Gradient transforms as functions on parameters, in the manner of :func:`torch.nn.utils.clip_grad_norm_`."""
 
 import math
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,7 +10,15 @@ from torch import Tensor
 
 from lightning_znorm.backends import reference
 
-__all__ = ["DeviceStats", "GradientStats", "check_eps", "require_transformable", "znorm_"]
+__all__ = [
+    "DeviceStats",
+    "GradientStats",
+    "centralize_",
+    "check_eps",
+    "group_by_device",
+    "require_transformable",
+    "znorm_",
+]
 
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
@@ -21,9 +29,9 @@ class DeviceStats:
 
     Attributes:
         index: Positions of these gradients among all parameters that have a gradient, of length ``n``.
-        mean: Mean of each gradient before it was normalized, shape ``(n,)``, float64, on the device.
+        mean: Mean of each gradient before it was transformed, shape ``(n,)``, float64, on the device.
         std: Population standard deviation before, shape ``(n,)``.
-        cosine: Cosine between the gradient before and after, ``std / sqrt(mean^2 + std^2)``, shape ``(n,)``.
+        cosine: Cosine between the gradient before and after, shape ``(n,)``.
 
     """
 
@@ -35,14 +43,14 @@ class DeviceStats:
 
 @dataclass(frozen=True)
 class GradientStats:
-    r"""What :func:`znorm_` found, one entry per parameter that has a gradient, in the order of the parameters.
+    r"""What :func:`znorm_` or :func:`centralize_` found, one entry per parameter with a gradient, in their order.
 
     The statistics stay on the devices of their gradients, so that making them waits for no device. A gradient that was
     left as it is (one element, inf or NaN) has the statistics of that untouched gradient and a cosine of 1.
 
     ``mean``, ``std`` and ``cosine`` are tensors of shape ``(n,)``: on the device itself when all gradients share one,
     gathered on the CPU (which waits for the devices) when they do not. The cosine between the gradient before and
-    after is :math:`\sigma / \sqrt{\mu^2 + \sigma^2}`; positive means that the step still points downhill.
+    after, for ZNorm :math:`\sigma / \sqrt{\mu^2 + \sigma^2}`, tells by its sign that the step still points downhill.
 
     Attributes:
         by_device: The statistics of each device, in the order of first appearance.
@@ -139,26 +147,80 @@ def znorm_(
 
     """
     check_eps(eps)
+    return _transform(parameters, lambda gradients: reference.znorm_(gradients, eps, grad_scale), grad_scale)
+
+
+@torch.no_grad()
+def centralize_(parameters: Tensor | Iterable[Tensor], grad_scale: Tensor | None = None) -> GradientStats:
+    r"""Give the gradient of each output channel of each parameter zero mean, in place.
+
+    .. math::
+        g_{i} \leftarrow g_{i} - \frac{1}{M} \sum_{j=1}^{M} g_{ij}
+
+    for gradients of two or more dimensions, with :math:`i` the index of dimension 0 (the output channel of ``Linear``
+    and ``Conv``, the input channel of ``ConvTranspose``, the row of ``Embedding``) and :math:`j` that of the other
+    dimensions taken together, of :math:`M` elements. Gradients of fewer dimensions stay as they are, and so do channels
+    of one element, which would always become zero. Arithmetic and everything special as in :func:`znorm_`.
+
+    Args:
+        parameters: A tensor, or an iterable of tensors, whose ``.grad`` is centralized.
+        grad_scale: For gradients that a :class:`torch.amp.GradScaler` has not unscaled yet: its scale, a tensor of one
+            element. The result stays multiplied by it; the statistics refer to the gradients without it.
+
+    Returns:
+        Mean and standard deviation of each whole gradient, and the cosine between it and the centralized one,
+        see :class:`GradientStats`.
+
+    Raises:
+        TypeError: As :func:`znorm_`.
+        ValueError: If the elements of a gradient share memory.
+
+    Reference:
+        Yong, Huang, Hua and Zhang, *Gradient Centralization: A New Optimization Technique for Deep Neural Networks*,
+        arXiv 2004.01461, Eq. (1) of Sec. 3.2.
+
+    Example::
+
+        >>> from lightning_znorm import centralize_
+        >>> layer = torch.nn.Linear(3, 2)
+        >>> layer(torch.eye(3)).square().sum().backward()
+        >>> stats = centralize_(layer.parameters())
+        >>> layer.weight.grad.mean(dim=1).abs() < 1e-6
+        tensor([True, True])
+
+    """
+    return _transform(parameters, lambda gradients: reference.centralize_(gradients, grad_scale), grad_scale)
+
+
+def _transform(
+    parameters: Tensor | Iterable[Tensor],
+    edit_: Callable[[Sequence[Tensor]], Tensor],
+    grad_scale: Tensor | None,
+) -> GradientStats:
+    """Edit the gradients, those of one device at a time, each once."""
     if isinstance(parameters, Tensor):
         parameters = [parameters]
     parameters = list(dict.fromkeys(parameters))
     if not parameters:
         warnings.warn(
-            "`parameters` is empty (an exhausted generator?): no gradient was normalized.", UserWarning, stacklevel=3
+            "`parameters` is empty (an exhausted generator?): no gradient was transformed.", UserWarning, stacklevel=4
         )
     with_gradient = [(i, p.grad) for i, p in enumerate(parameters) if p.grad is not None and p.grad.numel()]
     for i, gradient in with_gradient:
         require_transformable(gradient, f"parameters[{i}]", scaled=grad_scale is not None)
-
-    groups: dict[torch.device, list[tuple[int, Tensor]]] = {}
-    for position, (_, gradient) in enumerate(with_gradient):
-        groups.setdefault(gradient.device, []).append((position, gradient))
-    by_device = {}
-    for device, members in groups.items():
-        index, gradients = zip(*members, strict=True)
-        mean, std, cosine = reference.znorm_(gradients, eps, grad_scale)
-        by_device[device] = DeviceStats(index, mean, std, cosine)
+    by_device = {
+        device: DeviceStats(index, *edit_(gradients))
+        for device, (index, gradients) in group_by_device([gradient for _, gradient in with_gradient]).items()
+    }
     return GradientStats(by_device)
+
+
+def group_by_device(tensors: Iterable[Tensor]) -> dict[torch.device, tuple[tuple[int, ...], tuple[Tensor, ...]]]:
+    """Return the positions and the tensors of each device, in the order of first appearance."""
+    groups: dict[torch.device, list[tuple[int, Tensor]]] = {}
+    for position, tensor in enumerate(tensors):
+        groups.setdefault(tensor.device, []).append((position, tensor))
+    return {device: tuple(zip(*members, strict=True)) for device, members in groups.items()}  # type: ignore[misc]
 
 
 def require_transformable(gradient: Tensor, name: str, scaled: bool = False) -> None:
@@ -182,12 +244,12 @@ def require_transformable(gradient: Tensor, name: str, scaled: bool = False) -> 
             f" those of a whole dense tensor. {remedy}, or make it dense (`torch.nn.Embedding(sparse=False)`)."
         )
     if gradient.is_complex():
-        raise TypeError(f"The gradient of parameter `{name}` is complex; its z-score is not defined. {remedy}.")
+        raise TypeError(f"The gradient of parameter `{name}` is complex, expected a real one. {remedy}.")
     if gradient.dtype not in _DTYPES:
         raise TypeError(f"The gradient of parameter `{name}` has dtype {gradient.dtype}, expected one of {_DTYPES}.")
     if scaled and gradient.dtype == torch.float16:
         raise TypeError(
-            f"The gradient of parameter `{name}` is float16 and still multiplied by a GradScaler's scale: normalized"
+            f"The gradient of parameter `{name}` is float16 and still multiplied by a GradScaler's scale: transformed"
             " and scaled, it would overflow. Keep the parameters in float32 (`precision='16-mixed'` of a Trainer,"
             " `torch.autocast` in a loop of your own), or train without a GradScaler."
         )

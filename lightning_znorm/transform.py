@@ -14,7 +14,7 @@ from lightning_znorm._checks import refuse_twins, refuse_unsupported
 from lightning_znorm._compat import Callback, MisconfigurationException
 from lightning_znorm._fit import Fit
 from lightning_znorm._nonfinite import Nonfinite, NonfinitePolicy
-from lightning_znorm._warnings import warn_about_clipping, warn_about_idleness, warn_about_missing_logger
+from lightning_znorm._warnings import warn_about_idleness, warn_about_missing_logger
 from lightning_znorm.functional import GradientStats
 
 if TYPE_CHECKING:
@@ -206,7 +206,6 @@ class GradientTransform(Callback, ABC):
         self._nonfinite_policy = NonfinitePolicy(self)
         refuse_unsupported(self, trainer.strategy, trainer.strategy.precision_plugin)
         refuse_twins(self, trainer)
-        warn_about_clipping(self, trainer)
         warn_about_missing_logger(self, trainer)
         if has_tuner_callback(trainer) and not is_bound(self, pl_module):
             self._binding = Binding(self, pl_module, trainer)

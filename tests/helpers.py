@@ -25,6 +25,14 @@ def znorm_by_numpy(gradient: Tensor, eps: float = 1e-10) -> np.ndarray:
     return (exact - exact.mean()) / (exact.std() + np.longdouble(eps))
 
 
+def centralize_by_numpy(gradient: Tensor) -> np.ndarray:
+    """Gradient centralization in 80-bit floating point, by NumPy alone; rows of one element stay."""
+    exact = gradient.detach().double().numpy().astype(np.longdouble)
+    if exact.ndim < 2 or exact[0].size < 2:
+        return exact
+    return exact - exact.mean(axis=tuple(range(1, exact.ndim)), keepdims=True)
+
+
 def relative_error(result: Tensor, expected: np.ndarray) -> float:
     """Norm of the difference over norm of the expected result."""
     difference = result.detach().double().numpy().astype(np.longdouble) - expected
@@ -100,8 +108,8 @@ def precision_arguments(package, precision, **scaler):
     return {"plugins": [import_module(f"{package}.plugins").MixedPrecision("16-mixed", "cpu", grad_scaler)]}
 
 
-def recording_logger(package):
-    """A logger that keeps the metrics of ZNorm, each with its step."""
+def recording_logger(package, prefix="znorm/"):
+    """A logger that keeps the metrics whose names begin with a prefix, each with its step."""
     base = import_module(f"{package}.loggers.logger").DummyLogger
 
     class Recording(base):
@@ -110,9 +118,9 @@ def recording_logger(package):
             self.rows = []
 
         def log_metrics(self, metrics, step):
-            znorm = {name: value for name, value in metrics.items() if name.startswith("znorm/")}
-            if znorm:
-                self.rows.append((step, znorm))
+            chosen = {name: value for name, value in metrics.items() if name.startswith(prefix)}
+            if chosen:
+                self.rows.append((step, chosen))
 
     return Recording()
 
