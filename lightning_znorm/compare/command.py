@@ -11,14 +11,12 @@ import yaml
 
 from lightning_znorm.cli import choose_package, make_cli_class
 from lightning_znorm.compare.driver import Comparison, report_paths
-from lightning_znorm.compare.methods import parse_methods
-from lightning_znorm.compare.options import Mode, Question
-from lightning_znorm.compare.plan import Run, parse_seeds, parse_sweep
+from lightning_znorm.compare.options import Mode, Question, ask
+from lightning_znorm.compare.plan import Run
 from lightning_znorm.compare.pool import Pool, make_slots
-from lightning_znorm.compare.recipes import ConfiguredRecipe, callback_classes
+from lightning_znorm.compare.recipes import ConfiguredRecipe, refuse_trainer
 from lightning_znorm.compare.store import Store, write_atomically
 from lightning_znorm.compare.text import did_you_mean
-from lightning_znorm.transform import GradientTransform
 
 _GROUP = "compare"
 _DESCRIPTION = """Train a LightningModule with several gradient transforms, each at its own best setting, over several
@@ -84,14 +82,14 @@ def run_command(args: Sequence[str]) -> None:
     finally:
         sys.argv = argv
     options = cli.config[_GROUP]
-    question = Question(
-        methods=parse_methods(options.methods),
-        sweep=parse_sweep(options.sweep),
-        seeds=parse_seeds(options.seeds),
-        monitor=options.monitor,
-        mode=options.mode,
-        test_monitor=options.test_monitor,
-        baseline=options.baseline,
+    question = ask(
+        options.methods,
+        options.sweep,
+        options.seeds,
+        options.monitor,
+        options.mode,
+        options.test_monitor,
+        options.baseline,
     )
     configuration = clean_configuration(cli)
     refuse_configuration(configuration)
@@ -162,31 +160,15 @@ def refuse_configuration(configuration: Mapping[str, Any]) -> None:
         ValueError: Naming the key and the remedy.
 
     """
-    trainer = configuration["trainer"]
     if configuration.get("znorm", {}).get("enabled"):
         raise ValueError(
-            "The configuration already contains ZNorm (group `znorm`), so that every method would be run with it. Take it"
-            " out (or give --no_znorm); `--compare.methods` says which method has it."
+            "The configuration already contains ZNorm (group `znorm`), so that every method would be run with it. Take"
+            " it out (or give --no_znorm); `--compare.methods` says which method has it."
         )
-    for cls in callback_classes(trainer):
-        if issubclass(cls, GradientTransform):
-            raise ValueError(
-                f"The configuration already contains {cls.__name__} (`trainer.callbacks`), so that every method would be"
-                " run with it. Take it out; `--compare.methods` says which method has it."
-            )
-    if trainer.get("gradient_clip_val"):
-        raise ValueError(
-            f"The configuration already clips gradients (`trainer.gradient_clip_val: {trainer['gradient_clip_val']}`), so"
-            " that every method would be run with it. Take it out, and compare with the method"
-            f" `clip(gradient_clip_val={trainer['gradient_clip_val']})`."
-        )
+    refuse_trainer(configuration["trainer"])
     if configuration.get("ckpt_path"):
-        raise ValueError("The configuration resumes from a checkpoint (`ckpt_path`), but each run begins anew. Take it out.")
-    devices, nodes = trainer.get("devices"), trainer.get("num_nodes")
-    if (devices not in (None, "auto", 1, "1") and not _is_one_of_a_list(devices)) or nodes not in (None, 1):
         raise ValueError(
-            f"The configuration trains on several devices (`trainer.devices: {devices}`, `trainer.num_nodes: {nodes}`),"
-            " but each run has one. Set both to 1; `--compare.jobs` runs several side by side."
+            "The configuration resumes from a checkpoint (`ckpt_path`), but each run begins anew. Take it out."
         )
 
 
@@ -244,11 +226,6 @@ def _dotted(configuration: Mapping[str, Any], prefix: str = "") -> list[str]:
     return keys
 
 
-def _is_one_of_a_list(devices: Any) -> bool:
-    return isinstance(devices, list) and len(devices) == 1
-
-
 def _write_configuration(path: Path, configuration: Mapping[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, yaml.safe_dump(dict(configuration), sort_keys=False))
-

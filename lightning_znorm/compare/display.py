@@ -24,14 +24,20 @@ class Display:
 
     """
 
-    def __init__(self, title: str, total: int, done: int, monitor: str, jobs: int, seconds: float | None = None) -> None:
+    def __init__(
+        self, title: str, total: int, done: int, monitor: str, jobs: int, seconds: float | None = None
+    ) -> None:
         self.console = Console(stderr=True)
         self._title, self._total, self._done, self._before = title, total, done, done
         self._monitor, self._seconds, self._jobs = monitor, seconds, jobs
         self._shares: dict[str, float] = {}
         self._bars: dict[str, TaskID] = {}
         self._began = time.monotonic()
-        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}% {task.fields[note]}"))
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.percentage:>3.0f}% {task.fields[note]}"),
+        )
         self._progress = Progress(*columns, console=self.console, transient=True, disable=not self.console.is_terminal)
 
     def __enter__(self) -> "Display":

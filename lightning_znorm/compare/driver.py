@@ -73,11 +73,9 @@ class Comparison:
                     if missing:
                         self._do(missing)
             except KeyboardInterrupt:
-                done = len(self.question.runs) - len(self.missing_runs())
-                print(
-                    f"\nInterrupted: {done} of {len(self.question.runs)} runs are done. The same command goes on from here.",
-                    file=sys.stderr,
-                )
+                total = len(self.question.runs)
+                done = total - len(self.missing_runs())
+                print(f"\nInterrupted: {done} of {total} runs are done. The same goes on from here.", file=sys.stderr)
             if self.store.results(self.question.runs):
                 write_report(self.question, self.store, getattr(self.recipe, "show_command", None))
             return not self.missing_runs()

@@ -86,7 +86,9 @@ def parse_methods(methods: str | Sequence[str]) -> list[Method]:
     entries = [methods] if isinstance(methods, str) else methods
     labels = [label for entry in entries for label in split_outside_brackets(entry, ",")]
     if not labels:
-        raise ValueError("Expected argument `methods` to name at least one method, such as none,znorm, but got nothing.")
+        raise ValueError(
+            "Expected argument `methods` to name at least one method, such as none,znorm, but got nothing."
+        )
     for label in labels:
         if labels.count(label) > 1:
             raise ValueError(f"Argument `methods` names `{label}` {labels.count(label)} times. Name it once.")
@@ -142,7 +144,7 @@ def _parse(label: str) -> Method:
     if "." not in name:
         raise ValueError(
             f"Argument `methods` has an unknown method {name!r}.{did_you_mean(name, _KNOWN)} Known are"
-            f" {listing(_KNOWN)}; any other callback goes by its class path, such as `my_package.MyCallback(argument=1)`."
+            f" {listing(_KNOWN)}; any other callback goes by its class path, as in `my_package.MyCallback(argument=1)`."
         )
     return Method(label, name, arguments)
 

@@ -1,60 +1,49 @@
 """What a comparison is asked."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
-from lightning_znorm.compare.methods import Method
-from lightning_znorm.compare.plan import Run, Setting, make_runs, make_settings
+from lightning_znorm.compare.methods import Method, name_methods, parse_methods
+from lightning_znorm.compare.plan import Run, Setting, make_runs, make_settings, parse_seeds, parse_sweep
 from lightning_znorm.compare.text import listing
 
 Mode = Literal["min", "max"]
 
 _LOWER_IS_BETTER = ("loss", "err", "mse", "mae", "perplexity", "nll", "ece", "brier")
-_HIGHER_IS_BETTER = ("acc", "f1", "dice", "iou", "jaccard", "auc", "auroc", "precision", "recall", "sens", "spec", "r2")
-_HIGHER_IS_BETTER += ("score", "bleu", "rouge", "psnr", "ssim", "map", "top1", "top5", "kappa", "mcc")
+_HIGHER_IS_BETTER = (
+    *("acc", "f1", "dice", "iou", "jaccard", "auc", "auroc", "precision", "recall", "sens", "spec", "r2", "score"),
+    *("bleu", "rouge", "psnr", "ssim", "map", "top1", "top5", "kappa", "mcc"),
+)
 
 
 @dataclass(frozen=True)
 class Question:
     """What is compared, and by which figure it is judged.
 
-    Args:
+    Attributes:
         methods: The ways to treat the gradient.
         sweep: Values of each swept key; every method is run with each combination.
         seeds: Seeds that all methods share.
         monitor: Validation metric that selects each method's setting.
-        mode: Whether a small or a large value of it is good; ``None`` to tell from its name.
-        test_monitor: Test metric that is reported; ``None`` for the name of the monitor with ``test`` for ``val``.
-        baseline: Label of the method from which the differences are taken; ``None`` for ``none``, or the first one.
-
-    Raises:
-        ValueError: If an argument is wrong.
+        mode: Whether a small or a large value of it is good.
+        test_monitor: Test metric that is reported.
+        baseline: Label of the method from which the differences are taken.
 
     """
 
     methods: Sequence[Method]
-    sweep: dict[str, list[Any]]
+    sweep: Mapping[str, list[Any]]
     seeds: Sequence[int]
     monitor: str
-    mode: Mode | None = None
-    test_monitor: str | None = None
-    baseline: str | None = None
-    labels: list[str] = field(init=False)
+    mode: Mode
+    test_monitor: str
+    baseline: str
 
-    def __post_init__(self) -> None:
-        settle = object.__setattr__
-        settle(self, "labels", [method.label for method in self.methods])
-        if self.mode not in (None, "min", "max"):
-            raise ValueError(f"Expected argument `mode` to be 'min' or 'max', but got {self.mode!r}.")
-        settle(self, "mode", self.mode or guess_mode(self.monitor))
-        settle(self, "test_monitor", self.test_monitor or guess_test_monitor(self.monitor))
-        baseline = self.baseline or ("none" if "none" in self.labels else self.labels[0])
-        if baseline not in self.labels:
-            raise ValueError(
-                f"Expected argument `baseline` to be one of the methods ({listing(self.labels)}), but got {baseline!r}."
-            )
-        settle(self, "baseline", baseline)
+    @property
+    def labels(self) -> list[str]:
+        """Names of the methods."""
+        return [method.label for method in self.methods]
 
     @property
     def settings(self) -> list[Setting]:
@@ -65,6 +54,50 @@ class Question:
     def runs(self) -> list[Run]:
         """All runs, in their order."""
         return make_runs(self.methods, self.settings, self.seeds)
+
+
+def ask(
+    methods: str | Sequence[str] | Mapping[str, Any],
+    sweep: str | Sequence[str] | Mapping[str, Sequence[Any]] | None,
+    seeds: int | Sequence[int],
+    monitor: str,
+    mode: Mode | None,
+    test_monitor: str | None,
+    baseline: str | None,
+) -> Question:
+    """Read a question as a user writes it.
+
+    Args:
+        methods: For :func:`~lightning_znorm.compare.methods.parse_methods`, or a mapping for ``name_methods``.
+        sweep: For :func:`~lightning_znorm.compare.plan.parse_sweep`.
+        seeds: For :func:`~lightning_znorm.compare.plan.parse_seeds`.
+        monitor: Validation metric.
+        mode: ``None`` to tell from the monitor's name.
+        test_monitor: ``None`` for the name of the monitor with ``test`` for ``val``.
+        baseline: ``None`` for ``none``, or the first method.
+
+    Raises:
+        ValueError: If an argument is wrong.
+
+    """
+    parsed = name_methods(methods) if isinstance(methods, Mapping) else parse_methods(methods)
+    labels = [method.label for method in parsed]
+    if mode not in (None, "min", "max"):
+        raise ValueError(f"Expected argument `mode` to be 'min' or 'max', but got {mode!r}.")
+    baseline = baseline or ("none" if "none" in labels else labels[0])
+    if baseline not in labels:
+        raise ValueError(
+            f"Expected argument `baseline` to be one of the methods ({listing(labels)}), but got {baseline!r}."
+        )
+    return Question(
+        methods=parsed,
+        sweep=parse_sweep(sweep),
+        seeds=parse_seeds(seeds),
+        monitor=monitor,
+        mode=mode or guess_mode(monitor),
+        test_monitor=test_monitor or guess_test_monitor(monitor),
+        baseline=baseline,
+    )
 
 
 def guess_mode(monitor: str) -> Mode:
@@ -83,8 +116,8 @@ def guess_mode(monitor: str) -> Mode:
     low, high = (any(part in name for part in parts) for parts in (_LOWER_IS_BETTER, _HIGHER_IS_BETTER))
     if low == high:
         raise ValueError(
-            f"Argument `mode` is needed: the name {monitor!r} of the monitor does not tell whether small values are good"
-            " (`--compare.mode min`) or large ones (`--compare.mode max`)."
+            f"Argument `mode` is needed: the name {monitor!r} of the monitor does not tell whether small values are"
+            " good (`--compare.mode min`) or large ones (`--compare.mode max`)."
         )
     return "min" if low else "max"
 
@@ -106,6 +139,6 @@ def guess_test_monitor(monitor: str) -> str:
             test = "Test" if prefix[0] == "V" else "test"
             return test + monitor.removeprefix(prefix)
     raise ValueError(
-        f"Argument `test_monitor` is needed: the name of the test metric cannot be told from the monitor {monitor!r}, as"
-        " it does not begin with `val`. Name it, such as `--compare.test_monitor test_acc`."
+        f"Argument `test_monitor` is needed: the name of the test metric cannot be told from the monitor {monitor!r},"
+        " as it does not begin with `val`. Name it, such as `--compare.test_monitor test_acc`."
     )

@@ -38,7 +38,7 @@ class Run:
         return f"{re.sub(r'[^A-Za-z0-9.=_-]+', '_', readable)[:80]}-{digest}"
 
     def __str__(self) -> str:
-        return " ".join([self.method.label, *show_setting(self.setting).split(", "), f"seed {self.seed}"]).strip()
+        return ", ".join(filter(None, [self.method.label, show_setting(self.setting), f"seed {self.seed}"]))
 
 
 def make_runs(methods: Sequence[Method], settings: Sequence[Setting], seeds: Sequence[int]) -> list[Run]:
@@ -130,7 +130,9 @@ def show_setting(setting: Setting) -> str:
         'lr=0.001, batch_size=32'
 
     """
-    return ", ".join(f"{name}={show_value(value)}" for name, value in zip(short_names(setting), setting.values()))
+    return ", ".join(
+        f"{name}={show_value(value)}" for name, value in zip(short_names(setting), setting.values(), strict=True)
+    )
 
 
 def short_names(keys: Mapping[str, Any] | Sequence[str]) -> list[str]:
@@ -147,7 +149,9 @@ def fingerprint(value: Any) -> str:
 def _parse_pair(text: str) -> tuple[str, list[Any]]:
     key, equals, values = text.partition("=")
     if not equals or not re.fullmatch(r"[A-Za-z_][\w.]*", key):
-        raise ValueError(f"Argument `sweep` has {text!r}; expected `key=value,value,…`, such as model.init_args.lr=1e-3,1e-2.")
+        raise ValueError(
+            f"Argument `sweep` has {text!r}; expected `key=value,value,…`, such as model.init_args.lr=1e-3,1e-2."
+        )
     return key, [parse_value(value) for value in split_outside_brackets(values, ",")]
 
 

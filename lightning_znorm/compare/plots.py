@@ -11,6 +11,7 @@ from matplotlib.ticker import MaxNLocator
 
 from lightning_znorm.compare.options import Question
 from lightning_znorm.compare.plan import short_names
+from lightning_znorm.compare.tables import are_numbers, choose
 from lightning_znorm.compare.text import show_value
 from lightning_znorm.compare.verdicts import Unit
 
@@ -77,14 +78,14 @@ def plot_sweep(question: Question, settings: pd.DataFrame, unit: Unit) -> Figure
             axis.set_title(", ".join(f"{key}={show_value(value)}" for key, value in pairs), fontsize=10)
         _tidy(axis)
     _legend_below(figure)
-    figure.suptitle("Validation metric per setting: mean and range of the seeds; ringed is what was selected")
+    figure.suptitle("Mean and range of the seeds; ringed: selected", fontsize=11)
     return figure
 
 
 def _draw_sweep(axis: Axes, question: Question, frame: pd.DataFrame, key: str, unit: Unit) -> None:
     scale = 100 if unit.is_share else 1
     values = question.sweep[key]
-    numeric = all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in values)
+    numeric = are_numbers(values)
     place: dict[Any, float] = {v: float(v) if numeric else float(n) for n, v in enumerate(values)}
     logarithmic = numeric and min(place.values()) > 0 and max(place.values()) >= 5 * min(place.values())
     failures: list[tuple[float, str]] = []
@@ -130,14 +131,14 @@ def plot_differences(question: Question, summary: pd.DataFrame, runs: pd.DataFra
     figure = Figure(figsize=(7.6, 1.5 + 0.75 * len(methods)), layout="constrained")
     axis = figure.add_subplot()
     axis.axvline(0, color="#333333", linewidth=1)
-    baseline = _tests(runs, summary, str(question.baseline))
+    baseline = _tests(runs, summary, question.baseline)
     dots: list[float] = []
     for height, method in enumerate(reversed(methods)):
         row, (color, _) = summary.loc[method], _style(question, method)
         own = _tests(runs, summary, method)
         seeds = [scale * (own[seed] - baseline[seed]) for seed in own if seed in baseline]
         dots += seeds
-        axis.scatter(seeds, [height] * len(seeds), color=color, alpha=0.45, s=26, linewidths=0, zorder=2)
+        axis.scatter(seeds, [height - 0.2] * len(seeds), color=color, alpha=0.6, s=26, linewidths=0, zorder=2)
         if pd.notna(row["difference_low"]):
             ends = [scale * row["difference_low"], scale * row["difference_high"]]
             axis.plot(ends, [height, height], color=color, linewidth=2.4, solid_capstyle="round", zorder=3)
@@ -159,8 +160,7 @@ def plot_differences(question: Question, summary: pd.DataFrame, runs: pd.DataFra
 
 
 def _tests(runs: pd.DataFrame, summary: pd.DataFrame, method: str) -> dict[Any, float]:
-    own = runs[(runs["method"] == method) & (runs["setting"] == summary.loc[method, "setting"])]
-    own = own[own["status"] == "finished"]
+    own = choose(runs, method, str(summary.loc[method, "setting"]))
     return dict(zip(own["seed"], own["test"], strict=True))
 
 

@@ -3,7 +3,7 @@
 import contextlib
 import os
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from multiprocessing import connection, get_context
 from typing import Any
@@ -59,9 +59,9 @@ class Pool:
         self.threads = max(1, available_cores() // len(slots))
         self._preload = list(preload)
         # a fork takes along what is imported; where that is not to be trusted, each process imports anew
-        self._context = get_context("forkserver" if sys.platform == "linux" else "spawn")
+        self._context: Any = get_context("forkserver" if sys.platform == "linux" else "spawn")
 
-    def do(self, tasks: Iterable[Task]) -> Iterator[Event]:
+    def do(self, tasks: Iterable[Task]) -> Generator[Event, None, None]:
         """Do the tasks, in order, and tell what happens.
 
         Yields:
@@ -86,11 +86,8 @@ class Pool:
                         yield Event(worker.task, "done", 1.0, result=worker.result or _lost(worker))
                         worker.process.close()
                         del workers[slot]
-                sources = [worker.receiver if worker.is_open else worker.process.sentinel for worker in workers.values()]
-                if sources and len(workers) == len(self.slots):
-                    connection.wait(sources)
-                elif sources:
-                    connection.wait(sources, timeout=0.2)
+                if workers:  # to wait for nothing takes forever
+                    connection.wait([w.receiver if w.is_open else w.process.sentinel for w in workers.values()])
         finally:
             for worker in workers.values():
                 worker.process.kill()
@@ -178,4 +175,11 @@ def _lost(worker: _Worker) -> dict[str, Any]:
     how = f"by signal {-code}" if code is not None and code < 0 else f"with exit status {code}"
     log = read_log(worker.task.folder)
     error = f"The process ended {how}, without a result." + (f" The end of its log:\n{log}" if log else "")
-    return {**describe(worker.task.run), "status": "crashed", "error": error, "kind": "process", "curve": [], "test": {}}
+    return {
+        **describe(worker.task.run),
+        "status": "crashed",
+        "error": error,
+        "kind": "process",
+        "curve": [],
+        "test": {},
+    }

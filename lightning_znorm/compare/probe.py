@@ -21,8 +21,8 @@ _REMEDIES = {
     " select the setting on",
     "test_step": "the module has no `test_step`: the setting is selected on the validation split, so that the figure to"
     " report must come from another one",
-    "test_dataloader": "there is no `test_dataloader`, neither in the module nor in a datamodule: the setting is selected"
-    " on the validation split, so that the figure to report must come from another one",
+    "test_dataloader": "there is no `test_dataloader`, neither in the module nor in a datamodule: the setting is"
+    " selected on the validation split, so that the figure to report must come from another one",
 }
 
 
@@ -117,4 +117,6 @@ def _check(result: Mapping[str, Any], question: Question) -> None:
             f"{did_you_mean(str(question.test_monitor), logged)} It logs {listing(logged)}."
         )
     if result["status"] == "diverged":
-        rank_zero_warn(f"The weights of method `{result['method']}` are not finite after a few steps: {result['error']}")
+        rank_zero_warn(
+            f"The weights of method `{result['method']}` are not finite after a few steps: {result['error']}"
+        )

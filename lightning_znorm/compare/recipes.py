@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from lightning_znorm.cli import make_cli_class, package_of
 from lightning_znorm.compare.plan import Run
+from lightning_znorm.transform import GradientTransform
 
 _PROBED_BATCHES = {"limit_train_batches": 4, "limit_val_batches": 2, "limit_test_batches": 2}
 
@@ -166,3 +167,31 @@ def callback_classes(trainer: Mapping[str, Any]) -> list[type]:
         else:
             classes.append(type(callback))
     return classes
+
+
+def refuse_trainer(trainer: Mapping[str, Any]) -> None:
+    """Raise if a Trainer's arguments have in them what is to be compared, or what the runs cannot share.
+
+    Raises:
+        ValueError: Naming the argument and the remedy.
+
+    """
+    for cls in callback_classes(trainer):
+        if issubclass(cls, GradientTransform):
+            raise ValueError(
+                f"The Trainer's arguments already contain {cls.__name__} (`trainer.callbacks`), so that every method"
+                " would be run with it. Take it out; `methods` says which method has it."
+            )
+    clip = trainer.get("gradient_clip_val")
+    if clip:
+        raise ValueError(
+            f"The Trainer's arguments already clip gradients (`trainer.gradient_clip_val: {clip}`), so that every"
+            f" method would be run with it. Take it out, and compare with the method `clip(gradient_clip_val={clip})`."
+        )
+    devices, nodes = trainer.get("devices"), trainer.get("num_nodes")
+    if devices not in (None, "auto", 1, "1") or nodes not in (None, 1):
+        raise ValueError(
+            f"The Trainer's arguments ask for several devices (`trainer.devices: {devices}`, `trainer.num_nodes:"
+            f" {nodes}`), but each run has one. Set both to 1; `jobs` runs several side by side, on the GPUs that"
+            " CUDA_VISIBLE_DEVICES leaves visible."
+        )

@@ -22,7 +22,7 @@ _SECONDS_BETWEEN_REPORTS = 0.5
 Report = Callable[[float, dict[str, float]], None]
 
 
-class Diverged(Exception):
+class DivergedError(Exception):
     """The weights of a run have an inf or NaN."""
 
 
@@ -60,6 +60,9 @@ class Recorder(Callback):
         self._other_names: set[str] = set()
         self._loss: list[Any] = [0.0, 0]
         self._reported = 0.0
+        self._batches_of_epoch = 0
+        self._last_epoch = 0.0
+        self._pause = 0.0
         self._sums: dict[str, list[Any]] = {}
 
     @property
@@ -98,7 +101,6 @@ class Recorder(Callback):
     def on_train_epoch_start(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
         """Begin a new epoch."""
         self._loss = [0.0, 0]
-        self._steps_timed = 0
         self._pause = 0.0
 
     def on_train_batch_start(
@@ -128,11 +130,12 @@ class Recorder(Callback):
 
     def on_train_epoch_end(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
         """Note the epoch's loss, and stop a training whose weights are lost."""
+        self._last_epoch = self._count_epochs(trainer)
         total, count = self._loss
         if count:
             self.losses.append(float(total) / count)
         if not _is_finite(pl_module):
-            raise Diverged(f"A weight is inf or NaN after epoch {trainer.current_epoch + 1}.")
+            raise DivergedError(f"A weight is inf or NaN after epoch {trainer.current_epoch + 1}.")
 
     def on_validation_start(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
         """Tell what validation logs from what was there before."""
@@ -154,18 +157,21 @@ class Recorder(Callback):
 
     def on_validation_end(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
         """Add a row to the curve."""
-        self._pause = getattr(self, "_pause", 0.0) + time.perf_counter() - self._validation_started
-        if trainer.sanity_checking or trainer.state.fn != "fit":
+        self._pause += time.perf_counter() - self._validation_started
+        if trainer.sanity_checking:
             return
         metrics = {
             name: float(value) for name, value in trainer.callback_metrics.items() if name not in self._other_names
         }
         metrics.update(self._take_means())
         self.validation_names.update(dict.fromkeys(metrics))
-        batches = trainer.num_training_batches
-        share = self._batches_of_epoch / batches if math.isfinite(batches) and batches else 1.0
-        row = {"epoch": round(trainer.current_epoch + share, 4), "step": trainer.global_step, "metrics": metrics}
-        self.curve.append(row)
+        if trainer.state.fn == "fit":
+            self._last_epoch = self._count_epochs(trainer)
+        self.curve.append({"epoch": self._last_epoch, "step": trainer.global_step, "metrics": metrics})
+
+    def has_validated_last(self, trainer: "pl.Trainer") -> bool:
+        """Say whether the last step was followed by a validation."""
+        return bool(self.curve) and self.curve[-1]["step"] == trainer.global_step
 
     def on_test_start(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
         """Begin the test."""
@@ -187,6 +193,11 @@ class Recorder(Callback):
         """Keep the means of what the steps returned."""
         self.returned = self._take_means()
 
+    def _count_epochs(self, trainer: "pl.Trainer") -> float:
+        batches = trainer.num_training_batches
+        share = self._batches_of_epoch / batches if math.isfinite(batches) and batches else 1.0
+        return round(trainer.current_epoch + share, 4)
+
     def _add(self, phase: str, step: str, outputs: Any) -> None:
         now = time.perf_counter()
         self.batch_seconds[phase] = now - getattr(self, "_batch_ended", now)
@@ -195,7 +206,7 @@ class Recorder(Callback):
         for name, value in values:
             if isinstance(value, Tensor) and value.numel() == 1 and not value.is_complex():
                 sums = self._sums.setdefault(step if name is None else f"{step}.{name}", [0.0, 0])
-                sums[0] = sums[0] + value.detach().reshape(()).double() if value.device.type != "mps" else sums[0] + value
+                sums[0] = sums[0] + value.detach().reshape(()).float()
                 sums[1] += 1
 
     def _take_means(self) -> dict[str, float]:

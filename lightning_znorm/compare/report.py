@@ -107,8 +107,12 @@ def write_report(question: Question, store: Store, show_command: Callable[[Run],
 def render(template: str, **context: Any) -> str:
     """Fill in one of the templates."""
     environment = Environment(
-        autoescape=".html" in template, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
-    )  # fmt: skip
+        autoescape=".html" in template,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
     source = files("lightning_znorm.compare").joinpath("templates", template).read_text()
     return environment.from_string(source).render(**context)
 
@@ -121,7 +125,7 @@ def show_summary(question: Question, findings: Findings) -> pd.DataFrame:
         if question.sweep:
             cells["selected setting"] = row["setting"] if row["seeds"] else "–"
         cells[f"{question.test_monitor}{unit.heading}"] = unit.value(row["test"])
-        cells["95% interval"] = unit.interval(row["test_low"], row["test_high"]) or "–"
+        cells["95% interval"] = unit.interval_of_metric(row["test_low"], row["test_high"]) or "–"
         cells["difference"] = "–" if pd.isna(row["difference"]) else _signed(row["difference"], unit)
         cells["95% interval "] = unit.interval(row["difference_low"], row["difference_high"]) or "–"
         cells["p (Holm)"] = "–" if pd.isna(row["p_holm"]) else f"{row['p_holm']:.2g}"
@@ -154,7 +158,7 @@ def show_settings(question: Question, findings: Findings) -> pd.DataFrame | None
     return pd.DataFrame(rows)
 
 
-def _show_setting_cell(row: pd.Series, unit: Unit) -> str:
+def _show_setting_cell(row: "pd.Series[Any]", unit: Unit) -> str:
     text = unit.value(row["mean"])
     if row["finished"] > 1:
         text += f" ({unit.interval(row['low'], row['high'])})"

@@ -1,7 +1,6 @@
 """Means, intervals and tests over seeds."""
 
 import math
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -12,6 +11,7 @@ from statsmodels.stats.power import TTestPower
 
 MIN_SEEDS = 3
 _LEVEL = 0.95
+_SMALL_EFFECT, _LARGE_EFFECT = 0.05, 4.0
 
 
 @dataclass(frozen=True)
@@ -94,13 +94,15 @@ def differences_to(baseline: Mapping[int, float], others: Mapping[str, Mapping[i
 
     """
     paired = {
-        name: [figures[seed] - baseline[seed] for seed in baseline if seed in figures] for name, figures in others.items()
+        name: [figures[seed] - baseline[seed] for seed in baseline if seed in figures]
+        for name, figures in others.items()
     }
     p_values = {name: _p_value(values) for name, values in paired.items()}
     tested = [name for name, p in p_values.items() if not math.isnan(p)]
     corrected = dict.fromkeys(paired, math.nan)
     if tested:
-        corrected |= dict(zip(tested, multipletests([p_values[name] for name in tested], method="holm")[1], strict=True))
+        _, holm, *_ = multipletests([p_values[name] for name in tested], method="holm")
+        corrected |= dict(zip(tested, holm, strict=True))
     found = {}
     for name, values in paired.items():
         estimate = estimate_mean(values)
@@ -128,8 +130,7 @@ def _seeds_needed(values: Sequence[float]) -> int | None:
     if len(values) < 2 or not np.ptp(values) or not np.mean(values):
         return None
     effect = abs(np.mean(values)) / np.std(values, ddof=1)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a size that the search cannot find
-        needed = TTestPower().solve_power(effect_size=effect, alpha=1 - _LEVEL, power=0.8, alternative="two-sided")
-    needed = float(np.asarray(needed).reshape(-1)[0])
-    return max(MIN_SEEDS, math.ceil(needed)) if math.isfinite(needed) else None
+    if not _SMALL_EFFECT < effect < _LARGE_EFFECT:  # outside, the search does not converge
+        return MIN_SEEDS if effect >= _LARGE_EFFECT else None
+    needed = TTestPower().solve_power(effect_size=effect, alpha=1 - _LEVEL, power=0.8, alternative="two-sided")
+    return max(MIN_SEEDS, math.ceil(np.asarray(needed).item()))

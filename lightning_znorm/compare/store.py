@@ -96,8 +96,8 @@ class Store:
         if differing:
             shown = "; ".join(f"{key} is {new!r}, was {old!r}" for key, old, new in differing[:5])
             raise ValueError(
-                f"Argument `out`: the folder `{self.folder}` belongs to a comparison of another configuration ({shown})."
-                f" {choose}, or delete this one."
+                f"Argument `out`: the folder `{self.folder}` belongs to a comparison of another configuration"
+                f" ({shown}). {choose}, or delete this one."
             )
 
     def folder_of(self, run: Run) -> Path:

@@ -9,6 +9,12 @@ from lightning_znorm.compare.options import Question
 from lightning_znorm.compare.plan import short_names, show_setting
 from lightning_znorm.compare.statistics import Difference, differences_to, estimate_mean
 
+_SUMMARY = [
+    *("setting", "seeds", "test", "test_low", "test_high", "difference", "difference_low", "difference_high", "paired"),
+    *("p", "p_holm", "seeds_needed", "validation", "epochs_to_baseline", "reached", "seconds_per_step", "seconds"),
+    "failed",
+]
+
 
 def make_runs_table(question: Question, results: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     """Return a row per run.
@@ -49,24 +55,22 @@ def make_runs_table(question: Question, results: Sequence[Mapping[str, Any]]) ->
 
 def make_curves_table(question: Question, results: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     """Return a row per validation of each run: ``method``, ``setting``, ``seed``, ``epoch``, ``value``."""
-    rows = [
-        (result["method"], show_setting(result["setting"]), result["seed"], row["epoch"], row["metrics"].get(question.monitor))
+    points = [
+        {**_of(result), "epoch": row["epoch"], "value": row["metrics"].get(question.monitor)}
         for result in results
         for row in result.get("curve") or []
     ]
-    frame = pd.DataFrame(rows, columns=["method", "setting", "seed", "epoch", "value"])
-    return frame.astype({"epoch": float, "value": float})
+    return _as_curves(points)
 
 
 def make_losses_table(results: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
-    """Return a row per epoch of each run: ``method``, ``setting``, ``seed``, ``epoch``, ``value``, the training loss."""
-    rows = [
-        (result["method"], show_setting(result["setting"]), result["seed"], epoch, value)
+    """Return a row per epoch of each run, with the columns of the curves; the value is the mean training loss."""
+    points = [
+        {**_of(result), "epoch": epoch, "value": value}
         for result in results
         for epoch, value in enumerate(result.get("train_loss") or [], start=1)
     ]
-    frame = pd.DataFrame(rows, columns=["method", "setting", "seed", "epoch", "value"])
-    return frame.astype({"epoch": float, "value": float})
+    return _as_curves(points)
 
 
 def make_settings_table(question: Question, runs: pd.DataFrame) -> pd.DataFrame:
@@ -107,7 +111,7 @@ def make_summary(question: Question, runs: pd.DataFrame, settings: pd.DataFrame,
     """
     selected = dict(settings.loc[settings["selected"], ["method", "setting"]].to_numpy().tolist())
     figures = {method: _by_seed(runs, method, setting) for method, setting in selected.items()}
-    baseline = figures.get(str(question.baseline), {})
+    baseline = figures.get(question.baseline, {})
     others = {method: values for method, values in figures.items() if method != question.baseline}
     differences = differences_to(baseline, others)
     goal = settings.loc[settings["selected"] & (settings["method"] == question.baseline), "mean"]
@@ -117,7 +121,7 @@ def make_summary(question: Question, runs: pd.DataFrame, settings: pd.DataFrame,
         if method not in selected:
             rows.append({"method": method, "seeds": 0, "failed": failed})
             continue
-        chosen = runs[(runs["method"] == method) & (runs["setting"] == selected[method]) & (runs["status"] == "finished")]
+        chosen = choose(runs, method, selected[method])
         test = estimate_mean(list(figures[method].values()))
         row: dict[str, Any] = {"method": method, "setting": selected[method], "seeds": test.count}
         row |= {"test": test.mean, "test_low": test.low, "test_high": test.high}
@@ -129,9 +133,7 @@ def make_summary(question: Question, runs: pd.DataFrame, settings: pd.DataFrame,
             row |= _epochs_to(own, goal.iloc[0], question)
         row |= {"seconds_per_step": chosen["seconds_per_step"].median(), "seconds": chosen["seconds"].median()}
         rows.append(row | {"failed": failed})
-    columns = ["setting", "seeds", "test", "test_low", "test_high", "difference", "difference_low", "difference_high"]
-    columns += ["paired", "p", "p_holm", "seeds_needed", "validation", "epochs_to_baseline", "reached", "seconds_per_step"]
-    return pd.DataFrame(rows).set_index("method").reindex(columns=[*columns, "seconds", "failed"])
+    return pd.DataFrame(rows).set_index("method").reindex(columns=_SUMMARY)
 
 
 def find_edges(question: Question, settings: pd.DataFrame) -> list[tuple[str, str, float, str]]:
@@ -143,8 +145,8 @@ def find_edges(question: Question, settings: pd.DataFrame) -> list[tuple[str, st
     """
     edges = []
     for key, name in zip(question.sweep, short_names(question.sweep), strict=True):
-        values = [value for value in question.sweep[key] if isinstance(value, (int, float)) and not isinstance(value, bool)]
-        if len(values) < 2 or len(values) < len(question.sweep[key]):
+        values = question.sweep[key]
+        if len(values) < 2 or not are_numbers(values):
             continue
         for _, row in settings[settings["selected"]].iterrows():
             if row[key] in (min(values), max(values)):
@@ -172,17 +174,38 @@ def find_unequal(runs: pd.DataFrame) -> list[str]:
     return found
 
 
+def choose(runs: pd.DataFrame, method: str, setting: str) -> pd.DataFrame:
+    """Return the finished runs of a method at a setting."""
+    return runs[(runs["method"] == method) & (runs["setting"] == setting) & (runs["status"] == "finished")]
+
+
+def are_numbers(values: Sequence[Any]) -> bool:
+    """Say whether all values are numbers."""
+    return all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in values)
+
+
+def _of(result: Mapping[str, Any]) -> dict[str, Any]:
+    return {"method": result["method"], "setting": show_setting(result["setting"]), "seed": result["seed"]}
+
+
+def _as_curves(points: list[dict[str, Any]]) -> pd.DataFrame:
+    frame = pd.DataFrame(points, columns=["method", "setting", "seed", "epoch", "value"])
+    return frame.astype({"epoch": float, "value": float})
+
+
 def _status(result: Mapping[str, Any], question: Question) -> str:
     """Return the status; a run whose metric is lost has diverged, too."""
     if result["status"] != "finished":
         return str(result["status"])
     curve = result.get("curve") or [{"metrics": {}}]
-    known = curve[-1]["metrics"].get(question.monitor), result["test"].get(question.test_monitor)
-    return "diverged" if None in known else "finished"
+    for metrics, name in ((curve[-1]["metrics"], question.monitor), (result["test"], question.test_monitor)):
+        if metrics.get(name) is None:
+            return "diverged" if name in metrics else "not measured"
+    return "finished"
 
 
 def _by_seed(runs: pd.DataFrame, method: str, setting: str) -> dict[int, float]:
-    chosen = runs[(runs["method"] == method) & (runs["setting"] == setting) & (runs["status"] == "finished")]
+    chosen = choose(runs, method, setting)
     return {int(seed): float(value) for seed, value in zip(chosen["seed"], chosen["test"], strict=True)}
 
 
@@ -204,4 +227,3 @@ def _epochs_to(curves: pd.DataFrame, goal: float, question: Question) -> dict[st
     good = curves["value"] >= goal if question.mode == "max" else curves["value"] <= goal
     first = curves[good].groupby("seed")["epoch"].min()
     return {"epochs_to_baseline": first.mean(), "reached": len(first)}
-

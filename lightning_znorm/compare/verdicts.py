@@ -34,6 +34,12 @@ class Unit:
         """Write an interval, nothing if there is none."""
         return "" if math.isnan(low) else f"{self.value(low)} to {self.value(high)}"
 
+    def interval_of_metric(self, low: float, high: float) -> str:
+        """Write an interval of the metric itself, without what a share cannot be."""
+        if self.is_share and not math.isnan(low):
+            low, high = max(low, 0.0), min(high, 1.0)
+        return self.interval(low, high)
+
     def difference(self, value: float) -> str:
         """Write the size of a difference."""
         return f"{abs(100 * value):.1f} points" if self.is_share else f"{abs(value):.3g}"
@@ -52,17 +58,16 @@ def choose_unit(question: Question, runs: pd.DataFrame) -> Unit:
 
 def judge(question: Question, summary: pd.DataFrame, unit: Unit) -> list[str]:
     """Return a sentence per method that is compared with the baseline."""
-    baseline, metric = question.baseline, question.test_monitor
+    baseline = question.baseline
     others = [method for method in summary.index if method != baseline]
     if not summary.loc[baseline, "seeds"]:
         return [f"No run of the baseline `{baseline}` was finished: nothing can be compared with it."]
     tested = int(summary.loc[others, "p"].notna().sum())
-    return [_judge_one(summary.loc[method], str(method), str(baseline), str(metric), question, unit, tested) for method in others]
+    return [_judge_one(summary.loc[method], str(method), question, unit, tested) for method in others]
 
 
-def _judge_one(
-    row: pd.Series, method: str, baseline: str, metric: str, question: Question, unit: Unit, tested: int
-) -> str:
+def _judge_one(row: "pd.Series[Any]", method: str, question: Question, unit: Unit, tested: int) -> str:
+    baseline, metric = question.baseline, question.test_monitor
     if not row["seeds"]:
         return f"`{method}`: no run was finished."
     count = int(row["paired"]) if pd.notna(row["paired"]) else 0
@@ -83,7 +88,8 @@ def _judge_one(
             f"`{method}` is {size} {sign} than `{baseline}` in {metric} (95% interval {interval}, {seeds},"
             f" p = {row['p_holm']:.2g}{correction})."
         )
-    sentence = f"`{method}` and `{baseline}` cannot be told apart in {metric} ({size} {sign}, 95% interval {interval}, {seeds}"
+    sentence = f"`{method}` and `{baseline}` cannot be told apart in {metric}"
+    sentence += f" ({size} {sign}, 95% interval {interval}, {seeds}"
     if row["p"] < 0.05:
         sentence += f"; p = {row['p']:.2g} becomes {row['p_holm']:.2g}{correction}"
     needed = row["seeds_needed"]
@@ -94,7 +100,7 @@ def _judge_one(
     return sentence + ")."
 
 
-def _interval(row: pd.Series, unit: Unit) -> str:
+def _interval(row: "pd.Series[Any]", unit: Unit) -> str:
     """Write the interval in the direction of the sentence, so that positive is what the sentence says."""
     low, high = row["difference_low"], row["difference_high"]
     if row["difference"] < 0:
@@ -102,26 +108,37 @@ def _interval(row: pd.Series, unit: Unit) -> str:
     return f"{100 * low:.1f} to {100 * high:.1f}" if unit.is_share else f"{low:.3g} to {high:.3g}"
 
 
-def caveats(question: Question, summary: pd.DataFrame, edges: list[tuple[str, str, Any, str]], unequal: list[str]) -> list[str]:
+def caveats(
+    question: Question, summary: pd.DataFrame, edges: list[tuple[str, str, Any, str]], unequal: list[str]
+) -> list[str]:
     """Return what a reader must know before believing the verdicts."""
     found = []
     seeds = int(summary["seeds"].max())
-    if seeds < MIN_SEEDS:
-        number = {0: "No seed is", 1: "One seed is", 2: "Two seeds are"}[seeds]
-        found.append(f"{number} too few to tell differences from chance: take {MIN_SEEDS} at least, 5 or more to be sure.")
-    for method, name, value, end in edges:
-        beyond = "lower" if end == "lowest" else "higher"
+    if 0 < seeds < MIN_SEEDS:
+        number = {1: "One seed is", 2: "Two seeds are"}[seeds]
+        found.append(f"{number} too few to tell differences from chance: take {MIN_SEEDS} at least, better 5 or more.")
+    for (name, value, end), methods in _group_edges(edges).items():
+        beyond, whose = "lower" if end == "lowest" else "higher", " and ".join(f"`{method}`" for method in methods)
         found.append(
-            f"The best {name} of `{method}`, {show_value(value)}, is the {end} of the sweep: the true best may be"
-            f" {beyond} still, and `{method}` better than it looks here."
+            f"The best {name} of {whose}, {show_value(value)}, is the {end} of the sweep: the true best may be {beyond}"
+            f" still, and the figures of a method be better there."
         )
     found += [f"Not the same for all methods: {what}." for what in unequal]
     failed = summary[summary["failed"] > 0]
     for method, row in failed.iterrows():
         runs = "1 run" if row["failed"] == 1 else f"{int(row['failed'])} runs"
-        found.append(f"{runs} of `{method}` diverged or crashed; settings without failures are preferred.")
+        found.append(
+            f"{runs} of `{method}` diverged or crashed (see `runs.csv`); settings without failures are preferred."
+        )
     expected = len(question.seeds)
     for method, row in summary.iterrows():
         if 0 < row["seeds"] < expected:
             found.append(f"Of `{method}`, only {int(row['seeds'])} of {expected} seeds at the selected setting count.")
     return found
+
+
+def _group_edges(edges: list[tuple[str, str, Any, str]]) -> dict[tuple[str, Any, str], list[str]]:
+    grouped: dict[tuple[str, Any, str], list[str]] = {}
+    for method, name, value, end in edges:
+        grouped.setdefault((name, value, end), []).append(method)
+    return grouped

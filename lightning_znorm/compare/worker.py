@@ -1,10 +1,7 @@
 """What happens in the process of one run."""
 
 import contextlib
-import json
-import math
 import os
-import shutil
 import signal
 import sys
 import threading
@@ -23,7 +20,7 @@ import torch
 
 from lightning_znorm.compare.plan import Run
 from lightning_znorm.compare.recipes import Ingredients, Recipe
-from lightning_znorm.compare.recorder import Diverged, Recorder
+from lightning_znorm.compare.recorder import DivergedError, Recorder
 from lightning_znorm.compare.store import SCHEMA, write_json
 
 PACKAGES = ("lightning-znorm", "torch", "lightning", "pytorch-lightning")
@@ -56,7 +53,7 @@ def work(payload: bytes, sender: Any) -> None:
 
     Args:
         payload: The task, by cloudpickle.
-        sender: Connection that takes ``("progress", share, metrics)`` now and then, and ``("done", result)`` at the end.
+        sender: Connection that takes ``("progress", share, metrics)`` now and then, ``("done", result)`` at the end.
 
     """
     import cloudpickle
@@ -114,13 +111,15 @@ def perform(task: Task, report: Any = None) -> dict[str, Any]:
         fitted = time.perf_counter()
         if trainer.interrupted:
             raise RuntimeError("The training was interrupted.")
+        if not (recorder.has_validated_last(trainer) or result.get("missing")):
+            trainer.validate(model, datamodule=datamodule, verbose=False)
         result["device"] = _name_device(model.device)
-        result["steps"], result["epochs"] = trainer.global_step, trainer.current_epoch
+        result["steps"], result["epochs"] = trainer.global_step, recorder.curve[-1]["epoch"] if recorder.curve else None
         if task.probe:
             result["lengths"] = measure_lengths(trainer)
         if not result.get("missing"):
             result["test"] = _test(ingredients, recorder)
-    except Diverged as error:
+    except DivergedError as error:
         result |= {"status": "diverged", "error": str(error)}
     except BaseException as error:
         traceback.print_exc()

@@ -1,5 +1,6 @@
 """Semantic segmentation with any architecture and encoder of segmentation-models-pytorch."""
 
+from inspect import signature
 from typing import Any, Literal
 
 import segmentation_models_pytorch as smp
@@ -40,6 +41,7 @@ class SemanticSegmenter(SupervisedModule):
         optimizer_args: Further arguments of the optimizer, such as ``momentum`` or ``weight_decay``.
         scheduler: Name of a class in :mod:`torch.optim.lr_scheduler`, stepped after every optimizer step.
         scheduler_args: Arguments of the scheduler; the length of the usual ones defaults to the whole training.
+        architecture_args: Further arguments of the architecture, such as ``encoder_depth`` and ``decoder_channels``.
 
     Raises:
         ValueError: If an argument is unknown or out of its range, or a mask does not fit its image.
@@ -71,12 +73,15 @@ class SemanticSegmenter(SupervisedModule):
         optimizer_args: dict[str, Any] | None = None,
         scheduler: str | None = None,
         scheduler_args: dict[str, Any] | None = None,
+        architecture_args: dict[str, Any] | None = None,
     ) -> None:
         _check_classes(mode, num_classes)
         super().__init__(_metrics(mode, num_classes), optimizer, lr, optimizer_args, scheduler, scheduler_args)
         self.save_hyperparameters()
         self.mode = mode
-        self.model = make_segmenter(architecture, encoder, encoder_weights, in_channels, num_classes)
+        self.model = make_segmenter(
+            architecture, encoder, encoder_weights, in_channels, num_classes, **architecture_args or {}
+        )
         self.dice_loss = smp.losses.DiceLoss(mode=mode, from_logits=True)
         self.cross_entropy = nn.CrossEntropyLoss() if mode == "multiclass" else nn.BCEWithLogitsLoss()
 
@@ -116,12 +121,18 @@ class SemanticSegmenter(SupervisedModule):
 
 
 def make_segmenter(
-    architecture: str, encoder: str, encoder_weights: str | None = None, in_channels: int = 1, num_classes: int = 1
+    architecture: str,
+    encoder: str,
+    encoder_weights: str | None = None,
+    in_channels: int = 1,
+    num_classes: int = 1,
+    **architecture_args: Any,
 ) -> nn.Module:
     """Build a model of segmentation-models-pytorch by the names of its parts.
 
     Raises:
-        ValueError: If there is no such architecture, encoder or pretrained weights.
+        ValueError: If there is no such architecture, encoder or pretrained weights, or the architecture has no such
+            argument.
 
     Example::
 
@@ -145,8 +156,18 @@ def make_segmenter(
         known = smp.encoders.encoders[encoder]["pretrained_settings"]
         if encoder_weights not in known:
             raise unknown_choice("encoder_weights", encoder_weights, known)
-    model: nn.Module = smp.create_model(
-        architecture, encoder, encoder_weights=encoder_weights, in_channels=in_channels, classes=num_classes
+    cls = smp.MODEL_ARCHITECTURES_MAPPING[architecture.lower()]
+    own = ("encoder_name", "encoder_weights", "in_channels", "classes", "kwargs")
+    choices = [name for name in signature(cls).parameters if name not in own]
+    for name in architecture_args:
+        if name not in choices:
+            raise unknown_choice("architecture_args", name, choices)
+    model: nn.Module = cls(
+        encoder,
+        encoder_weights=encoder_weights,
+        in_channels=in_channels,
+        classes=num_classes,
+        **architecture_args,
     )
     return model
 

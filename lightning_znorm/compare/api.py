@@ -1,0 +1,134 @@
+"""A comparison from Python."""
+
+import contextlib
+import inspect
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from lightning_znorm.compare.driver import Comparison
+from lightning_znorm.compare.options import Mode, ask
+from lightning_znorm.compare.plan import fingerprint
+from lightning_znorm.compare.pool import Pool, make_slots
+from lightning_znorm.compare.recipes import FactoryRecipe, refuse_trainer
+from lightning_znorm.compare.report import find
+from lightning_znorm.compare.store import Store
+from lightning_znorm.compare.text import listing
+
+_METHODS = "none,clip,gc,znorm"
+
+
+def compare(
+    model_factory: Callable[..., Any],
+    datamodule: Any = None,
+    methods: str | Sequence[str] | Mapping[str, Any] = _METHODS,
+    *,
+    sweep: Mapping[str, Sequence[Any]] | None = None,
+    seeds: int | Sequence[int] = 3,
+    monitor: str = "val_loss",
+    mode: Mode | None = None,
+    test_monitor: str | None = None,
+    baseline: str | None = None,
+    trainer: Mapping[str, Any] | None = None,
+    jobs: int | None = None,
+    out: str | PathLike[str] | None = None,
+    retry: bool = False,
+) -> pd.DataFrame:
+    """Train a module with several gradient transforms, each at its own best setting, and say whether they differ.
+
+    This is ``lightning-znorm compare`` for modules that are made in Python. Each run is a process of its own; functions
+    and data travel there by cloudpickle, so that they may be defined anywhere, in a notebook too. In a script, call it
+    under ``if __name__ == "__main__":``.
+
+    Args:
+        model_factory: Returns a new LightningModule; called with the swept values by name.
+        datamodule: A LightningDataModule that is not set up yet, a function that makes one, or ``None`` if the module
+            has its own loaders.
+        methods: As on the command line, ``"none,clip,gc,znorm(min_ndim=2)"``; or a mapping of labels to callbacks,
+            lists of callbacks, such text, or ``None``.
+        sweep: Values of each argument of ``model_factory``; every method is run with each combination.
+        seeds: Number of seeds, or the seeds.
+        monitor: Metric that the module logs in its validation; each method's setting is selected by it.
+        mode: Whether a small (``"min"``) or a large (``"max"``) value of it is good; told from its name by default.
+        test_monitor: Metric that the module logs in its test, which is reported; the monitor with ``test`` for ``val``
+            by default.
+        baseline: Method from which the differences are taken; ``"none"`` by default, or the first.
+        trainer: Arguments of the Trainer, such as ``max_epochs``.
+        jobs: Number of runs side by side; by default one per visible GPU, or one for every two cores.
+        out: Folder for results and report; the same call goes on where it was interrupted. ``None`` keeps nothing.
+        retry: Run again what has crashed.
+
+    Returns:
+        A row per method: ``setting``, ``seeds``, ``test``, ``test_low``, ``test_high``, ``difference``,
+        ``difference_low``, ``difference_high``, ``paired``, ``p``, ``p_holm``, ``seeds_needed``, ``validation``,
+        ``epochs_to_baseline``, ``reached``, ``seconds_per_step``, ``seconds``, ``failed``. Intervals are at 95%;
+        differences are to the baseline, paired by seed. ``frame.attrs`` has ``"verdicts"`` and ``"caveats"``, lists of
+        sentences.
+
+    Raises:
+        ValueError: If an argument is wrong, a metric is not logged, or ``out`` belongs to something else.
+        KeyboardInterrupt: On Ctrl-C; what is done by then is kept in ``out``, with a report of it.
+
+    Example::
+
+        >>> from lightning.pytorch.demos.boring_classes import BoringModel
+        >>> from lightning_znorm.compare import compare
+        >>> frame = compare(
+        ...     BoringModel, methods="none,znorm", seeds=2, trainer={"max_steps": 2, "accelerator": "cpu"},
+        ...     monitor="validation_step.x", mode="min", test_monitor="test_step.y",
+        ... )
+        >>> list(frame.index), frame["seeds"].tolist()
+        (['none', 'znorm'], [2, 2])
+        >>> frame.attrs["verdicts"][0]
+        '`znorm` against `none`: two seeds are too few to tell ...'
+
+    """
+    question = ask(methods, sweep, seeds, monitor, mode, test_monitor, baseline)
+    arguments = dict(trainer or {})
+    refuse_trainer(arguments)
+    _check_factory(model_factory, question.sweep)
+    configuration = {
+        "model_factory": _identify(model_factory),
+        "datamodule": _identify(datamodule),
+        "trainer": {name: repr(value) for name, value in arguments.items() if name != "callbacks"},
+    }
+    recipe = FactoryRecipe(model_factory, datamodule, arguments)
+    pool = Pool(make_slots(jobs, str(arguments.get("accelerator", "auto"))))
+    with tempfile.TemporaryDirectory(prefix="lightning-znorm-") as temporary:
+        store = Store(Path(temporary if out is None else out))
+        is_complete = Comparison(question, recipe, store, pool, configuration, arguments, retry).run()
+        if not is_complete:
+            raise KeyboardInterrupt
+        findings = find(question, store.results(question.runs))
+    frame = findings.summary
+    frame.attrs |= {"verdicts": findings.verdicts, "caveats": findings.caveats}
+    return frame
+
+
+def _check_factory(model_factory: Any, sweep: Mapping[str, Any]) -> None:
+    if not callable(model_factory):
+        raise ValueError(
+            f"Expected argument `model_factory` to be a function that returns a new module, but got {model_factory!r}."
+            " Every run needs its own: `lambda: MyModule(…)`, or the class."
+        )
+    try:
+        inspect.signature(model_factory).bind(**sweep)
+    except TypeError as error:
+        keys = listing(list(sweep))
+        raise ValueError(f"Argument `model_factory` does not go with the keys of `sweep` ({keys}): {error}.") from None
+
+
+def _identify(value: Any) -> str:
+    """Tell functions and data from others, as well as that can be told in another process."""
+    if value is None:
+        return "None"
+    subject = value if inspect.isclass(value) or inspect.isroutine(value) else type(value)
+    name = f"{subject.__module__}.{subject.__qualname__}"
+    with contextlib.suppress(OSError, TypeError):  # where there is no source, in an interactive session say
+        name += " " + fingerprint(inspect.getsource(subject))[:12]
+    hyperparameters = {} if inspect.isclass(value) else dict(getattr(value, "hparams", {}))
+    return f"{name} {hyperparameters}" if hyperparameters else name
