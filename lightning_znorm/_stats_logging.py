@@ -26,18 +26,25 @@ def log_gradient_stats(
         return
     metrics = summarize(stats) if detail == "summary" else per_layer(stats, names)
     metrics = {f"{prefix}/{key}": value for key, value in metrics.items()}
-    _hand_over(trainer, metrics)
+    hand_over(trainer, metrics)
 
 
 def log_skipped_steps(trainer: "pl.Trainer", prefix: str, skipped_steps: int) -> None:
     """Hand the number of skipped steps to the loggers, in each skipped step."""
     if trainer.is_global_zero:
-        _hand_over(trainer, {f"{prefix}/skipped_steps": float(skipped_steps)})
+        hand_over(trainer, {f"{prefix}/skipped_steps": float(skipped_steps)})
 
 
-def _hand_over(trainer: "pl.Trainer", metrics: dict[str, float]) -> None:
+def hand_over(trainer: "pl.Trainer", metrics: dict[str, float]) -> None:
+    """Give metrics to all loggers, under the step that the module's ``self.log`` would use."""
     for logger in trainer.loggers:
-        logger.log_metrics(metrics, step=trainer.fit_loop.epoch_loop._batches_that_stepped)
+        logger.log_metrics(metrics, step=logged_step(trainer))
+
+
+def logged_step(trainer: "pl.Trainer") -> int:
+    """Return the number of the current step as loggers count them."""
+    step: int = trainer.fit_loop.epoch_loop._batches_that_stepped
+    return step
 
 
 def summarize(stats: GradientStats) -> dict[str, float]:

@@ -1,7 +1,9 @@
-"""Calls of an optimizer's ``step`` inside one another."""
+"""What a step hook has to know about the call of ``step``: is it the outermost, and does it bring a closure."""
 
 import sys
+from collections.abc import Callable
 from types import FrameType
+from typing import Any
 
 from torch.optim import Optimizer
 from torch.optim import optimizer as _torch_optimizer
@@ -16,6 +18,21 @@ def is_nested_step(optimizer: Optimizer) -> bool:
     """
     wrapped = [cls for cls in type(optimizer).__mro__ if getattr(vars(cls).get("step"), "hooked", False)]
     return len(wrapped) > 1 and _calls_on_stack(optimizer) > 1
+
+
+def closure_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Callable[[], Any] | None:
+    """Return the closure among the arguments of ``step``, the optimizer itself being the first of them."""
+    closure = args[1] if len(args) > 1 else kwargs.get("closure")
+    return closure if callable(closure) else None
+
+
+def with_closure(
+    args: tuple[Any, ...], kwargs: dict[str, Any], closure: Callable[[], Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Return the arguments of ``step`` with another closure."""
+    if len(args) > 1:
+        return (args[0], closure, *args[2:]), kwargs
+    return args, {**kwargs, "closure": closure}
 
 
 def _calls_on_stack(optimizer: Optimizer) -> int:

@@ -23,7 +23,7 @@ from lightning_znorm._compat import rank_zero_warn
 from lightning_znorm._names import ParameterNames, parameters_of
 from lightning_znorm._nonfinite import NonfinitePolicy
 from lightning_znorm._scaling import scale_given_to_step, scaler_skips_step
-from lightning_znorm._steps import is_nested_step
+from lightning_znorm._steps import closure_of, is_nested_step, with_closure
 from lightning_znorm._warnings import warn_about_skip
 from lightning_znorm.functional import GradientStats
 from lightning_znorm.transform import GradientTransform
@@ -148,14 +148,11 @@ class AttachedTransform:
         """Transform the gradients, or wrap the closure that will make them: the hook that PyTorch calls."""
         if not self.transform.enabled or is_nested_step(optimizer):
             return None
-        closure = args[1] if len(args) > 1 else kwargs.get("closure")
-        if not callable(closure):
+        closure = closure_of(args, kwargs)
+        if closure is None:
             self._apply(optimizer, kwargs)
             return None
-        wrapped = self._transform_after(closure, optimizer, kwargs)
-        if len(args) > 1:
-            return (args[0], wrapped, *args[2:]), kwargs
-        return args, {**kwargs, "closure": wrapped}
+        return with_closure(args, kwargs, self._transform_after(closure, optimizer, kwargs))
 
     def __enter__(self) -> Self:
         return self

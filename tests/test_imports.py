@@ -10,7 +10,12 @@ import pytest
 
 import lightning_znorm
 
-EXTRAS = ("torchvision", "torchmetrics", "segmentation_models_pytorch", "matplotlib", "nilearn", "sklearn", "pandas")
+EXTRAS = {
+    *("torchvision", "torchmetrics", "segmentation_models_pytorch", "matplotlib", "nilearn", "sklearn", "pandas"),
+    *("cloudpickle", "jinja2", "rich", "scipy", "statsmodels"),
+}
+# what else may import extras: `compare` as it likes, the monitor only where it draws
+ON_DEMAND = {"monitor.py": {"pandas", "matplotlib"}, "_gradient_picture.py": {"matplotlib"}}
 
 
 def loaded_after(statement):
@@ -25,30 +30,33 @@ def test_brings_in_no_extra():
     ours = loaded_after("import lightning_znorm")
     theirs = loaded_after("import lightning.pytorch, pytorch_lightning")
     # torchmetrics, which lightning imports, brings in some of them itself where they are installed
-    assert not (ours - theirs) & {*EXTRAS, "jsonargparse"}
+    assert not (ours - theirs) & (EXTRAS | {"jsonargparse"})
     assert ours - theirs <= {"lightning_znorm"}
 
 
-def test_only_the_vision_floor_names_an_extra():
+def imported_by(nodes):
+    """Top-level packages that import statements name."""
+    names = []
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names.append(node.module or "")
+    return {name.partition(".")[0] for name in names}
+
+
+def test_which_modules_name_an_extra():
     """So that the core does not lean on what lightning happens to import."""
     package = Path(lightning_znorm.__file__).parent
     for file in package.rglob("*.py"):
-        imported = {
-            name.partition(".")[0]
-            for node in ast.walk(ast.parse(file.read_text()))
-            for name in (
-                [alias.name for alias in node.names]
-                if isinstance(node, ast.Import)
-                else [node.module or ""]
-                if isinstance(node, ast.ImportFrom)
-                else []
-            )
-        }
-        if "vision" not in file.relative_to(package).parts:
-            assert not imported & set(EXTRAS), file
-        else:
+        tree, place = ast.parse(file.read_text()), file.relative_to(package)
+        extras = imported_by(ast.walk(tree)) & EXTRAS
+        if place.parts[0] == "vision":
             names = re.findall(r"lightning_znorm\.(\w+)", file.read_text())
             assert set(names) <= {"vision"}, file
+        elif place.parts[0] != "compare":
+            assert extras <= ON_DEMAND.get(str(place), set()), file
+            assert not imported_by(tree.body) & EXTRAS, file
 
 
 @pytest.mark.slow

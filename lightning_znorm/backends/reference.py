@@ -84,7 +84,7 @@ def describe(gradients: Sequence[Tensor], near_zero: float, grad_scale: Tensor |
 
     Returns:
         float64 tensor of shape ``(4, len(gradients))``: L2 norm, mean, population standard deviation, and the share of
-        elements near zero. The first three are NaN where an element is inf or NaN.
+        elements near zero; NaN for gradients with an inf or NaN.
 
     Example::
 
@@ -169,7 +169,8 @@ def _describe_one(gradient: Tensor, near_zero: float, grad_scale: Tensor | None)
     share = (exact.values.abs() <= near_zero / exact.unit).double().mean()
     mean, std = _center_(exact.values)
     norm = torch.hypot(mean, std) * gradient.numel() ** 0.5
-    return torch.stack([norm * exact.unit, mean * exact.unit, std * exact.unit, share])
+    figures = torch.stack([norm * exact.unit, mean * exact.unit, std * exact.unit, share])
+    return torch.where(exact.is_finite, figures, torch.nan)
 
 
 def _cosine(first: Tensor, second: Tensor) -> Tensor:

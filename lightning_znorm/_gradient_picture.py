@@ -1,0 +1,174 @@
+"""The picture of a GradientMonitor: layers by steps, the colour being the standard deviation of the gradient."""
+
+import math
+from collections.abc import Sequence
+from importlib.util import find_spec
+from itertools import pairwise
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from lightning_znorm._gradient_records import GradientRecord
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_COLORS, _EMPTY = "magma", "0.8"
+_LONGEST_LABEL = 34
+_MOST_LABELS = 40
+_DECADES = 16.0
+
+
+def require_extra(module: str, owner: str) -> None:
+    """Raise ``ModuleNotFoundError`` if pandas or matplotlib is missing."""
+    if find_spec(module) is None:
+        raise ModuleNotFoundError(
+            f'`{owner}` needs {module} for this, which is not installed. Install it: `pip install "lightning-znorm'
+            '[compare]"`.',
+            name=module,
+        )
+
+
+def check_picture(path: str | PathLike[str], owner: str) -> None:
+    """Raise if a picture cannot be written in the format that its name asks for.
+
+    Raises:
+        ModuleNotFoundError: If matplotlib is not installed.
+        ValueError: If matplotlib does not know the format.
+
+    """
+    require_extra("matplotlib", owner)
+    from matplotlib.figure import Figure
+
+    known = sorted(Figure().canvas.get_supported_filetypes())
+    suffix = Path(path).suffix[1:].lower()
+    if suffix and suffix not in known:
+        raise ValueError(f"Expected argument `picture` to end in one of {', '.join(known)}, but got {str(path)!r}.")
+
+
+def draw_gradients(records: Sequence[GradientRecord], min_ndim: int, owner: str) -> "Figure":
+    """Draw the standard deviations of raw and received gradients.
+
+    Args:
+        records: What was seen.
+        min_ndim: Smallest number of dimensions of the parameters to draw.
+        owner: Who asks, for errors.
+
+    Returns:
+        A figure that belongs to no window.
+
+    Raises:
+        ModuleNotFoundError: If matplotlib is not installed.
+        ValueError: If there is nothing to draw.
+
+    """
+    require_extra("matplotlib", owner)
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.figure import Figure
+
+    names, steps, raw, received = _tabulate(records, min_ndim)
+    if not names:
+        raise ValueError(f"`{owner}` has recorded no gradient of a parameter with {min_ndim} or more dimensions.")
+    panels = {"raw, after the backward pass": raw}
+    if not torch.allclose(raw, received, rtol=1e-3, atol=0, equal_nan=True):
+        panels["received by the optimizer"] = received
+
+    height = min(max(3.4, 1.6 + 0.21 * len(names)), 9.0)
+    figure = Figure(figsize=(3.6 + 3.4 * len(panels), height), layout="constrained")
+    axes = figure.subplots(1, len(panels), sharex=True, sharey=True, squeeze=False)[0]
+    norm = _shared_scale([*panels.values()])
+    for axis, (title, values) in zip(axes, panels.items(), strict=True):
+        _draw_panel(axis, steps, values, norm)
+        axis.set_title(f"{title}\n", fontsize=10.5, fontweight="bold")
+        axis.text(0.5, 1.02, _spread(values), transform=axis.transAxes, ha="center", va="bottom", fontsize=9)
+        axis.set_xlabel("training step")
+    every = math.ceil(len(names) / _MOST_LABELS)
+    axes[0].set_yticks(range(0, len(names), every), [_shorten(name) for name in names[::every]], fontsize=7.5)
+    for axis in axes[1:]:
+        axis.tick_params(left=False)
+    axes[0].set_ylabel("layer, from the input (top) to the output (bottom)")
+    bar = figure.colorbar(
+        ScalarMappable(norm, _COLORS), ax=list(axes), label="standard deviation of the layer's gradient", pad=0.02
+    )
+    bar.ax.tick_params(labelsize=8)
+    if any((~(values > 0)).any() for values in panels.values()):
+        bar.ax.set_xlabel("grey: 0, not\nfinite or none", fontsize=7.5)
+    figure.suptitle("How the size of the gradient varies with depth", fontsize=12)
+    return figure
+
+
+def _tabulate(records: Sequence[GradientRecord], min_ndim: int) -> tuple[list[str], list[int], Tensor, Tensor]:
+    """Return names, steps and two tables of standard deviations, layers by steps, NaN where there is none."""
+    positions = {p.name: p.position for record in records for p in record.parameters if p.ndim >= min_ndim}
+    names = sorted(positions, key=lambda name: positions[name])
+    steps = sorted({record.step for record in records})
+    row, column = ({key: i for i, key in enumerate(keys)} for keys in (names, steps))
+    tables = torch.full((2, len(names), len(steps)), torch.nan, dtype=torch.float64)
+    for record in records:
+        chosen = [i for i, parameter in enumerate(record.parameters) if parameter.name in row]
+        rows = [row[record.parameters[i].name] for i in chosen]
+        tables[:, rows, column[record.step]] = record.values[[2, 6]][:, chosen]
+    return names, steps, tables[0], tables[1]
+
+
+def _shared_scale(tables: Sequence[Tensor]) -> Any:
+    from matplotlib.colors import LogNorm
+
+    values = torch.cat([table[(table > 0) & table.isfinite()] for table in tables])
+    if not len(values):
+        return LogNorm(0.1, 1)
+    low, high = values.min().item(), values.max().item()
+    # a scale of its own for at least one decade, so that noise does not look like structure
+    middle = math.sqrt(low) * math.sqrt(high)
+    low, high = min(low, middle / math.sqrt(10)), max(high, middle * math.sqrt(10))
+    return LogNorm(max(low, high * 10**-_DECADES), high)
+
+
+def _draw_panel(axis: "Axes", steps: Sequence[int], values: Tensor, norm: Any) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    # masked are zeros, inf and NaN; what is below the scale has its lowest colour
+    shown = torch.where((values > 0) & values.isfinite(), values, torch.nan)
+    edges = [step - 0.5 * gap for step, gap in zip(steps, _gaps(steps), strict=True)]
+    edges.append(steps[-1] + 0.5 * _gaps(steps)[-1])
+    axis.set_facecolor(_EMPTY)
+    rows = [i - 0.5 for i in range(len(shown) + 1)]
+    axis.pcolormesh(edges, rows, shown.numpy(), norm=norm, cmap=_COLORS, rasterized=True)
+    axis.set_ylim(len(shown) - 0.5, -0.5)
+    axis.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    axis.tick_params(labelsize=8)
+    for side in ("top", "right"):
+        axis.spines[side].set_visible(False)
+
+
+def _gaps(steps: Sequence[int]) -> list[int]:
+    """Return the distance of each step to the one before it."""
+    gaps = [after - before for before, after in pairwise(steps)]
+    return [gaps[0], *gaps] if gaps else [1]
+
+
+def _spread(values: Tensor) -> str:
+    """Say how far the largest layer is from the smallest one, in the first and in the last step."""
+    usable = (values > 0) & values.isfinite()
+    largest = torch.where(usable, values, 0).amax(dim=0)
+    smallest = torch.where(usable, values, torch.inf).amin(dim=0)
+    ratios = (largest / smallest)[usable.any(dim=0)]
+    if not len(ratios):
+        return "no gradient that is finite and not 0"
+    if ratios.median() < 1.05:
+        return "all layers alike"
+    first, last = _in_words(ratios[0].item()), _in_words(ratios[-1].item())
+    return f"largest : smallest layer = {first} (first step), {last} (last)"
+
+
+def _in_words(ratio: float) -> str:
+    return f"{float(f'{ratio:.2g}'):g}" if ratio < 1000 else f"$10^{{{math.log10(ratio):.1f}}}$"
+
+
+def _shorten(name: str) -> str:
+    half = _LONGEST_LABEL // 2
+    return name if len(name) <= _LONGEST_LABEL else f"{name[: half - 1]}…{name[-half:]}"

@@ -1,0 +1,232 @@
+"""A callback that shows gradients, layer by layer, as they are and as the optimizer receives them."""
+
+import math
+from collections.abc import Sequence
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from torch.optim import Optimizer
+
+from lightning_znorm._compat import Callback, rank_zero_warn
+from lightning_znorm._gradient_picture import check_picture, draw_gradients, require_extra
+from lightning_znorm._gradient_records import GradientRecord
+from lightning_znorm._gradient_watch import GradientWatch
+
+if TYPE_CHECKING:
+    import lightning.pytorch as pl
+    from matplotlib.figure import Figure
+    from pandas import DataFrame
+
+__all__ = ["GradientMonitor"]
+
+
+class GradientMonitor(Callback):
+    r"""Log what the gradient of each layer looks like, and what the optimizer makes its step with.
+
+    Two moments of a step are compared. The *raw* gradient is that after the last backward of an accumulation, after DDP
+    has averaged it and a GradScaler has unscaled it. The *received* gradient is that at the start of the optimizer's
+    step, after ``ZNorm`` or whatever other callback, after the module's own ``on_before_optimizer_step`` and after
+    clipping, before the optimizer adds its weight decay. For each gradient :math:`g` of :math:`d` elements
+
+    .. math::
+        \lVert g \rVert_2, \qquad \mu = \frac{1}{d} \sum_i g_i, \qquad
+        \sigma = \sqrt{\frac{1}{d} \sum_i (g_i - \mu)^2}, \qquad \frac{1}{d} \,\bigl|\{i : |g_i| \le z\}\bigr|
+
+    with :math:`z` = ``near_zero``, and :math:`\cos(g_\text{raw}, g_\text{received})`; all in float64, in units of the
+    loss (a GradScaler's scale is divided out). Figures of a gradient with an inf or NaN are NaN.
+
+    The monitor only looks: it works with every optimizer and in the Trainers and command lines of
+    ``lightning.pytorch`` and ``pytorch_lightning``. It moves itself to the front of the Trainer's callbacks. A step
+    that is recorded costs a copy of the gradients and one transfer to the host per device; other steps cost nothing.
+
+    Note:
+        - Only the process of rank 0 looks; there is no communication. Shards of gradients (FSDP, tensor parallel),
+          sparse and complex ones are left out with a warning, and so are tensors that are wrapped in another class.
+        - A step that a GradScaler skips is not recorded. Where ``nonfinite="skip"`` of a transform has taken the
+          gradients away, the received ones are NaN.
+        - An optimizer that evaluates its closure several times per step (LBFGS) is recorded at the first evaluation.
+
+    Args:
+        detail: ``"summary"`` logs ``grad/norm`` (of all parameters together), ``grad/std_min``, ``grad/std_median``,
+            ``grad/std_max`` (over parameters of more than one element), ``grad/near_zero`` (share of all elements),
+            the same as ``grad_received/…``, and ``grad/cosine_mean`` and ``grad/cosine_min``; with several optimizers
+            each has its number in the name (``grad/optimizer_0/norm``). ``"layers"`` logs ``grad/norm/<name>``,
+            ``grad/mean/<name>``, ``grad/std/<name>``, ``grad/near_zero/<name>``, the same as ``grad_received/…``, and
+            ``grad/cosine/<name>`` for each parameter. :attr:`history` has all figures either way.
+        every_n_steps: Look in every so many steps; ``None`` for the steps in which the Trainer logs
+            (``log_every_n_steps``).
+        near_zero: Absolute value up to which an element counts as near zero, in the units of the raw gradient. It is
+            the same for the raw and the received gradient, so that it also tells what a change of scale does.
+        exclude: Shell-style patterns of parameter names to leave out, see :class:`~lightning_znorm.GradientTransform`.
+        picture: File to which :meth:`plot` is written at the end of the training, also of one that is interrupted or
+            fails; relative to the Trainer's ``default_root_dir``. ``None`` for none.
+        enabled: ``False`` makes the callback do nothing at all, for configuration files.
+
+    Raises:
+        ValueError: If an argument is out of its range.
+        ModuleNotFoundError: At the start of ``fit``, if ``picture`` is set and matplotlib is not installed.
+        MisconfigurationException: At the start of the training, if a pattern in ``exclude`` matches no parameter.
+
+    Example::
+
+        >>> from lightning.pytorch import Trainer
+        >>> from lightning.pytorch.demos.boring_classes import BoringModel
+        >>> from lightning_znorm import GradientMonitor, ZNorm
+        >>> quiet = dict(barebones=False, logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        ...              enable_model_summary=False, accelerator="cpu")
+        >>> monitor = GradientMonitor(every_n_steps=1)
+        >>> Trainer(max_steps=2, limit_val_batches=0, callbacks=[ZNorm(), monitor], **quiet).fit(BoringModel())
+        >>> [(row["step"], row["name"], round(row["received_std"], 4)) for row in monitor.history]
+        [(0, 'layer.weight', 1.0), (0, 'layer.bias', 1.0), (1, 'layer.weight', 1.0), (1, 'layer.bias', 1.0)]
+
+    """
+
+    def __init__(
+        self,
+        detail: Literal["summary", "layers"] = "summary",
+        every_n_steps: int | None = None,
+        near_zero: float = 1e-8,
+        exclude: str | Sequence[str] = (),
+        picture: str | Path | None = None,
+        enabled: bool = True,
+    ) -> None:
+        super().__init__()
+        if detail not in ("summary", "layers"):
+            raise ValueError(f"Expected argument `detail` to be 'summary' or 'layers', but got {detail!r}.")
+        if every_n_steps is not None and (not isinstance(every_n_steps, int) or every_n_steps < 1):
+            raise ValueError(
+                f"Expected argument `every_n_steps` to be None or an integer of at least 1, but got {every_n_steps!r}."
+            )
+        if not isinstance(near_zero, (int, float)) or not 0 <= near_zero < math.inf:
+            raise ValueError(
+                f"Expected argument `near_zero` to be a finite number of at least 0, but got {near_zero!r}."
+            )
+        if picture is not None and (not isinstance(picture, (str, PathLike)) or not Path(picture).name):
+            raise ValueError(f"Expected argument `picture` to be None or the path of a file, but got {picture!r}.")
+        self.detail: Literal["summary", "layers"] = detail
+        self.every_n_steps = every_n_steps
+        self.near_zero = near_zero
+        self.exclude = (exclude,) if isinstance(exclude, str) else tuple(exclude)
+        self.picture = picture
+        self.enabled = enabled
+        self._watch: GradientWatch | None = None
+        self._records: list[GradientRecord] = []
+
+    @property
+    def history(self) -> list[dict[str, Any]]:
+        """What the latest training has shown: a row per recorded step and parameter, in the order of the module.
+
+        The columns: ``step`` (as in the loggers), ``optimizer`` (its number), ``name``, ``ndim``; ``norm``, ``mean``,
+        ``std``, ``near_zero`` of the raw gradient; ``received_norm``, ``received_mean``, ``received_std``,
+        ``received_near_zero``; ``cosine`` between the two. It is in the process of rank 0 that trains, which is another
+        one than the caller's with ``strategy="ddp_spawn"``.
+        """
+        return [row for record in self._records for row in record.rows()]
+
+    def to_frame(self) -> "DataFrame":
+        """Return :attr:`history` as a ``pandas.DataFrame``.
+
+        Raises:
+            ModuleNotFoundError: If pandas is not installed.
+
+        """
+        require_extra("pandas", owner=type(self).__name__)
+        from pandas import DataFrame
+
+        return DataFrame(self.history)
+
+    def plot(self, path: str | Path | None = None, min_ndim: int = 2) -> "Figure":
+        """Draw the standard deviation of each layer's gradient over the steps, raw and received.
+
+        Args:
+            path: File to write, in any format of matplotlib; ``None`` writes none.
+            min_ndim: Parameters with fewer dimensions are left out; 2 shows the weights alone.
+
+        Returns:
+            A figure with the layers in the order of the module from top to bottom; one panel if the optimizer receives
+            the raw gradient, two with one colour scale if not.
+
+        Raises:
+            ModuleNotFoundError: If matplotlib is not installed.
+            ValueError: If there is nothing to draw.
+
+        """
+        figure = draw_gradients(self._records, min_ndim, owner=type(self).__name__)
+        if path is not None:
+            Path(path).parent.mkdir(parents=True, exist_ok=True)
+            figure.savefig(path, dpi=150)
+        return figure
+
+    def setup(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", stage: str) -> None:
+        """Move to the front of the Trainer's callbacks, to see gradients before any of them edits them."""
+        if not self.enabled or stage != "fit":
+            return
+        if self.picture is not None:
+            check_picture(self.picture, owner=type(self).__name__)
+        callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+        # Lightning is going through this list: what comes after this callback keeps its place
+        position = next((i for i, callback in enumerate(callbacks) if callback is self), None)
+        if position is not None:
+            callbacks.insert(0, callbacks.pop(position))
+
+    def on_train_start(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
+        """Watch the optimizers, now that none will be replaced."""
+        if self.enabled:
+            self._close()
+            self._watch = GradientWatch(self, trainer, pl_module)
+            self._records = self._watch.records
+
+    def on_before_optimizer_step(
+        self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", optimizer: Optimizer
+    ) -> None:
+        """Look at the raw gradients of the optimizer that is about to step."""
+        if self._watch is not None:
+            self._watch.see_raw(optimizer)
+
+    def on_train_batch_end(
+        self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Let go of raw gradients whose step was not made."""
+        if self._watch is not None:
+            self._watch.forget()
+
+    def on_train_end(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
+        """Write the picture."""
+        if self._watch is None or not trainer.is_global_zero:
+            return
+        if self._records:
+            self._write_picture(trainer)
+        elif trainer.global_step:
+            interval = f"log_every_n_steps={trainer.log_every_n_steps}"  # type: ignore[attr-defined]
+            due = interval if self.every_n_steps is None else f"every_n_steps={self.every_n_steps}"
+            rank_zero_warn(
+                f"`{type(self).__name__}` has recorded nothing: no optimizer step with a gradient went through the"
+                f" Trainer in a step that is due (`{due}`). For short trainings use `every_n_steps=1`."
+            )
+
+    def on_exception(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", exception: BaseException) -> None:
+        """Write the picture of what was seen so far, and let go of the optimizers."""
+        if self._watch is not None and self._records and trainer.is_global_zero:
+            try:
+                self._write_picture(trainer)
+            except Exception as error:  # the exception that is on its way matters more
+                rank_zero_warn(f"`{type(self).__name__}` could not write `picture={str(self.picture)!r}`: {error}")
+        self._close()
+
+    def teardown(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", stage: str) -> None:
+        """Let go of the optimizers."""
+        self._close()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the running training behind in copies, such as those that go to spawned processes."""
+        return {**vars(self), "_watch": None}
+
+    def _write_picture(self, trainer: "pl.Trainer") -> None:
+        if self.picture is not None:
+            self.plot(Path(trainer.default_root_dir) / self.picture)
+
+    def _close(self) -> None:
+        if self._watch is not None:
+            self._watch.close()
+        self._watch = None

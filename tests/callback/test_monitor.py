@@ -1,0 +1,395 @@
+"""GradientMonitor: figures against NumPy, which gradients they are of, in which steps, and at which cost."""
+
+import math
+from importlib import import_module
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from lightning_znorm import GradientCentralization, GradientMonitor, ZNorm, attach
+from lightning_znorm.backends import reference
+from tests.callback.test_manual import gan
+from tests.callback.test_steps import make_nested
+from tests.helpers import (
+    PACKAGES,
+    make_module,
+    make_trainer,
+    precision_arguments,
+    recording_logger,
+    small_network,
+    znorm_by_numpy,
+)
+
+FIGURES = ("norm", "mean", "std", "near_zero")
+NAMES = [f"network.{layer}.{kind}" for layer in (0, 2) for kind in ("weight", "bias")]
+
+
+def figures_by_numpy(gradient, near_zero=1e-8):
+    exact = gradient.detach().double().numpy().astype(np.longdouble)
+    values = (np.sqrt(np.square(exact).sum()), exact.mean(), exact.std(), (np.abs(exact) <= near_zero).mean())
+    return dict(zip(FIGURES, map(float, values), strict=True))
+
+
+def cosine_by_numpy(one, other):
+    one, other = (tensor.detach().double().numpy().ravel() for tensor in (one, other))
+    return float(one @ other / np.sqrt((one @ one) * (other @ other)))
+
+
+def look(package="lightning.pytorch"):
+    """A callback that keeps the raw gradients and those after the optimizer's step."""
+
+    class Look(import_module(package).Callback):
+        def __init__(self):
+            self.raw, self.received = [], []
+
+        def on_after_backward(self, trainer, pl_module):
+            self.raw.append({name: p.grad.clone() for name, p in pl_module.named_parameters()})
+
+        def on_train_batch_end(self, trainer, pl_module, *args):
+            self.received.append({name: p.grad.clone() for name, p in pl_module.named_parameters()})
+
+    return Look()
+
+
+def fit(*callbacks, package="lightning.pytorch", module=None, **trainer):
+    arguments = {"max_steps": 3, **trainer}
+    trainer = make_trainer(package, callbacks=list(callbacks), **arguments)
+    trainer.fit(module or make_module(package))
+    return trainer
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-6, 1.0, 1e30])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_describe_agrees_with_numpy(scale, dtype):
+    gradient = (torch.randn(40, 50, dtype=torch.float64) + 0.5).mul(scale).to(dtype)
+    gradient[0] = 0
+    figures = reference.describe([gradient], near_zero=0.1 * scale)[:, 0].tolist()
+    assert figures == pytest.approx([*figures_by_numpy(gradient, 0.1 * scale).values()], rel=1e-9)
+    divided = reference.describe([gradient], near_zero=0.1 * scale / 8, grad_scale=torch.tensor(8.0))[:, 0]
+    assert (divided[:3] * 8).tolist() == pytest.approx(figures[:3])
+    assert divided[3] == figures[3]
+
+
+def test_describe_and_cosines_of_special_gradients():
+    special = [torch.zeros(3), torch.tensor(2.0), torch.tensor([1.0, torch.inf]), torch.full((4,), 0.1)]
+    norm, mean, std, near_zero = reference.describe(special, near_zero=0.0)
+    assert norm[[0, 1, 3]].tolist() == pytest.approx([0, 2, 0.2])
+    assert mean[[0, 1, 3]].tolist() == pytest.approx([0, 2, 0.1])
+    assert std[[0, 1, 3]].tolist() == [0, 0, 0]
+    assert near_zero[[0, 1, 3]].tolist() == [1, 0, 0]
+    assert all(math.isnan(values[2]) for values in (norm, mean, std, near_zero))
+    others = [torch.zeros(3), torch.tensor(-3e38), torch.ones(2), torch.zeros(4)]
+    cosines = reference.cosines(special, others).tolist()
+    assert cosines[:2] == [1, -1]
+    assert math.isnan(cosines[2])
+    assert cosines[3] == 0
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_raw_and_received_with_znorm_and_clipping(package):
+    monitor, seen = GradientMonitor(every_n_steps=1, near_zero=0.01), look(package)
+    # raw gradients also where the monitor comes last in the list
+    trainer = fit(seen, ZNorm(), monitor, package=package, gradient_clip_val=0.5)
+    assert trainer.callbacks[0] is monitor
+    rows = monitor.history
+    assert [(row["step"], row["name"]) for row in rows] == [(step, name) for step in range(3) for name in NAMES]
+    for row in rows:
+        raw, received = (gradients[row["step"]][row["name"]] for gradients in (seen.raw, seen.received))
+        assert {figure: row[figure] for figure in FIGURES} == pytest.approx(figures_by_numpy(raw, 0.01))
+        expected = figures_by_numpy(received, 0.01)
+        assert {figure: row[f"received_{figure}"] for figure in FIGURES} == pytest.approx(expected, abs=1e-7)
+        assert row["cosine"] == pytest.approx(cosine_by_numpy(raw, received))
+        assert row["ndim"] == raw.ndim
+    total = math.hypot(*(row["received_norm"] for row in rows[:4]))
+    assert total == pytest.approx(0.5, rel=1e-4)
+
+
+def test_znorm_gives_unit_std_and_the_cosine_of_its_own_statistics():
+    logger = recording_logger("lightning.pytorch", prefix=("znorm/", "grad"))
+    monitor = GradientMonitor("layers", every_n_steps=1)
+    fit(ZNorm(log_stats="layers"), monitor, logger=logger, log_every_n_steps=1, max_steps=1)
+    (_, znorm), (_, ours) = logger.rows
+    for row in monitor.history:
+        name, (mean, std) = row["name"], (znorm[f"znorm/{kind}/{row['name']}"] for kind in ("mean", "std"))
+        assert (row["mean"], row["std"]) == pytest.approx((mean, std), rel=1e-9)
+        assert row["received_std"] == pytest.approx(1, abs=1e-6)
+        assert row["cosine"] == pytest.approx(std / math.hypot(mean, std), abs=1e-6)
+        for figure in FIGURES:
+            assert ours[f"grad/{figure}/{name}"] == row[figure]
+            assert ours[f"grad_received/{figure}/{name}"] == row[f"received_{figure}"]
+        assert ours[f"grad/cosine/{name}"] == row["cosine"]
+    assert len(ours) == 4 * 9
+
+
+def test_the_summary_is_that_of_the_history():
+    logger = recording_logger("lightning.pytorch", prefix="grad")
+    monitor = GradientMonitor(near_zero=0.05)
+    fit(GradientCentralization(), monitor, logger=logger, log_every_n_steps=2, max_steps=2)
+    ((step, metrics),) = logger.rows
+    rows, numels = monitor.history, [30, 5, 15, 3]
+    assert step == 1
+    for prefix, key in (("grad", ""), ("grad_received", "received_")):
+        stds = sorted(row[f"{key}std"] for row in rows)
+        share = sum(row[f"{key}near_zero"] * numel for row, numel in zip(rows, numels, strict=True)) / sum(numels)
+        expected = {
+            "norm": math.hypot(*(row[f"{key}norm"] for row in rows)),
+            "std_min": stds[0],
+            "std_median": stds[1],
+            "std_max": stds[3],
+            "near_zero": share,
+        }
+        for name, value in expected.items():
+            assert metrics.pop(f"{prefix}/{name}") == pytest.approx(value)
+    cosines = [row["cosine"] for row in rows]
+    assert metrics == {
+        "grad/cosine_mean": pytest.approx(sum(cosines) / 4),
+        "grad/cosine_min": pytest.approx(min(cosines)),
+    }
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+@pytest.mark.parametrize("kind", [{"foreach": False}, {"fused": True}], ids=str)
+def test_a_grad_scaler_makes_no_difference(package, kind):
+    rows = []
+    for precision in ("32-true", "16-mixed"):
+        torch.manual_seed(0)
+        monitor = GradientMonitor(every_n_steps=1)
+        module = make_module(package, optimizer=lambda p: torch.optim.SGD(p, lr=0.1, **kind))
+        fit(ZNorm(), monitor, package=package, module=module, max_steps=1, **precision_arguments(package, precision))
+        rows.append(monitor.history)
+    for plain, scaled in zip(*rows, strict=True):
+        assert plain == {key: pytest.approx(value, abs=5e-3) for key, value in scaled.items()}
+
+
+def test_a_step_that_the_scaler_skips_is_not_recorded():
+    module = make_module()
+    step = module.training_step
+    module.training_step = lambda batch, batch_idx: step(batch, batch_idx) * (torch.inf if batch_idx == 1 else 1)
+    monitor = GradientMonitor(every_n_steps=1)
+    fit(monitor, module=module, **precision_arguments("lightning.pytorch", "16-mixed"))
+    assert {row["step"] for row in monitor.history} == {0, 2}
+
+
+def test_gradients_that_a_transform_takes_away_are_nan():
+    module = make_module()
+    step = module.training_step
+    module.training_step = lambda batch, batch_idx: step(batch, batch_idx) * (torch.inf if batch_idx == 1 else 1)
+    monitor = GradientMonitor(every_n_steps=1)
+    fit(ZNorm(nonfinite="skip"), monitor, module=module)
+    for row in monitor.history:
+        assert math.isnan(row["received_norm"]) == math.isnan(row["std"]) == (row["step"] == 1)
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_several_optimizers(package):
+    logger = recording_logger(package, prefix="grad")
+    monitor = GradientMonitor(every_n_steps=2)
+    fit(ZNorm(), monitor, package=package, module=gan(package, False), max_epochs=1, max_steps=-1, logger=logger)
+    rows = monitor.history
+    assert {row["step"] for row in rows} == {1, 3, 5, 7, 9}
+    for row in rows:
+        assert row["name"].startswith("discriminator" if row["optimizer"] else "generator")
+    assert len(rows) == 5 * 8
+    assert [{name.split("/")[1] for name in metrics} for _, metrics in logger.rows[:2]] == [
+        {"optimizer_0"},
+        {"optimizer_1"},
+    ]
+
+
+def test_the_steps_are_those_of_the_module_s_log():
+    logger = recording_logger("lightning.pytorch", prefix=("grad/norm", "train_loss"))
+    fit(GradientMonitor(), logger=logger, log_every_n_steps=3, max_steps=8)
+    steps = {name: [step for step, row in logger.rows if name in row] for name in ("grad/norm", "train_loss")}
+    assert steps == {"grad/norm": [2, 5], "train_loss": [2, 5]}
+
+
+def test_counts_optimizer_steps_under_accumulation():
+    monitor, seen = GradientMonitor(every_n_steps=2), look()
+    fit(monitor, seen, accumulate_grad_batches=2, max_steps=5)
+    assert sorted({row["step"] for row in monitor.history}) == [1, 3]
+    assert monitor.history[0]["std"] == pytest.approx(seen.raw[3]["network.0.weight"].std(correction=0).item())
+
+
+class CountTransfers(TorchDispatchMode):
+    """Everything by which values come from a device to the host."""
+
+    NAMES = ("cpu", "tolist", "numpy", "item", "__float__", "__bool__", "to")
+
+    def __init__(self, monkeypatch):
+        super().__init__()
+        self.counts = dict.fromkeys(("scalar", *self.NAMES), 0)
+        for name in self.NAMES:
+            monkeypatch.setattr(torch.Tensor, name, self.counting(name, getattr(torch.Tensor, name)))
+
+    def counting(self, name, original):
+        def method(tensor, *args, **kwargs):
+            to_host = name != "to" or args[:1] == ("cpu",)
+            self.counts[name] += to_host
+            return original(tensor, *args, **kwargs)
+
+        return method
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.counts["scalar"] += function is torch.ops.aten._local_scalar_dense.default
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("steps", [1, 4])
+def test_one_transfer_per_recorded_step_and_none_in_others(monkeypatch, steps):
+    counts = []
+    for callbacks in ([], [GradientMonitor("layers", every_n_steps=4)]):
+        with monkeypatch.context() as patch, CountTransfers(patch) as counter:
+            fit(*callbacks, max_steps=steps)
+        counts.append(counter.counts)
+    without, with_monitor = counts
+    recorded = steps // 4
+    # `tolist` reads what `cpu` has fetched
+    expected = {**without, "cpu": without["cpu"] + recorded, "tolist": without["tolist"] + recorded}
+    assert with_monitor == expected
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+@pytest.mark.parametrize("place", [0, 1, 2, 3])
+@pytest.mark.parametrize("arguments", [{"max_steps": 1}, {"fast_dev_run": True}], ids=str)
+def test_moving_to_the_front_skips_no_callback(package, place, arguments):
+    class Count(import_module(package).Callback):
+        setups = 0
+
+        def setup(self, trainer, pl_module, stage):
+            self.setups += 1
+
+    counters = [type(f"Count{i}", (Count,), {})() for i in range(3)]
+    callbacks = [*counters]
+    callbacks.insert(place, GradientMonitor(every_n_steps=1))
+    trainer = make_trainer(package, callbacks=callbacks, **arguments)
+    trainer.fit(make_module(package))
+    assert [counter.setups for counter in counters] == [1, 1, 1]
+    assert isinstance(trainer.callbacks[0], GradientMonitor)
+    assert [callback for callback in trainer.callbacks if isinstance(callback, Count)] == counters
+    assert len(trainer.callbacks[0].history) == 4
+
+
+def test_tied_excluded_frozen_and_unreadable_parameters():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = nn.Linear(6, 6), nn.Linear(6, 6, bias=False)
+            self.second.weight = self.first.weight
+            self.frozen = nn.Linear(6, 6).requires_grad_(False)
+            self.words = nn.Embedding(4, 3, sparse=True)
+            self.waves = nn.Parameter(torch.ones(3, dtype=torch.complex64))
+            self.head = nn.Linear(6, 3)
+
+        def forward(self, inputs):
+            outputs = self.head(self.frozen(self.second(self.first(inputs))))
+            return outputs + self.words(torch.zeros(len(inputs), dtype=torch.long)) + self.waves.abs()
+
+    monitor = GradientMonitor(every_n_steps=1, exclude="*.bias")
+    with pytest.warns(
+        UserWarning, match=r"leaves out .*`network.waves` \(complex\), `network.words.weight` \(sparse\)"
+    ) as w:
+        fit(monitor, module=make_module(network=Net()))
+    assert len([one for one in w if "leaves out" in str(one.message)]) == 1
+    assert [row["name"] for row in monitor.history][:3] == [
+        "network.first.weight",
+        "network.head.weight",
+        "network.first.weight",
+    ]
+
+
+def test_optimizers_that_evaluate_their_closure_again_or_call_their_parents_step():
+    monitor = GradientMonitor(every_n_steps=1)
+    fit(monitor, module=make_module(optimizer=lambda p: torch.optim.LBFGS(p, lr=0.1, max_iter=4)))
+    assert [row["step"] for row in monitor.history] == [0] * 4 + [1] * 4 + [2] * 4
+    nested = make_nested()
+    fit(monitor, module=make_module(optimizer=lambda parameters: nested(parameters, lr=0.01)))
+    assert len(monitor.history) == 12
+
+
+def test_sees_what_an_attached_transform_does():
+    monitor = GradientMonitor(every_n_steps=1)
+    module = make_module()
+    configure = module.configure_optimizers
+
+    def configure_optimizers():
+        optimizer = configure()
+        attach(optimizer, ZNorm())
+        return optimizer
+
+    module.configure_optimizers = configure_optimizers
+    fit(monitor, module=module)
+    assert [row["received_std"] for row in monitor.history] == pytest.approx([1] * 12, abs=1e-6)
+
+
+def test_training_is_the_same_with_and_without():
+    networks = []
+    for callbacks in ([ZNorm()], [ZNorm(), GradientMonitor(every_n_steps=1)]):
+        torch.manual_seed(0)
+        networks.append(small_network())
+        fit(*callbacks, module=make_module(network=networks[-1]))
+    assert all(torch.equal(*pair) for pair in zip(*(n.parameters() for n in networks), strict=True))
+
+
+def test_the_history_is_that_of_the_latest_training():
+    monitor = GradientMonitor(every_n_steps=1)
+    fit(monitor, max_steps=3)
+    fit(monitor, max_steps=2)
+    assert len(monitor.history) == 8
+    assert monitor._watch is None
+
+
+def test_disabled_does_nothing():
+    monitor = GradientMonitor(every_n_steps=1, exclude="nothing", picture="gradients.png", enabled=False)
+    trainer = fit(ZNorm(), monitor)
+    assert trainer.callbacks[1] is monitor
+    assert monitor.history == []
+
+
+def test_only_rank_zero_looks(monkeypatch):
+    monitor = GradientMonitor(every_n_steps=1, picture="gradients.png")
+    trainer = make_trainer(max_steps=1, callbacks=[monitor])
+    monkeypatch.setattr(type(trainer), "is_global_zero", False)
+    trainer.fit(make_module())
+    assert monitor.history == []
+
+
+def test_a_training_without_a_record_warns():
+    with pytest.warns(UserWarning, match=r"recorded nothing.*log_every_n_steps=50.*every_n_steps=1"):
+        fit(GradientMonitor())
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_exclude_that_matches_nothing(package):
+    error = import_module(f"{package}.utilities.exceptions").MisconfigurationException
+    with pytest.raises(error, match=r"`exclude` of `GradientMonitor`: the pattern 'encoder\.\*' matches no parameter"):
+        fit(GradientMonitor(exclude="encoder.*"), package=package)
+
+
+@pytest.mark.parametrize(
+    ("argument", "value"),
+    [
+        ("detail", "everything"),
+        ("every_n_steps", 0),
+        ("every_n_steps", 1.5),
+        ("near_zero", -1e-8),
+        ("near_zero", math.nan),
+        ("near_zero", "small"),
+        ("picture", ""),
+        ("picture", 3),
+    ],
+)
+def test_wrong_arguments(argument, value):
+    with pytest.raises(ValueError, match=f"Expected argument `{argument}` to be .* but got"):
+        GradientMonitor(**{argument: value})
+
+
+def test_znorm_of_the_raw_gradient_is_what_is_received():
+    """The two moments by the same training, gradient by gradient."""
+    seen, monitor = look(), GradientMonitor(every_n_steps=1)
+    fit(seen, ZNorm(), monitor, max_steps=1)
+    for row in monitor.history:
+        expected = torch.from_numpy(znorm_by_numpy(seen.raw[0][row["name"]]).astype(float))
+        assert row["received_norm"] == pytest.approx(expected.norm().item(), rel=1e-6)
