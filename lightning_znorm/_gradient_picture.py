@@ -78,16 +78,17 @@ def draw_gradients(records: Sequence[GradientRecord], min_ndim: int, owner: str)
         panels["received by the optimizer"] = received
 
     height = min(max(3.4, 1.6 + 0.21 * len(names)), 9.0)
-    figure = Figure(figsize=(3.6 + 3.4 * len(panels), height), layout="constrained")
+    figure = Figure(figsize=(3.8 + 3.4 * len(panels), height), layout="constrained")
     axes = figure.subplots(1, len(panels), sharex=True, sharey=True, squeeze=False)[0]
     norm = _shared_scale([*panels.values()])
     for axis, (title, values) in zip(axes, panels.items(), strict=True):
         _draw_panel(axis, steps, values, norm)
-        axis.set_title(f"{title}\n", fontsize=10.5, fontweight="bold")
-        axis.text(0.5, 1.02, _spread(values), transform=axis.transAxes, ha="center", va="bottom", fontsize=9)
+        axis.set_title(title, fontsize=10.5, fontweight="bold", pad=20)
+        place = {"xy": (0.5, 1), "xycoords": "axes fraction", "xytext": (0, 5), "textcoords": "offset points"}
+        axis.annotate(_spread(values), **place, ha="center", va="bottom", fontsize=9)
         axis.set_xlabel("training step")
     every = math.ceil(len(names) / _MOST_LABELS)
-    axes[0].set_yticks(range(0, len(names), every), [_shorten(name) for name in names[::every]], fontsize=7.5)
+    axes[0].set_yticks(range(0, len(names), every), _labels(names)[::every], fontsize=7.5)
     for axis in axes[1:]:
         axis.tick_params(left=False)
     axes[0].set_ylabel("layer, from the input (top) to the output (bottom)")
@@ -162,13 +163,16 @@ def _spread(values: Tensor) -> str:
     if ratios.median() < 1.05:
         return "all layers alike"
     first, last = _in_words(ratios[0].item()), _in_words(ratios[-1].item())
-    return f"largest : smallest layer = {first} (first step), {last} (last)"
+    return f"largest : smallest = {first} at first, {last} at last"
 
 
 def _in_words(ratio: float) -> str:
     return f"{float(f'{ratio:.2g}'):g}" if ratio < 1000 else f"$10^{{{math.log10(ratio):.1f}}}$"
 
 
-def _shorten(name: str) -> str:
+def _labels(names: Sequence[str]) -> list[str]:
+    """Return the names without what they all end in, and without the middle of long ones."""
+    end = ".weight" if all(name.endswith(".weight") for name in names) else ""
     half = _LONGEST_LABEL // 2
-    return name if len(name) <= _LONGEST_LABEL else f"{name[: half - 1]}…{name[-half:]}"
+    short = [name.removesuffix(end) for name in names]
+    return [name if len(name) <= _LONGEST_LABEL else f"{name[: half - 1]}…{name[-half:]}" for name in short]

@@ -38,7 +38,7 @@ class GradientMonitor(Callback):
 
     The monitor only looks: it works with every optimizer and in the Trainers and command lines of
     ``lightning.pytorch`` and ``pytorch_lightning``. It moves itself to the front of the Trainer's callbacks. A step
-    that is recorded costs a copy of the gradients and one transfer to the host per device; other steps cost nothing.
+    that is recorded costs a copy of the gradients and one transfer to the host per device; others cost nothing.
 
     Note:
         - Only the process of rank 0 looks; there is no communication. Shards of gradients (FSDP, tensor parallel),
@@ -155,7 +155,7 @@ class GradientMonitor(Callback):
         figure = draw_gradients(self._records, min_ndim, owner=type(self).__name__)
         if path is not None:
             Path(path).parent.mkdir(parents=True, exist_ok=True)
-            figure.savefig(path, dpi=150)
+            figure.savefig(path, dpi=130)
         return figure
 
     def setup(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", stage: str) -> None:

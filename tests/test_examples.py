@@ -107,6 +107,17 @@ def test_learning_rate_finder():
     assert not list(Path().glob("*.ckpt"))
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("flags", [[], ["--no_znorm"]], ids=str)
+def test_gradient_monitor(flags):
+    done = run("gradient_monitor.py", "--epochs=1", "--batches=3", "--out=out", *flags)
+    assert done.returncode == 0, done.stderr
+    width, height = size_of_png(Path("out/gradients.png"))
+    assert height > 400
+    assert width > 1000 if not flags else width < 1000  # two panels, or one
+    assert done.stdout.strip().splitlines()[-1].endswith("gradients.png")
+
+
 def test_configurations_name_what_the_demo_says():
     for name in ("digits", "brain_mri"):
         config = yaml.safe_load((ROOT / "examples" / f"{name}.yaml").read_text())
