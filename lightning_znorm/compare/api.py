@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from torch import nn
 
+from lightning_znorm._compat import import_lightning
 from lightning_znorm.compare.driver import Comparison
 from lightning_znorm.compare.options import Mode, ask
 from lightning_znorm.compare.plan import fingerprint
@@ -17,7 +19,7 @@ from lightning_znorm.compare.pool import Pool, make_slots
 from lightning_znorm.compare.recipes import FactoryRecipe, refuse_trainer
 from lightning_znorm.compare.report import find
 from lightning_znorm.compare.store import Store
-from lightning_znorm.compare.text import listing
+from lightning_znorm.compare.text import did_you_mean, listing
 
 _METHODS = "none,clip,gc,znorm"
 
@@ -89,6 +91,9 @@ def compare(
     """
     question = ask(methods, sweep, seeds, monitor, mode, test_monitor, baseline)
     arguments = dict(trainer or {})
+    for name in arguments:
+        if name not in (known := list(inspect.signature(import_lightning("trainer").Trainer).parameters)):
+            raise ValueError(f"Argument `trainer`: The Trainer has no argument `{name}`.{did_you_mean(name, known)}")
     refuse_trainer(arguments)
     _check_factory(model_factory, question.sweep)
     configuration = {
@@ -110,7 +115,7 @@ def compare(
 
 
 def _check_factory(model_factory: Any, sweep: Mapping[str, Any]) -> None:
-    if not callable(model_factory):
+    if not callable(model_factory) or isinstance(model_factory, nn.Module):
         raise ValueError(
             f"Expected argument `model_factory` to be a function that returns a new module, but got {model_factory!r}."
             " Every run needs its own: `lambda: MyModule(…)`, or the class."

@@ -179,7 +179,8 @@ def check_keys(parser: Any, configuration: Mapping[str, Any], question: Question
         ValueError: Naming the key or the method, and what is wrong.
 
     """
-    exits, parser.exit_on_error = parser.exit_on_error, False
+    before = parser.exit_on_error, parser.allow_abbrev
+    parser.exit_on_error = parser.allow_abbrev = False
     method, setting, seed = question.methods[0], question.settings[0], question.seeds[0]
     with tempfile.TemporaryDirectory(prefix="lightning-znorm-") as folder:
         config_file = Path(folder) / "config.yaml"
@@ -192,7 +193,7 @@ def check_keys(parser: Any, configuration: Mapping[str, Any], question: Question
             for method in question.methods:
                 _check(parser, recipe, Run(method, setting, seed), f"Method `{method.label}`")
         finally:
-            parser.exit_on_error = exits
+            parser.exit_on_error, parser.allow_abbrev = before
 
 
 def _check(parser: Any, recipe: ConfiguredRecipe, run: Run, what: str, key: str = "") -> None:

@@ -78,7 +78,7 @@ class Comparison:
                 print(f"\nInterrupted: {done} of {total} runs are done. The same goes on from here.", file=sys.stderr)
             if self.store.results(self.question.runs):
                 write_report(self.question, self.store, getattr(self.recipe, "show_command", None))
-            return not self.missing_runs()
+            return len(self.store.results(self.question.runs)) == len(self.question.runs)
 
     def _do(self, missing: Sequence[Run]) -> None:
         total = len(self.question.runs)

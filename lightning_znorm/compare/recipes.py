@@ -127,7 +127,8 @@ def background_arguments(trainer: Mapping[str, Any], folder: Path, probe: bool) 
 
     """
     arguments: dict[str, Any] = {"default_root_dir": str(folder), "devices": 1, "enable_model_summary": False}
-    if trainer.get("logger") in (None, True):
+    logger = trainer.get("logger")
+    if logger in (None, True) or (probe and logger is not False):
         arguments["logger"] = "csv"
     if trainer.get("enable_checkpointing") is None and not _has_callback(trainer, "ModelCheckpoint"):
         arguments["enable_checkpointing"] = False

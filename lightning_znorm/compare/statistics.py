@@ -40,7 +40,7 @@ class Difference(Estimate):
         p: Two-sided p-value of the paired t-test.
         p_holm: The same after Holm's correction for the number of methods that are compared with the baseline.
         seeds_needed: Number of seeds with which a difference of this size would be found in 4 of 5 comparisons (a
-            power of 0.8 at a level of 5%, before the correction), ``None`` where that cannot be told.
+            power of 0.8 at a level of 5%, divided by the number of comparisons), ``None`` where that cannot be told.
 
     """
 
@@ -113,7 +113,7 @@ def differences_to(baseline: Mapping[int, float], others: Mapping[str, Mapping[i
             estimate.count,
             p=p_values[name],
             p_holm=float(corrected[name]),
-            seeds_needed=_seeds_needed(values),
+            seeds_needed=_seeds_needed(values, comparisons=len(tested)),
         )
     return found
 
@@ -126,11 +126,12 @@ def _p_value(values: Sequence[float]) -> float:
     return float(stats.ttest_1samp(values, 0.0).pvalue)
 
 
-def _seeds_needed(values: Sequence[float]) -> int | None:
+def _seeds_needed(values: Sequence[float], comparisons: int) -> int | None:
     if len(values) < 2 or not np.ptp(values) or not np.mean(values):
         return None
     effect = abs(np.mean(values)) / np.std(values, ddof=1)
     if not _SMALL_EFFECT < effect < _LARGE_EFFECT:  # outside, the search does not converge
         return MIN_SEEDS if effect >= _LARGE_EFFECT else None
-    needed = TTestPower().solve_power(effect_size=effect, alpha=1 - _LEVEL, power=0.8, alternative="two-sided")
-    return max(MIN_SEEDS, math.ceil(np.asarray(needed).item()))
+    level = (1 - _LEVEL) / comparisons
+    needed = TTestPower().solve_power(effect_size=effect, alpha=level, power=0.8, alternative="two-sided")
+    return max(MIN_SEEDS, math.ceil(float(np.asarray(needed).item())))

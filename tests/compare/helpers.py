@@ -1,0 +1,90 @@
+"""What the tests of comparisons share."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from lightning_znorm.cli import main
+from lightning_znorm.compare.options import ask
+
+TINY = "tests.compare.tiny"
+FLAGS = [
+    f"--model={TINY}.TinyModel",
+    f"--data={TINY}.TinyData",
+    "--trainer.max_epochs=2",
+    "--trainer.accelerator=cpu",
+    "--compare.monitor=val_acc",
+    "--compare.methods=none,znorm",
+    "--compare.seeds=2",
+    "--compare.jobs=2",
+    "--compare.out=out",
+]
+
+
+def compare(*flags):
+    """Run the command in this process, and return its status."""
+    try:
+        main(["compare", *FLAGS, *flags])
+    except SystemExit as error:
+        return error.code
+    return 0
+
+
+def refusal(capsys, *flags):
+    """The last line of an error, with its status checked."""
+    assert compare(*flags) == 2
+    return capsys.readouterr().err.strip()
+
+
+def question(**changes):
+    asked = {
+        "methods": "none,clip,znorm",
+        "sweep": {"lr": [0.1, 0.01]},
+        "seeds": 3,
+        "monitor": "val_acc",
+        "mode": None,
+        "test_monitor": None,
+        "baseline": None,
+    }
+    return ask(**{**asked, **changes})
+
+
+def result(method, seed, setting=None, *, val=0.5, test=0.5, curve=None, status="finished", **changes):
+    """What a run leaves behind."""
+    curve = [val] if curve is None else curve
+    return {
+        "schema": 1,
+        "method": method,
+        "identity": {},
+        "setting": setting or {},
+        "seed": seed,
+        "status": status,
+        "error": None,
+        "versions": {"torch": "2", "lightning": "2"},
+        "curve": [{"epoch": e, "step": e, "metrics": {"val_acc": v}} for e, v in enumerate(curve, start=1)],
+        "test": {"test_acc": test},
+        "train_loss": [1.0, 0.5],
+        "weights_hash": f"w{seed}",
+        "batches_hash": f"b{seed}",
+        "seconds": {"all": 2.0, "step": 0.01},
+        "steps": 10,
+        "epochs": 2,
+        "device": "cpu",
+        **changes,
+    }
+
+
+def read_results(folder):
+    """All results in a folder, by the name of the run."""
+    return {path.parent.name: json.loads(path.read_text()) for path in Path(folder).glob("runs/*/result.json")}
+
+
+def figures(results):
+    """What must be the same however often the comparison was interrupted."""
+    same = ("curve", "test", "weights_hash", "batches_hash", "status", "train_loss")
+    return {name: {key: result[key] for key in same} for name, result in results.items()}
+
+
+def approx(value):
+    return pytest.approx(value, rel=1e-9)

@@ -1,0 +1,135 @@
+"""`compare` from Python, with modules and data that no other process can import."""
+
+from pathlib import Path
+
+import lightning.pytorch as pl
+import pandas as pd
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from lightning_znorm import ZNorm
+from lightning_znorm.compare import compare
+from tests.compare.helpers import read_results
+from tests.compare.tiny import Halve, TinyData, TinyModel, WithoutTest
+
+QUICK = {"max_epochs": 2, "accelerator": "cpu"}
+
+
+@pytest.mark.slow
+def test_the_same_as_the_report():
+    frame = compare(
+        TinyModel,
+        TinyData(batch_size=20),
+        "none,znorm",
+        sweep={"lr": [0.3, 0.03]},
+        seeds=3,
+        monitor="val_acc",
+        trainer=QUICK,
+        jobs=2,
+        out="out",
+    )
+    assert list(frame.index) == ["none", "znorm"]
+    runs = pd.read_csv("out/runs.csv")
+    assert len(runs) == 12
+    for method, row in frame.iterrows():
+        selected = runs[(runs["method"] == method) & (runs["lr"] == float(row["setting"].removeprefix("lr=")))]
+        assert row["test"] == pytest.approx(selected["test"].mean())
+        validation = runs[runs["method"] == method].groupby("lr")["validation"].mean()
+        assert row["validation"] == pytest.approx(validation.max())
+    assert len(frame.attrs["verdicts"]) == 1
+    assert frame.attrs["verdicts"][0] in Path("out/summary.md").read_text()
+    assert "lightning-znorm fit" not in Path("out/summary.md").read_text()
+    assert frame.loc["none", ["difference", "p_holm"]].isna().all()
+    pd.concat([frame, frame])  # attrs that can be compared
+
+
+@pytest.mark.slow
+def test_what_only_this_function_knows():
+    offset = torch.tensor([1.0])
+
+    class Local(pl.LightningModule):
+        def __init__(self, lr):
+            super().__init__()
+            self.layer, self.lr = nn.Linear(2, 1), lr
+
+        def training_step(self, batch, batch_idx):
+            return (self.layer(batch[0]) - offset).square().mean()
+
+        def validation_step(self, batch, batch_idx):
+            return self.training_step(batch, batch_idx)
+
+        test_step = validation_step
+
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.parameters(), lr=self.lr)
+
+    class LocalData(pl.LightningDataModule):
+        def train_dataloader(self):
+            return DataLoader(TensorDataset(torch.ones(8, 2)), batch_size=2)
+
+        val_dataloader = test_dataloader = train_dataloader
+
+    frame = compare(
+        lambda lr: Local(lr),
+        LocalData,
+        {"plain": None, "half": Halve(0.5), "both": [Halve(0.5), ZNorm()], "text": "znorm(min_ndim=2)"},
+        sweep={"lr": [0.1]},
+        seeds=[7],
+        monitor="validation_step",
+        mode="min",
+        test_monitor="test_step",
+        baseline="half",
+        trainer={**QUICK, "callbacks": Halve(1.0)},
+    )
+    assert frame["seeds"].tolist() == [1, 1, 1, 1]
+    assert frame["test"].nunique() >= 3
+    assert frame.loc["half", "difference"] != frame.loc["half", "difference"]
+
+
+@pytest.mark.slow
+def test_goes_on_and_refuses_another_configuration():
+    arguments = {"monitor": "val_acc", "trainer": QUICK, "out": "out", "methods": "none", "seeds": 1}
+    compare(TinyModel, TinyData(), **arguments)
+    before = read_results("out")
+    frame = compare(TinyModel, TinyData(), **{**arguments, "seeds": 2})
+    assert frame.loc["none", "seeds"] == 2
+    assert before.items() <= read_results("out").items()
+    with pytest.raises(ValueError, match=r"another configuration \(trainer\.max_epochs is '3', was '2'\)"):
+        compare(TinyModel, TinyData(), **{**arguments, "trainer": {**QUICK, "max_epochs": 3}})
+    with pytest.raises(ValueError, match="another configuration"):
+        compare(lambda: TinyModel(width=8), TinyData(), **arguments)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model_factory": TinyModel()}, "Expected argument `model_factory` to be a function"),
+        ({"sweep": {"depth": [1, 2]}}, r"does not go with the keys of `sweep` \(depth\)"),
+        ({"methods": "znrom"}, "unknown method 'znrom'"),
+        ({"trainer": {"callbacks": [ZNorm()]}}, "already contain ZNorm"),
+        ({"trainer": {"gradient_clip_val": 0.5}}, "already clip gradients"),
+        ({"trainer": {"devices": 4}}, "ask for several devices"),
+        ({"trainer": {"max_epoch": 4}}, "The Trainer has no argument `max_epoch`. Did you mean 'max_epochs'"),
+        ({"seeds": 0}, "argument `seeds`"),
+    ],
+)
+def test_wrong_arguments(changes, message):
+    with pytest.raises(ValueError, match=message):
+        compare(**{"model_factory": TinyModel, "datamodule": TinyData(), "monitor": "val_acc", **changes})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model_factory": WithoutTest}, "the module has no `test_step`"),
+        ({"monitor": "val_dice"}, r"does not log that in its validation.* It logs val_loss, val_acc\."),
+        ({"model_factory": lambda: TinyModel(width=-1)}, "The trial of method `none` failed: RuntimeError"),
+    ],
+)
+def test_refusals_after_a_trial(changes, message):
+    arguments = {"model_factory": TinyModel, "datamodule": TinyData(), "monitor": "val_acc", "trainer": QUICK}
+    with pytest.raises(ValueError, match=message):
+        compare(**{**arguments, "methods": "none", **changes})

@@ -1,0 +1,301 @@
+"""`lightning-znorm compare`, with real processes."""
+
+import re
+import shlex
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+
+from lightning_znorm.cli import main
+from tests.compare.helpers import TINY, compare, figures, read_results, refusal
+from tests.helpers import PACKAGES
+
+
+class Page(HTMLParser):
+    """Collects what a page would load, and its text."""
+
+    def __init__(self, source):
+        super().__init__()
+        self.loads, self.text = [], ""
+        self.feed(source)
+
+    def handle_starttag(self, tag, attrs):
+        self.loads += [value for name, value in attrs if name in ("src", "href", "srcset", "data")]
+
+    def handle_data(self, data):
+        self.text += data
+
+
+@pytest.mark.slow
+def test_a_whole_comparison(capsys):
+    sweep = "--compare.sweep=model.init_args.lr=0.3,0.03 data.init_args.batch_size=20,40"
+    methods = f"--compare.methods=none,clip(gradient_clip_val=0.01),gc,znorm(min_ndim=2),{TINY}.Halve"
+    assert compare(sweep, methods) == 0
+    printed = capsys.readouterr()
+    assert "40 runs (5 methods x 4 settings x 2 seeds); 2 side by side" in printed.err
+    assert "[40/40]" in printed.err
+    assert "two seeds are too few to tell" in printed.out
+
+    runs = pd.read_csv("out/runs.csv")
+    assert len(runs) == 40
+    assert set(runs["status"]) == {"finished"}
+    assert set(runs["model.init_args.lr"]) == {0.3, 0.03}
+    assert (runs["epochs"] == 2).all()
+    assert set(runs["steps"]) == {10, 20}
+    # methods share weights and batches of a seed and a batch size, and nothing else
+    shared = runs.groupby(["seed", "data.init_args.batch_size"])[["weights_hash", "batches_hash"]].nunique()
+    assert (shared == 1).all(axis=None)
+    assert runs["weights_hash"].nunique() == 2
+    assert runs["batches_hash"].nunique() == 4
+    # and they are different methods
+    at_one_setting = runs[(runs["model.init_args.lr"] == 0.3) & (runs["data.init_args.batch_size"] == 20)]
+    assert at_one_setting[at_one_setting["seed"] == 0]["train_loss"].nunique() == 5
+
+    summary = Path("out/summary.md").read_text()
+    page = Page(Path("out/report.html").read_text())
+    for name in ("differences.png", "curves.png", "sweep.png"):
+        assert Path("out", name).read_bytes().startswith(b"\x89PNG")
+        assert f"]({name})" in summary
+    assert len(page.loads) == 3
+    assert all(source.startswith("data:image/png;base64,") for source in page.loads)
+    assert "two seeds are too few to tell" in page.text
+    assert "`znorm(min_ndim=2)`" in summary
+
+
+@pytest.mark.slow
+def test_goes_on_where_it_was_and_takes_more(capsys):
+    assert compare("--compare.seeds=1") == 0
+    first = read_results("out")
+    stamps = {path: path.stat().st_mtime_ns for path in Path("out").glob("runs/*/result.json")}
+    assert compare("--compare.seeds=1") == 0
+    assert "Trying" in capsys.readouterr().err
+    assert compare("--compare.seeds=2", "--compare.methods=none,znorm,clip") == 0
+    err = capsys.readouterr().err
+    assert "6 runs (3 methods x 1 settings x 2 seeds), 2 of them done" in err
+    assert "[3/6]" in err
+    assert "[2/6]" not in err
+    assert {path: path.stat().st_mtime_ns for path in stamps} == stamps
+    everything = read_results("out")
+    assert len(everything) == 6
+    assert first.items() <= everything.items()
+    # seen again, with nothing to do
+    assert compare("--compare.seeds=2", "--compare.methods=none,znorm,clip") == 0
+    assert "Trying" not in capsys.readouterr().err
+    # the metric may change without a run
+    assert compare("--compare.monitor=val_loss", "--compare.seeds=2") == 0
+    assert "test_loss" in Path("out/summary.md").read_text()
+
+
+@pytest.mark.slow
+def test_a_run_is_what_fit_and_test_make_of_it():
+    assert compare("--compare.methods=none,znorm(min_ndim=2)", "--compare.seeds=[3]") == 0
+    commands = [line for line in Path("out/summary.md").read_text().splitlines() if line.startswith("lightning-znorm")]
+    runs = pd.read_csv("out/runs.csv").set_index("method")
+    for command, (_, run) in zip(commands, runs.iterrows(), strict=True):
+        flags = shlex.split(command)[1:]
+        main([*flags, "--trainer.logger=lightning.pytorch.loggers.CSVLogger", "--trainer.logger.save_dir=fit"])
+        logs = sorted(Path("fit").rglob("metrics.csv"), key=lambda path: path.stat().st_mtime)[-1]
+        assert pd.read_csv(logs)["val_acc"].dropna().iloc[-1] == pytest.approx(run["validation"])
+
+
+@pytest.mark.slow
+def test_crashes_and_divergences_do_not_stop_the_others(capsys):
+    flags = ["--compare.sweep=model.init_args.fail=raise,kill,diverge", "--compare.methods=none", "--compare.seeds=3"]
+    assert compare(*flags) == 0
+    runs = pd.read_csv("out/runs.csv")
+    unlucky = runs[runs["seed"] == 1].set_index("model.init_args.fail")
+    assert unlucky["status"].to_dict() == {"raise": "crashed", "kill": "crashed", "diverge": "diverged"}
+    assert unlucky.loc["raise", "error"] == "RuntimeError: out of luck"
+    assert "signal 9" in unlucky.loc["kill", "error"]
+    assert (runs[runs["seed"] != 1]["status"] == "finished").all()
+    assert "3 runs of `none` diverged or crashed" in capsys.readouterr().out
+    results = read_results("out")
+    assert compare(*flags) == 0
+    assert read_results("out") == results
+    capsys.readouterr()
+    assert compare(*flags, "--compare.retry=true") == 0
+    assert capsys.readouterr().err.count("crashed: ") == 2
+
+
+@pytest.mark.slow
+def test_dry_run(capsys):
+    flags = ["--compare.sweep=model.init_args.lr=0.3,0.03", "--compare.seeds=2"]
+    assert compare(*flags, "--compare.dry_run=true") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 9
+    assert lines[0].strip() == "none, lr=0.3, seed 0"
+    assert re.fullmatch(
+        r"8 runs \(2 methods x 2 settings x 2 seeds\); 2 side by side, about [\d.:]+ (s|min) to go\.", lines[-1]
+    )
+    assert not Path("out").exists()
+    assert compare(*flags, "--compare.seeds=1") == 0
+    capsys.readouterr()
+    assert compare(*flags, "--compare.dry_run=true") == 0
+    assert capsys.readouterr().out.count("[done]") == 4
+
+
+@pytest.mark.slow
+def test_the_estimate_is_near(capsys):
+    pause = "--model.init_args.pause=0.05"
+    assert compare(pause, "--compare.dry_run=true", "--compare.seeds=4", "--compare.jobs=1") == 0
+    (seconds,) = re.findall(r"about ([\d.]+) s to go", capsys.readouterr().out)
+    assert 8 * 10 * 0.05 < float(seconds) < 4 * 8 * 10 * 0.05
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("package", PACKAGES)
+def test_lightnings_own_demo_modules(package, capsys):
+    boring = f"{package}.demos.boring_classes"
+    flags = ["--compare.monitor=validation_step.x", "--compare.test_monitor=test_step.y", "--compare.mode=min"]
+    flags += ["--compare.seeds=1", "--compare.jobs=2", "--trainer.max_epochs=1", "--trainer.accelerator=cpu"]
+    data = f"--data={boring}.BoringDataModule"
+    main(["compare", f"--model={boring}.BoringModel", *flags, "--compare.out=automatic"])
+    # the Trainer clips no gradients of a manual optimization
+    manual = [data, "--compare.methods=none,gc,znorm,znorm(min_ndim=2)", "--compare.out=manual"]
+    main(["compare", f"--model={boring}.ManualOptimBoringModel", *flags, *manual])
+    for out in ("automatic", "manual"):
+        assert pd.read_csv(f"{out}/runs.csv")["status"].tolist() == ["finished"] * 4
+
+
+@pytest.mark.slow
+def test_options_in_a_file_and_a_module_of_the_working_directory(monkeypatch):
+    source = Path(__file__).with_name("tiny.py").read_text()
+    Path("mine_of_tmp.py").write_text(source)
+    config = {
+        "model": {"class_path": "mine_of_tmp.TinyModel"},
+        "data": {"class_path": "mine_of_tmp.TinyData"},
+        "trainer": {"max_epochs": 1, "accelerator": "cpu"},
+        "optimizer": {"class_path": "torch.optim.Adam", "init_args": {"lr": 0.1}},
+        "compare": {
+            "methods": ["none", "mine_of_tmp.Halve(by=0.1)"],
+            "sweep": {"optimizer.init_args.lr": [0.1, 0.01]},
+            "seeds": [5],
+            "monitor": "val_acc",
+            "out": "there",
+        },
+    }
+    Path("config.yaml").write_text(yaml.safe_dump(config))
+    main(["compare", "--config=config.yaml"])
+    runs = pd.read_csv("there/runs.csv")
+    assert runs["status"].tolist() == ["finished"] * 4
+    assert runs["optimizer.init_args.lr"].tolist() == [0.1, 0.1, 0.01, 0.01]
+
+
+@pytest.mark.slow
+def test_unequal_batches_are_told(capsys):
+    assert compare(f"--data={TINY}.Unshared") == 0
+    assert "the batches differ between methods in 2 of 2 cases" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_configured_callbacks_and_loggers_are_kept():
+    trainer = ["--trainer.logger=lightning.pytorch.loggers.CSVLogger", "--trainer.logger.save_dir=logs"]
+    trainer += ["--trainer.callbacks+=lightning.pytorch.callbacks.ModelCheckpoint"]
+    trainer += ["--trainer.callbacks+=lightning.pytorch.callbacks.TQDMProgressBar"]
+    trainer += ["--trainer.callbacks+=lightning.pytorch.callbacks.LearningRateMonitor"]
+    assert compare("--compare.seeds=1", *trainer) == 0
+    assert pd.read_csv("out/runs.csv")["status"].tolist() == ["finished"] * 2
+    assert len(list(Path("logs").rglob("*.ckpt"))) == 2
+
+
+def saved(flags):
+    """A folder of a comparison with these flags, as far as it is looked at before anything runs."""
+    assert compare(*flags, "--compare.dry_run=true") == 0
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--compare.methods=none,znrom"], "unknown method 'znrom'. Did you mean 'znorm'?"),
+        (["--compare.methods=none,znorm(epz=1)"], "Method `znorm(epz=1)`"),
+        (["--compare.sweep=model.init_args.lrr=1,2"], "`--compare.sweep model.init_args.lrr`"),
+        (["--compare.sweep=model.init_args.lrr=1,2"], "Did you mean 'model.init_args.lr'?"),
+        (["--compare.sweep=model.init_args.lr=fast,slow"], "`--compare.sweep model.init_args.lr`"),
+        (["--compare.sweep=trainer.max_epoch=1,2"], "Did you mean 'trainer.max_epochs'?"),
+        (["--compare.sweep=nonsense"], "expected `key=value,value,…`"),
+        (["--compare.seeds=0"], "Expected argument `seeds` to be at least 1, but got 0"),
+        (["--compare.jobs=0"], "Expected argument `jobs` to be an integer of at least 1, but got 0"),
+        (["--compare.monitor=val_quality"], "Argument `mode` is needed"),
+        (["--compare.baseline=adam"], "Expected argument `baseline` to be one of the methods (none, znorm)"),
+        (["--znorm"], "The configuration already contains ZNorm (group `znorm`)"),
+        (["--trainer.callbacks+=lightning_znorm.ZNorm"], "already contain ZNorm (`trainer.callbacks`)"),
+        (["--trainer.callbacks+=lightning_znorm.GradientCentralization"], "already contain GradientCentralization"),
+        (["--trainer.gradient_clip_val=1"], "compare with the method `clip(gradient_clip_val=1)`"),
+        (["--trainer.devices=2"], "ask for several devices"),
+        (["--ckpt_path=last.ckpt"], "resumes from a checkpoint (`ckpt_path`)"),
+        (["--compare.out=/proc/nowhere"], "cannot be written"),
+    ],
+)
+def test_refusals_before_anything_runs(capsys, flags, message):
+    assert message in refusal(capsys, *flags)
+    assert not Path("out").exists()
+
+
+def test_a_yaml_that_contains_znorm(capsys):
+    Path("znorm.yaml").write_text("znorm: {min_ndim: 2}")
+    assert "already contains ZNorm" in refusal(capsys, "--config=znorm.yaml")
+
+
+def test_a_foreign_folder(capsys):
+    Path("out").mkdir()
+    Path("out/thesis.tex").write_text("years of work")
+    assert "has other things in it (thesis.tex)" in refusal(capsys)
+    assert [path.name for path in Path("out").iterdir()] == ["thesis.tex"]
+
+
+@pytest.mark.parametrize("flag", ["--compare.mode=best", "--compare.seed=3", "--compare.dry_run=perhaps"])
+def test_the_parser_refuses(capsys, flag):
+    assert "compare" in refusal(capsys, flag)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--compare.monitor=val_accuracy"], "does not log that in its validation. Did you mean 'val_acc'? It logs"),
+        (["--compare.monitor=train_loss", "--compare.test_monitor=test_loss"], "does not log that in its validation"),
+        (["--compare.test_monitor=test_accuracy"], "Did you mean 'test_acc'? It logs test_loss, test_acc."),
+        ([f"--model={TINY}.WithoutTest"], "the module has no `test_step`"),
+        ([f"--data={TINY}.WithoutTestData"], "there is no `test_dataloader`"),
+        ([f"--model={TINY}.WithItsOwnZNorm"], "`WithItsOwnZNorm.configure_callbacks` returns a `ZNorm`"),
+        (["--compare.methods=none,znorm(exclude=encoder.*)"], "the pattern 'encoder.*' matches no parameter"),
+        (["--trainer.precision=transformer-engine"], "The trial of method `none` failed"),
+        (["--model.init_args.optimizer=LBFGS"], "`ZNorm` does not support the optimizer `LBFGS`"),
+        (["--model.init_args.fail=raise", "--compare.seeds=[1]"], "RuntimeError: out of luck"),
+    ],
+)
+def test_refusals_after_a_trial(capsys, flags, message):
+    assert message in refusal(capsys, *flags)
+    assert not read_results("out")
+    assert not Path("out/report.html").exists()
+
+
+@pytest.mark.slow
+def test_of_another_configuration(capsys):
+    assert compare("--compare.seeds=1") == 0
+    before = figures(read_results("out"))
+    message = refusal(capsys, "--compare.seeds=1", "--model.init_args.width=8")
+    assert "another configuration (model.init_args.width is 8, was 4)" in message
+    assert figures(read_results("out")) == before
+
+
+def test_help_names_what_is_compared(capsys):
+    assert compare("--help") == 0
+    text = capsys.readouterr().out
+    assert "usage: lightning-znorm compare" in text
+    assert "--compare.methods" in text
+
+
+def test_missing_extra(capsys, monkeypatch):
+    import sys
+
+    import lightning_znorm.compare
+
+    for name in [name for name in sys.modules if name.startswith("lightning_znorm.compare")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "statsmodels" else name)
+    assert 'pip install "lightning-znorm[compare]"' in refusal(capsys)
+    del lightning_znorm

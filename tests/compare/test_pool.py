@@ -1,0 +1,118 @@
+"""Processes, and where they run."""
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+
+from lightning_znorm.compare import pool as pools
+from lightning_znorm.compare.methods import Method
+from lightning_znorm.compare.plan import Run
+from lightning_znorm.compare.pool import Pool, make_slots, visible_gpus
+from lightning_znorm.compare.worker import Task
+
+
+class Act:
+    """A recipe that does something else than to make a run."""
+
+    def __init__(self, act):
+        self.act = act
+
+    def make(self, run, folder, callbacks, probe):
+        self.act(run)
+        raise RuntimeError("done")
+
+
+def tasks(act, count=3):
+    return [Task(Run(Method("none"), {}, seed), Act(act), Path(f"runs/{seed}").absolute()) for seed in range(count)]
+
+
+def results(act, slots=({},), count=3):
+    return {e.task.run.seed: e.result for e in Pool(slots).do(tasks(act, count)) if e.result is not None}
+
+
+def test_each_task_is_a_process_that_may_die():
+    def die(run):
+        print("last words of", run.seed, flush=True)
+        if run.seed == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if run.seed == 2:
+            os._exit(3)
+
+    found = results(die, slots=[{}, {}])
+    assert found[0]["error"] == "RuntimeError: done"
+    assert found[1]["error"].startswith("The process ended by signal 9, without a result.")
+    assert "last words of 1" in found[1]["error"]
+    assert found[2]["error"].startswith("The process ended with exit status 3")
+    assert {found[seed]["status"] for seed in found} == {"crashed"}
+    assert "last words of 0" in Path("runs/0/log.txt").read_text()
+
+
+def test_environment_and_threads_of_a_slot():
+    def tell(run):
+        raise ValueError(f"{os.environ['CUDA_VISIBLE_DEVICES']} {torch.get_num_threads()} {os.getcwd()}")
+
+    found = results(tell, slots=[{"CUDA_VISIBLE_DEVICES": "7"}], count=1)
+    assert found[0]["error"] == f"ValueError: 7 {pools.available_cores()} {os.getcwd()}"
+
+
+def test_ends_its_processes_when_it_is_closed():
+    def wait(run):
+        Path(f"pid{run.seed}").write_text(str(os.getpid()))
+        signal.pause()
+
+    events = Pool([{}, {}]).do(tasks(wait))
+    next(events), next(events)
+    while not (Path("pid0").exists() and Path("pid1").exists() and Path("pid1").read_text()):
+        pass
+    events.close()
+    for seed in (0, 1):
+        with pytest.raises(ProcessLookupError):
+            os.kill(int(Path(f"pid{seed}").read_text()), 0)
+    assert not Path("pid2").exists()
+
+
+@pytest.mark.parametrize(
+    ("visible", "count", "expected"),
+    [
+        (None, 0, []),
+        (None, 2, ["0", "1"]),
+        ("3,5", 2, ["3", "5"]),
+        ("GPU-a1,GPU-b2", 2, ["GPU-a1", "GPU-b2"]),
+        ("", 0, []),
+        ("0,9", 1, ["0"]),
+    ],
+)
+def test_visible_gpus(monkeypatch, visible, count, expected):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert visible_gpus() == expected
+
+
+@pytest.mark.parametrize(
+    ("jobs", "gpus", "accelerator", "expected"),
+    [
+        (None, 2, "auto", ["0", "1"]),
+        (5, 2, "gpu", ["0", "1", "0", "1", "0"]),
+        (1, 2, "auto", ["0"]),
+        (None, 2, "cpu", [None, None, None]),
+        (None, 0, "auto", [None, None, None]),
+        (2, 0, "auto", [None, None]),
+    ],
+)
+def test_jobs_are_spread_over_the_gpus(monkeypatch, jobs, gpus, accelerator, expected):
+    monkeypatch.setattr(pools, "visible_gpus", lambda: [str(number) for number in range(gpus)])
+    monkeypatch.setattr(pools, "available_cores", lambda: 6)
+    slots = make_slots(jobs, accelerator)
+    assert [slot.get("CUDA_VISIBLE_DEVICES") for slot in slots] == expected
+    assert Pool(slots).threads == 6 // len(expected)
+
+
+@pytest.mark.parametrize("jobs", [0, -1, 1.5, True])
+def test_wrong_number_of_jobs(jobs):
+    with pytest.raises(ValueError, match="Expected argument `jobs` to be an integer of at least 1"):
+        make_slots(jobs)

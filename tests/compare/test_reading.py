@@ -1,0 +1,154 @@
+"""Methods, sweeps, seeds and metrics as a user writes them."""
+
+import json
+
+import pytest
+import yaml
+
+from lightning_znorm import GradientCentralization, ZNorm
+from lightning_znorm.compare.methods import name_methods, parse_methods
+from lightning_znorm.compare.plan import make_runs, make_settings, parse_seeds, parse_sweep, show_setting
+from tests.compare.helpers import TINY, question
+from tests.compare.tiny import Halve
+
+
+def test_methods_and_their_flags():
+    none, clip, gc, znorm, other = parse_methods(
+        f"none, clip(gradient_clip_val=0.5,gradient_clip_algorithm=value), gc,"
+        f"znorm(min_ndim=2,eps=1e-8,exclude=['*.bias', head.*]), {TINY}.Halve(by=0.25)"
+    )
+    assert none.flags() == []
+    assert clip.flags() == ["--trainer.gradient_clip_val=0.5", "--trainer.gradient_clip_algorithm=value"]
+    assert clip.make_callbacks() == []
+    assert isinstance(gc.make_callbacks()[0], GradientCentralization)
+    (callback,) = znorm.make_callbacks()
+    assert isinstance(callback, ZNorm)
+    assert (callback.min_ndim, callback.eps, callback.exclude) == (2, 1e-8, ("*.bias", "head.*"))
+    (flag,) = znorm.flags()
+    assert json.loads(flag.partition("+=")[2])["class_path"] == "lightning_znorm.ZNorm"
+    assert other.make_callbacks()[0].by == 0.25
+    assert other.label == f"{TINY}.Halve(by=0.25)"
+
+
+@pytest.mark.parametrize(
+    ("methods", "message"),
+    [
+        ("none,znrom", r"unknown method 'znrom'\. Did you mean 'znorm'\? Known are none, clip, gc, znorm"),
+        ("", "Expected argument `methods` to name at least one method"),
+        ("none,none", "names `none` 2 times"),
+        ("none(x=1)", "`none` takes no arguments"),
+        ("znorm(epz=1)", r"Method `znorm\(epz=1\)`: .*epz"),
+        ("znorm(eps=-1)", "Expected argument `eps` to be a positive finite number"),
+        ("znorm(2)", "'2' is not of the form `argument=value`"),
+        ("znorm(min_ndim=2", r"lacks a closing '\)'"),
+        ("znorm)", r"has a '\)' without its counterpart"),
+        ("znorm!", "a method is written"),
+        ("clip(value=1)", "`clip` has no argument `value`, only gradient_clip_val, gradient_clip_algorithm"),
+        ("clip(gradient_clip_val=0)", "expected `gradient_clip_val` to be a positive number, but got 0"),
+        ("clip(gradient_clip_algorithm=max)", "to be 'norm' or 'value', but got 'max'"),
+        ("no.such.Callback", r"`no\.such\.Callback` cannot be imported"),
+        ("torch.optim.NoSuchThing", "cannot be imported"),
+        ("torch.optim.SGD", "is not a callback of Lightning"),
+    ],
+)
+def test_wrong_methods(methods, message):
+    with pytest.raises(ValueError, match=message):
+        parse_methods(methods)
+
+
+def test_methods_by_name():
+    methods = name_methods({"plain": None, "half": Halve(0.5), "both": [Halve(0.5), ZNorm()], "z": "znorm(min_ndim=2)"})
+    assert [method.label for method in methods] == ["plain", "half", "both", "z"]
+    assert [len(method.make_callbacks()) for method in methods] == [0, 1, 2, 1]
+    quarter, half = name_methods({"a": Halve(0.25)})[0], methods[1]
+    assert quarter.identity() != half.identity()
+    with pytest.raises(ValueError, match="to map 'x' to a callback, a list of callbacks, text"):
+        name_methods({"x": [3]})
+
+
+@pytest.mark.parametrize(
+    ("sweep", "expected"),
+    [
+        (None, {}),
+        ("a.lr=1e-4,1e-3", {"a.lr": [1e-4, 1e-3]}),
+        ("a.lr=1e-3 b=SGD,Adam", {"a.lr": [1e-3], "b": ["SGD", "Adam"]}),
+        (["a=1,2", "b=true"], {"a": [1, 2], "b": [True]}),
+        ("betas=[0.9, 0.99],[0.5, 0.9]", {"betas": [[0.9, 0.99], [0.5, 0.9]]}),
+        ({"a": ["1e-3", 2], "b": "3,4"}, {"a": [1e-3, 2], "b": [3, 4]}),
+    ],
+)
+def test_sweeps(sweep, expected):
+    assert parse_sweep(sweep) == expected
+
+
+@pytest.mark.parametrize(
+    ("sweep", "message"),
+    [
+        ("lr", "expected `key=value,value,…`"),
+        ("lr=", "has no value for the key `lr`"),
+        ("lr=1,2 lr=3", "has the key `lr` twice"),
+        ("lr=1e-3,0.001", "has the value 0.001 of `lr` twice"),
+        ({"lr": 3}, "expected a list of values"),
+        ("l r=1", "expected `key=value,value,…`"),
+    ],
+)
+def test_wrong_sweeps(sweep, message):
+    with pytest.raises(ValueError, match=message):
+        parse_sweep(sweep)
+
+
+@pytest.mark.parametrize("seeds", [0, -1, [], [1, 1], [-3]])
+def test_wrong_seeds(seeds):
+    with pytest.raises(ValueError, match="argument `seeds`"):
+        parse_seeds(seeds)
+
+
+def test_runs_are_ordered_for_interruptions_and_have_keys_of_their_own():
+    methods = parse_methods("none,znorm,znorm(min_ndim=2)")
+    runs = make_runs(methods, make_settings({"lr": [0.1, 0.2], "depth": [1, 2]}), [0, 1])
+    assert len({run.key for run in runs}) == len(runs) == 3 * 4 * 2
+    assert [run.method.label for run in runs[:4]] == ["none", "znorm", "znorm(min_ndim=2)", "none"]
+    assert {run.seed for run in runs[:12]} == {0}
+    assert str(runs[1]) == "znorm, lr=0.1, depth=1, seed 0"
+    again = make_runs(parse_methods("znorm"), make_settings({"lr": [0.1], "depth": [1]}), [0])
+    assert again[0].key == runs[1].key
+    assert all("/" not in run.key and " " not in run.key for run in runs)
+
+
+def test_keys_with_the_same_end_are_shown_whole():
+    assert show_setting({"model.lr": 1.0, "head.lr": 2.0}) == "model.lr=1, head.lr=2"
+
+
+@pytest.mark.parametrize(
+    ("monitor", "mode"),
+    [("val_loss", "min"), ("valid/err", "min"), ("val_acc", "max"), ("val_dice", "max"), ("val/AUROC", "max")],
+)
+def test_the_mode_is_told_from_the_name(monitor, mode):
+    assert question(monitor=monitor).mode == mode
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"monitor": "val_quality"}, "Argument `mode` is needed"),
+        ({"monitor": "val_acc_loss"}, "Argument `mode` is needed"),
+        ({"monitor": "accuracy"}, "Argument `test_monitor` is needed"),
+        ({"mode": "best"}, "Expected argument `mode` to be 'min' or 'max', but got 'best'"),
+        ({"baseline": "adam"}, r"to be one of the methods \(none, clip, znorm\), but got 'adam'"),
+    ],
+)
+def test_wrong_questions(changes, message):
+    with pytest.raises(ValueError, match=message):
+        question(**changes)
+
+
+def test_the_baseline():
+    assert question().baseline == "none"
+    assert question(methods="clip,znorm").baseline == "clip"
+    assert question(baseline="znorm").baseline == "znorm"
+
+
+def test_what_yaml_reads_of_a_flag_is_what_was_meant():
+    (method,) = parse_methods("znorm(exclude=['a: b', 'c,d'],stop_step=500)")
+    written = yaml.safe_load(method.flags()[0].partition("+=")[2])
+    assert written["init_args"] == {"exclude": ["a: b", "c,d"], "stop_step": 500}

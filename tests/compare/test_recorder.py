@@ -1,0 +1,117 @@
+"""What a run notes down."""
+
+import hashlib
+import math
+
+import pytest
+import torch
+
+from lightning_znorm.compare.recorder import DivergedError, Recorder, share_done
+from tests.compare.tiny import TinyData, TinyModel, Unshared
+from tests.helpers import PACKAGES, make_trainer
+
+
+def record(seed=0, model=TinyModel, data=TinyData, epochs=2, report=None, **arguments):
+    torch.manual_seed(seed)
+    recorder = Recorder(report)
+    trainer = make_trainer(max_epochs=epochs, callbacks=[recorder], num_sanity_val_steps=2, **arguments)
+    module, datamodule = model(), data()
+    trainer.fit(module, datamodule=datamodule)
+    return recorder, trainer, module, datamodule
+
+
+def test_a_row_per_validation():
+    recorder, _, module, data = record()
+    assert [(row["epoch"], row["step"]) for row in recorder.curve] == [(1.0, 5), (2.0, 10)]
+    assert list(recorder.validation_names) == ["val_loss", "val_acc"]
+    with torch.no_grad():
+        inputs, labels = data.val_dataloader().dataset.tensors
+        accuracy = (module.network(inputs).argmax(1) == labels).float().mean().item()
+    assert recorder.curve[-1]["metrics"]["val_acc"] == pytest.approx(accuracy)
+    assert len(recorder.losses) == 2
+    assert recorder.losses[1] < recorder.losses[0]
+
+
+def test_several_validations_in_an_epoch():
+    recorder, *_ = record(val_check_interval=2)
+    assert [row["epoch"] for row in recorder.curve] == [0.4, 0.8, 1.4, 1.8]
+
+
+def test_hashes_tell_weights_and_batches_apart():
+    first, again, other = (record(seed)[0] for seed in (0, 0, 1))
+    assert (first.weights_hash, first.batches_hash) == (again.weights_hash, again.batches_hash)
+    assert first.weights_hash != other.weights_hash
+    assert first.batches_hash != other.batches_hash
+    foreign, _ = record(data=Unshared)[0], None
+    assert foreign.weights_hash == first.weights_hash
+    assert foreign.batches_hash != first.batches_hash
+    assert record(epochs=1)[0].batches_hash != first.batches_hash
+
+
+def test_the_weights_hash_is_that_of_the_first_weights():
+    torch.manual_seed(0)
+    digest = hashlib.sha256()
+    for name, value in TinyModel().state_dict().items():
+        digest.update(name.encode())
+        digest.update(f"{value.dtype}{tuple(value.shape)}".encode())
+        digest.update(value.numpy().tobytes())
+    assert record(0)[0].weights_hash == digest.hexdigest()
+
+
+def test_bfloat16_and_numbers_without_dimension_can_be_hashed():
+    class Odd(TinyModel):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("scale", torch.tensor(2.0, dtype=torch.bfloat16))
+            self.register_buffer("empty", torch.zeros(0, 3))
+
+    assert len(record(model=Odd)[0].weights_hash) == 64
+
+
+def test_a_training_whose_weights_are_lost_stops():
+    class Lost(TinyModel):
+        def on_before_optimizer_step(self, optimizer):
+            self.network[0].weight.grad.fill_(math.inf)
+
+    with pytest.raises(DivergedError, match="inf or NaN after epoch 1"):
+        record(model=Lost)
+
+
+def test_the_time_per_step_leaves_out_validations():
+    import time
+
+    class Slow(TinyModel):
+        def validation_step(self, batch, batch_idx):
+            time.sleep(0.2)
+            super().validation_step(batch, batch_idx)
+
+    recorder, *_ = record(model=Slow, val_check_interval=2)
+    assert 0 < recorder.seconds_per_step < 0.1
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_what_steps_return_is_a_metric_too(package):
+    from importlib import import_module
+
+    boring = import_module(f"{package}.demos.boring_classes").BoringModel
+    recorder = Recorder()
+    trainer = make_trainer(package, max_steps=2, limit_val_batches=3, limit_test_batches=4, callbacks=[recorder])
+    model = boring()
+    trainer.fit(model)
+    trainer.validate(model, verbose=False)
+    assert list(recorder.curve[-1]["metrics"]) == ["validation_step.x"]
+    losses = [model.step(batch).item() for batch, _ in zip(model.val_dataloader(), range(3), strict=False)]
+    trainer.validate(model, verbose=False)
+    assert recorder.curve[-1]["metrics"]["validation_step.x"] > 0
+    assert all(value > 0 for value in losses)
+    trainer.test(model, verbose=False)
+    assert list(recorder.returned) == ["test_step.y"]
+
+
+def test_progress_is_reported():
+    reports = []
+    recorder, trainer, *_ = record(report=lambda share, metrics: reports.append((share, metrics)))
+    assert reports[0] == (0.1, {})
+    trainer.fit_loop.epoch_progress.current.processed = 1
+    assert share_done(trainer, 5) == pytest.approx(1.0)
+    assert recorder.curve
