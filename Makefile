@@ -17,8 +17,10 @@ $(STAMP): pyproject.toml
 	$(BIN)/python -m pip install --editable '.[all]'
 	touch $(STAMP)
 
+# one thread for each of the two runs that are side by side
 demo: $(STAMP)
-	$(BIN)/python examples/demo.py $(DEMO_ARGS)
+	$(BIN)/lightning-znorm compare --config examples/demo_digits.yaml $(DEMO_ARGS)
+	$(BIN)/lightning-znorm compare --config examples/demo_brain_mri.yaml $(DEMO_ARGS)
 
 test: lint docs
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal

@@ -7,12 +7,13 @@ Prints a table, and writes `suggestions.csv` and `curves.png`. About two minutes
 """
 
 import argparse
+import logging
+import warnings
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from demo import COLORS, silence, tidy
 from lightning.pytorch import Trainer, seed_everything
 from lightning.pytorch.tuner.tuning import Tuner
 from matplotlib import pyplot as plt
@@ -21,6 +22,7 @@ from lightning_znorm import ZNorm
 from lightning_znorm.vision import Digits, ImageClassifier
 
 SKIPPED = 10  # first steps, whose smoothed loss says little
+COLORS = {"": "#6b7280", " + ZNorm": "#d9480f"}
 OPTIMIZERS: dict[str, dict[str, Any]] = {"SGD": {"momentum": 0.9}, "Adam": {}}
 
 
@@ -43,7 +45,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=Path("results/learning_rate_finder"), help="folder (%(default)s)")
     parser.add_argument("--steps", type=int, default=100, help="optimizer steps of each search")
     options = parser.parse_args(argv)
-    silence()
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     options.out.mkdir(parents=True, exist_ok=True)
     rows = []
     figure, axes = plt.subplots(1, len(OPTIMIZERS), figsize=(10, 3.8), layout="constrained", sharey=True)
@@ -58,7 +61,9 @@ def main(argv: list[str] | None = None) -> None:
                 axis.axvline(rate, color=color, linestyle=":", linewidth=1.2)
         axis.set(xscale="log", xlabel="learning rate", title=f"{optimizer}: dotted lines are the suggestions")
         axis.set_ylim(0, 5)
-        tidy(axis)
+        axis.grid(alpha=0.3)
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.legend(frameon=False)
     axes[0].set_ylabel("training loss, smoothed")
     figure.savefig(options.out / "curves.png", dpi=130)
     plt.close(figure)

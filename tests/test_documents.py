@@ -13,6 +13,7 @@ ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 QUICK = ["--trainer.fast_dev_run=2", "--trainer.accelerator=cpu", "--trainer.devices=1"]
+QUICK_COMPARISON = ["--compare.dry_run=true", "--trainer.accelerator=cpu"]
 
 
 def blocks(language):
@@ -55,7 +56,8 @@ def test_command(command):
     words = shlex.split(command)
     if words[0] == "lightning-znorm":
         Path("examples").symlink_to(ROOT / "examples")
-        done = run(sys.executable, "-m", "lightning_znorm", *words[1:], *QUICK)
+        quick = QUICK_COMPARISON if words[1] == "compare" else QUICK
+        done = run(sys.executable, "-m", "lightning_znorm", *words[1:], *quick)
     elif words[:2] == ["python", "train.py"]:
         script = next(b.values[0] for b in blocks("python") if b.values[0].startswith("# train.py"))
         Path("train.py").write_text(script)

@@ -1,4 +1,4 @@
-"""The demo and the learning-rate sweep as a user starts them, on a few batches."""
+"""The examples as a user starts them, on a few batches."""
 
 import os
 import re
@@ -26,52 +26,54 @@ def size_of_png(path):
     return struct.unpack(">II", header[16:24])
 
 
+QUICK = ["--trainer.max_epochs=1", "--trainer.accelerator=cpu"]
+QUICK += [f"--trainer.limit_{split}_batches=2" for split in ("train", "val", "test")]
+
+
 @pytest.mark.slow
-def test_demo():
-    done = run("demo.py", "--epochs=2", "--batches=2", "--out=out")
+@pytest.mark.parametrize(
+    ("name", "runs", "metric"), [("demo_digits", 16, "test_acc"), ("demo_brain_mri", 16, "test_dice")]
+)
+def test_demo(name, runs, metric):
+    config = yaml.safe_load((ROOT / "examples" / f"{name}.yaml").read_text())["compare"]
+    command = [sys.executable, "-m", "lightning_znorm", "compare", "--config", ROOT / "examples" / f"{name}.yaml"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([*command, *QUICK], capture_output=True, text=True, check=False, timeout=280, env=environment)
     assert done.returncode == 0, done.stderr
-    summary = Path("out/summary.md").read_text()
-    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in summary.splitlines() if line.startswith("|")]
-    assert rows[0] == ["data", "method", "metric", "epoch 1", "epoch 2", "final (test)", "seconds"]
-    assert [row[1] for row in rows[2:]] == ["Adam", "Adam + ZNorm"] * 2
-    for row in rows[2:]:
-        assert all(0 <= float(value) <= 1 for value in row[3:6])
-        assert float(row[6]) > 0
-    width, height = size_of_png(Path("out/curves.png"))
-    assert width > 1000
-    assert height > 600
-    assert re.search(r"data +method +metric +epoch 1", done.stdout)
-    assert done.stdout.strip().splitlines()[-1].strip().endswith("Trainer(..., callbacks=[ZNorm()])")
+    assert f"# none, clip, gc, znorm: {metric}" in done.stdout
+    assert done.stdout.count("two seeds are too few to tell") == 3
+    out = Path(config["out"])
+    frame = pd.read_csv(out / "runs.csv")
+    assert len(frame) == runs
+    assert set(frame["status"]) == {"finished"}
+    assert (frame.groupby("seed")[["weights_hash", "batches_hash"]].nunique() == 1).all(axis=None)
+    assert frame["batches_hash"].nunique() == 2
+    for picture in ("curves.png", "sweep.png", "differences.png"):
+        width, height = size_of_png(out / picture)
+        assert width > 700
+        assert height > 300
     assert not Path("lightning_logs").exists()
 
 
-@pytest.mark.slow
-def test_demo_runs_are_reproducible_and_differ_by_the_method_alone():
-    tables = []
-    for out in ("one", "two"):
-        assert run("demo.py", "--tasks=digits", "--epochs=1", "--batches=3", f"--out={out}").returncode == 0
-        summary = Path(out, "summary.md").read_text()
-        rows = [line.split("|") for line in summary.splitlines() if line.startswith("| Hand")]
-        tables.append([row[4:-2] for row in rows])  # without the seconds
-    assert tables[0] == tables[1]
-    adam, znorm = tables[0]
-    assert adam != znorm
+def test_the_demo_is_what_make_runs():
+    makefile = (ROOT / "Makefile").read_text()
+    assert re.findall(r"compare --config examples/(\w+)\.yaml", makefile) == ["demo_digits", "demo_brain_mri"]
 
 
 @pytest.mark.slow
-def test_learning_rate_sweep_goes_on_where_it_was():
-    arguments = ("--rates", "0.1", "0.001", "--seeds=1", "--epochs=1", "--batches=1", "--out=out")
-    done = run("learning_rate.py", *arguments)
+def test_learning_rate_sweep_can_be_run():
+    command = [sys.executable, "-m", "lightning_znorm", "compare", "--config", ROOT / "examples" / "learning_rate.yaml"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [*command, *QUICK, "--compare.dry_run=true"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=280,
+        env=environment,
+    )
     assert done.returncode == 0, done.stderr
-    frame = pd.read_csv("out/runs.csv")
-    assert len(frame) == 4
-    assert set(frame["method"]) == {"SGD", "SGD + ZNorm"}
-    size_of_png(Path("out/accuracy.png"))
-    frame.iloc[:3].to_csv("out/runs.csv", index=False)
-    again = run("learning_rate.py", *arguments)
-    assert "[1/1] SGD + ZNorm, lr 0.001, seed 0" in again.stdout
-    other = run("learning_rate.py", *arguments[:-1], "--out=out", "--batches=2")
-    assert "[1/4]" in other.stdout  # shorter runs do not stand in for longer ones
+    assert "28 runs (2 methods x 7 settings x 2 seeds); 2 side by side" in done.stdout
 
 
 @pytest.mark.slow

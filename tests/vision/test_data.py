@@ -111,6 +111,14 @@ class TestBoth:
         assert order(0)[0] != order(0)[1]
         assert order(0) != order(1)
 
+    def test_training_order_follows_the_global_seed(self, make):
+        def order(seed):
+            torch.manual_seed(seed)
+            return [batch[1].float().sum().item() for batch in loaded(make()).train_dataloader()]
+
+        assert order(3) == order(3)
+        assert order(3) != order(4)
+
     def test_held_out_order_is_fixed(self, make):
         datamodule = loaded(make())
         for loader in (datamodule.val_dataloader(), datamodule.test_dataloader(), datamodule.predict_dataloader()):

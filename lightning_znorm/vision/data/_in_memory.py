@@ -17,8 +17,8 @@ Number = TypeVar("Number", int, float)
 class InMemoryDataModule(pl.LightningDataModule):
     """Splits ``train``, ``val`` and ``test`` as tensors, loaded once.
 
-    The order of the training batches comes from a generator of their own, seeded by ``seed``, so that it does not
-    depend on how many random numbers a model's initialization drew.
+    The order of the training batches comes from a generator of their own, seeded by ``seed`` and PyTorch's global seed
+    (``seed_everything``), so that it does not depend on how many random numbers a model's initialization drew.
 
     Args:
         batch_size: Samples per batch.
@@ -45,7 +45,7 @@ class InMemoryDataModule(pl.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Training batches in a new random order each epoch."""
-        generator = torch.Generator().manual_seed(self.seed)
+        generator = torch.Generator().manual_seed((torch.initial_seed() + self.seed) % 2**63)
         return self._loader("train", shuffle=True, generator=generator)
 
     def val_dataloader(self) -> DataLoader[Batch]:
