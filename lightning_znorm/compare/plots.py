@@ -17,7 +17,9 @@ from lightning_znorm.compare.verdicts import Unit
 
 _COLORS = ("#5f6b7a", "#2a78b8", "#3a9a52", "#d9480f", "#8250a8", "#b8860b", "#c2185b", "#00838f", "#6d4c41", "#9e9d24")
 _MARKERS = "osD^vP*Xph"
+_LINES = ("-", "--", ":")
 _MAX_PANELS = 6
+_CHARACTERS_PER_INCH = 11.5
 
 
 def plot_curves(
@@ -35,12 +37,15 @@ def plot_curves(
             own = frame[(frame["method"] == method) & (frame["setting"] == setting)]
             by_epoch = (own.assign(value=own["value"] * scale)).groupby("epoch")["value"]
             mean, low, high = by_epoch.mean(), by_epoch.min(), by_epoch.max()
-            color, marker = _style(question, method)
+            style = _style(question, method)
             shown = f"{method} ({setting})" if setting else str(method)
-            dots = marker if len(mean) <= 30 else ""
-            axis.plot(mean.index, mean, color=color, marker=dots, markersize=4.5, linewidth=1.8, label=shown)
-            axis.fill_between(mean.index, low, high, color=color, alpha=0.15, linewidth=0)
+            if len(mean) > 30:
+                style["marker"] = ""
+            axis.plot(mean.index, mean, **style, markersize=4.5, linewidth=1.8, label=shown)
+            axis.fill_between(mean.index, low, high, color=style["color"], alpha=0.15, linewidth=0)
         axis.set(xlabel="epoch", ylabel=label)
+        if frame["epoch"].nunique() == 1:
+            axis.set_xlim(frame["epoch"].iloc[0] - 0.5, frame["epoch"].iloc[0] + 0.5)
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         if label == "training loss" and (frame["value"].dropna() > 0).all():
             axis.set_yscale("log")
@@ -95,13 +100,11 @@ def _draw_sweep(axis: Axes, question: Question, frame: pd.DataFrame, key: str, u
         # side by side where points would lie on each other
         offset = number - (len(question.labels) - 1) / 2
         x = own["_x"] * 1.03**offset if logarithmic else own["_x"] + offset * 0.012 * (max(place.values()) or 1)
-        color, marker = _style(question, method)
-        mean = own["mean"] * scale
+        style = _style(question, method)
+        color, mean = style["color"], own["mean"] * scale
         error = [mean - own["low"] * scale, own["high"] * scale - mean]
-        axis.errorbar(
-            x, mean, yerr=error, color=color, marker=marker, markersize=5.5, linewidth=1.8, elinewidth=1.1, capsize=2.5,
-            label=method,
-        )  # fmt: skip
+        widths: dict[str, Any] = {"markersize": 5.5, "linewidth": 1.8, "elinewidth": 1.1, "capsize": 2.5}
+        axis.errorbar(x, mean, yerr=error, **style, **widths, label=method)
         chosen = own["selected"].to_numpy()
         axis.scatter(x[chosen], mean[chosen], s=170, facecolors="none", edgecolors=color, linewidths=1.6, zorder=4)
         failures += [(position, color) for position in x[(own["failed"] > 0).to_numpy()]]
@@ -134,7 +137,7 @@ def plot_differences(question: Question, summary: pd.DataFrame, runs: pd.DataFra
     baseline = _tests(runs, summary, question.baseline)
     dots: list[float] = []
     for height, method in enumerate(reversed(methods)):
-        row, (color, _) = summary.loc[method], _style(question, method)
+        row, color = summary.loc[method], _style(question, method)["color"]
         own = _tests(runs, summary, method)
         seeds = [scale * (own[seed] - baseline[seed]) for seed in own if seed in baseline]
         dots += seeds
@@ -164,9 +167,13 @@ def _tests(runs: pd.DataFrame, summary: pd.DataFrame, method: str) -> dict[Any, 
     return dict(zip(own["seed"], own["test"], strict=True))
 
 
-def _style(question: Question, method: Any) -> tuple[str, str]:
+def _style(question: Question, method: Any) -> dict[str, Any]:
     number = question.labels.index(method)
-    return _COLORS[number % len(_COLORS)], _MARKERS[number % len(_MARKERS)]
+    return {
+        "color": _COLORS[number % len(_COLORS)],
+        "marker": _MARKERS[number % len(_MARKERS)],
+        "linestyle": _LINES[number // len(_COLORS) % len(_LINES)],
+    }
 
 
 def _tidy(axis: Axes) -> None:
@@ -175,9 +182,14 @@ def _tidy(axis: Axes) -> None:
 
 
 def _legend_below(figure: Figure) -> None:
+    """Add a legend, with as many columns as there is room for and a figure that is higher by its rows."""
     handles, labels = figure.axes[0].get_legend_handles_labels()
-    columns = min(4, len(labels)) if max(map(len, labels), default=0) < 34 else 2
-    figure.legend(handles, labels, loc="outside lower center", ncols=max(1, columns), frameon=False)
+    if not labels:
+        return
+    room = figure.get_figwidth() * _CHARACTERS_PER_INCH / (max(map(len, labels)) + 6)
+    columns = max(1, min(len(labels), 6, int(room)))
+    figure.set_figheight(figure.get_figheight() + 0.23 * (math.ceil(len(labels) / columns) - 1))
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False)
 
 
 def save(figures: Sequence[tuple[str, Figure | None]], write: Any) -> dict[str, bytes]:

@@ -113,6 +113,7 @@ def render(template: str, **context: Any) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
+    environment.filters["markdown"] = _to_markdown
     source = files("lightning_znorm.compare").joinpath("templates", template).read_text()
     return environment.from_string(source).render(**context)
 
@@ -184,6 +185,15 @@ def show_context(runs: pd.DataFrame) -> str:
             parts.append(", ".join(found) if column == "device" else f"{column} {', '.join(found)}")
     hours = runs["seconds"].sum() / 3600
     return "; ".join([*parts, f"{show_value(round(hours, 2))} hours of runs"])
+
+
+def _to_markdown(frame: pd.DataFrame) -> str:
+    escaped = frame.rename(columns=_escape_bars).map(_escape_bars)
+    return str(escaped.to_markdown(index=False, disable_numparse=True))
+
+
+def _escape_bars(cell: str) -> str:
+    return cell.replace("|", r"\|")
 
 
 def _signed(value: float, unit: Unit) -> str:

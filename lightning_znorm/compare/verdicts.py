@@ -118,7 +118,7 @@ def caveats(
         number = {1: "One seed is", 2: "Two seeds are"}[seeds]
         found.append(f"{number} too few to tell differences from chance: take {MIN_SEEDS} at least, better 5 or more.")
     for (name, value, end), methods in _group_edges(edges).items():
-        beyond, whose = "lower" if end == "lowest" else "higher", " and ".join(f"`{method}`" for method in methods)
+        beyond, whose = "lower" if end == "lowest" else "higher", _enumerate([f"`{method}`" for method in methods])
         found.append(
             f"The best {name} of {whose}, {show_value(value)}, is the {end} of the sweep: the true best may be {beyond}"
             f" still, and the figures of a method be better there."
@@ -142,3 +142,8 @@ def _group_edges(edges: list[tuple[str, str, Any, str]]) -> dict[tuple[str, Any,
     for method, name, value, end in edges:
         grouped.setdefault((name, value, end), []).append(method)
     return grouped
+
+
+def _enumerate(names: list[str]) -> str:
+    *first, last = names
+    return f"{', '.join(first)} and {last}" if first else last
