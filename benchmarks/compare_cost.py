@@ -40,8 +40,8 @@ def fit_each(folder: Path, flags: list[str], seeds: int) -> float:
     del config["compare"]
     file = folder / "fit.yaml"
     file.write_text(yaml.safe_dump(config))
-    quiet = ["--trainer.enable_progress_bar=false", "--trainer.logger=false", "--trainer.enable_checkpointing=false"]
-    common = ["fit", f"--config={file}", f"--{LR}=0.01", *quiet, *flags]
+    quiet = [f"--trainer.{name}=false" for name in ("enable_progress_bar", "enable_checkpointing")]
+    common = ["fit", f"--config={file}", f"--{LR}=0.01", f"--trainer.default_root_dir={folder}", *quiet, *flags]
     return sum(run(*common, f"--seed_everything={seed}", *METHODS[name]) for seed in range(seeds) for name in METHODS)
 
 
