@@ -1,8 +1,8 @@
 """What does a comparison cost over the plain `fit` runs that it replaces?
 
 Times, in one go on one machine, the same trainings of `examples/demo_digits.yaml` three times: each as a process of
-its own (`lightning-znorm fit`, without a test), all of them in `lightning-znorm compare --compare.jobs=1`, and with two side
-by side. Prints a table and writes it as JSON. About 8 minutes on 2 CPU cores; nothing else should run.
+its own (`lightning-znorm fit`, without a test), all of them in `lightning-znorm compare --compare.jobs=1`, and with two
+side by side. Prints a table and writes it as JSON. About 8 minutes on 2 CPU cores; nothing else should run.
 """
 
 import argparse
