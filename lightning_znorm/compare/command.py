@@ -144,13 +144,32 @@ def _make_parser(package: str) -> Any:
 
 def clean_configuration(cli: Any) -> dict[str, Any]:
     """Return what all runs have in common, as a configuration file of ``fit`` has it."""
-    dumped = yaml.safe_load(cli.parser.dump(cli.config, skip_none=False, skip_link_targets=False))
+    config = _with_absolute_paths(cli.config)
+    dumped = yaml.safe_load(cli.parser.dump(config, skip_none=False, skip_link_targets=False))
     # not ours to say: the seed is each run's own, and `_GROUP` is no part of `fit`
     configuration = {name: value for name, value in dumped.items() if name not in ("config", _GROUP, "seed_everything")}
     callbacks = configuration["trainer"].get("callbacks")
     if isinstance(callbacks, dict):
         configuration["trainer"]["callbacks"] = [callbacks]
     return configuration
+
+
+def _with_absolute_paths(value: Any) -> Any:
+    """Make paths that are relative to the user's file independent of it, as the configuration moves elsewhere."""
+    from jsonargparse import Namespace
+    from jsonargparse.typing import Path as CheckedPath
+
+    if isinstance(value, CheckedPath):
+        return type(value)(value.absolute)
+    if isinstance(value, Namespace):
+        copied = value.clone()
+        vars(copied).update({name: _with_absolute_paths(item) for name, item in vars(value).items()})
+        return copied
+    if isinstance(value, dict):
+        return {name: _with_absolute_paths(item) for name, item in value.items()}
+    if isinstance(value, (list, tuple, set)):
+        return type(value)(_with_absolute_paths(item) for item in value)
+    return value
 
 
 def refuse_configuration(configuration: Mapping[str, Any]) -> None:
@@ -188,12 +207,26 @@ def check_keys(parser: Any, configuration: Mapping[str, Any], question: Question
         recipe = ConfiguredRecipe(config_file, configuration["trainer"], "")
         try:
             for key, values in question.sweep.items():
+                _refuse_key(key)
                 for value in values:
                     _check(parser, recipe, Run(method, {key: value}, seed), f"`--compare.sweep {key}`", key)
             for method in question.methods:
                 _check(parser, recipe, Run(method, setting, seed), f"Method `{method.label}`")
         finally:
             parser.exit_on_error, parser.allow_abbrev = before
+
+
+def _refuse_key(key: str) -> None:
+    group = key.partition(".")[0]
+    remedies = {
+        "seed_everything": "`--compare.seeds` says which seeds there are",
+        "znorm": "`--compare.methods` takes ZNorm's arguments, as in none,znorm(eps=1e-8),znorm(eps=1e-4)",
+        "ckpt_path": "each run begins anew",
+        _GROUP: "the comparison itself cannot be swept",
+        "config": "all runs share one configuration",
+    }
+    if group in remedies:
+        raise ValueError(f"`--compare.sweep {key}`: this key cannot be swept: {remedies[group]}.")
 
 
 def _check(parser: Any, recipe: ConfiguredRecipe, run: Run, what: str, key: str = "") -> None:

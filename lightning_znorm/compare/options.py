@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from lightning_znorm.compare.methods import Method, name_methods, parse_methods
-from lightning_znorm.compare.plan import Run, Setting, make_runs, make_settings, parse_seeds, parse_sweep
+from lightning_znorm.compare.plan import Run, Setting, make_runs, make_settings, parse_seeds, parse_sweep, show_setting
 from lightning_znorm.compare.text import listing
 
 Mode = Literal["min", "max"]
@@ -49,6 +49,10 @@ class Question:
     def settings(self) -> list[Setting]:
         """All combinations of the swept values."""
         return make_settings(self.sweep)
+
+    def read_setting(self, text: str) -> Setting:
+        """Return the setting that :func:`~lightning_znorm.compare.plan.show_setting` writes like this."""
+        return next(setting for setting in self.settings if show_setting(setting) == text)
 
     @property
     def runs(self) -> list[Run]:

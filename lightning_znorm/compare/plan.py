@@ -81,7 +81,7 @@ def parse_sweep(sweep: str | Sequence[str] | Mapping[str, Sequence[Any]] | None)
         if not values:
             raise ValueError(f"Argument `sweep` has no value for the key `{key}`; expected `{key}=value,value`.")
         for value in values:
-            if sum(value == other for other in values) > 1:
+            if [show_value(other) for other in values].count(show_value(value)) > 1:
                 raise ValueError(f"Argument `sweep` has the value {show_value(value)} of `{key}` twice.")
         swept[key] = values
     return swept
@@ -142,8 +142,13 @@ def short_names(keys: Mapping[str, Any] | Sequence[str]) -> list[str]:
 
 
 def fingerprint(value: Any) -> str:
-    """Return a hash of a value that JSON can write; other values go by their ``repr``."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True, default=repr).encode()).hexdigest()
+    """Return a hash of a value that JSON can write; in it, functions and classes go by name, others by ``repr``."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=_identify).encode()).hexdigest()
+
+
+def _identify(value: Any) -> str:
+    name = getattr(value, "__qualname__", None)
+    return repr(value) if name is None else f"{value.__module__}.{name}"
 
 
 def _parse_pair(text: str) -> tuple[str, list[Any]]:

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from lightning_znorm.compare.options import Question
-from lightning_znorm.compare.plan import short_names
+from lightning_znorm.compare.plan import Setting, short_names, show_setting
 from lightning_znorm.compare.tables import are_numbers, choose
 from lightning_znorm.compare.text import show_value
 from lightning_znorm.compare.verdicts import Unit
@@ -65,10 +65,10 @@ def plot_sweep(question: Question, settings: pd.DataFrame, unit: Unit) -> Figure
     """
     if not question.sweep:
         return None
-    first, *others = question.sweep
+    first = next(iter(question.sweep))
     name = short_names(question.sweep)[0]
-    combinations = list(settings.groupby(others, sort=False)) if others else [((), settings)]
-    combinations = combinations[:_MAX_PANELS]
+    rest = settings["setting"].map(lambda text: show_setting(_without(question.read_setting(text), first)))
+    combinations = list(settings.groupby(rest, sort=False))[:_MAX_PANELS]
     columns = min(3, len(combinations))
     rows = math.ceil(len(combinations) / columns)
     figure = Figure(figsize=(max(6.4, 4.6 * columns), 4.3 * rows), layout="constrained")
@@ -78,9 +78,7 @@ def plot_sweep(question: Question, settings: pd.DataFrame, unit: Unit) -> Figure
         shared = shared or axis
         _draw_sweep(axis, question, frame, first, unit)
         axis.set(xlabel=name, ylabel=f"{question.monitor}{unit.heading}")
-        if others:
-            pairs = zip(short_names(question.sweep)[1:], combination, strict=True)
-            axis.set_title(", ".join(f"{key}={show_value(value)}" for key, value in pairs), fontsize=10)
+        axis.set_title(str(combination), fontsize=10)
         _tidy(axis)
     _legend_below(figure)
     figure.suptitle("Mean and range of the seeds; ringed: selected", fontsize=11)
@@ -91,15 +89,16 @@ def _draw_sweep(axis: Axes, question: Question, frame: pd.DataFrame, key: str, u
     scale = 100 if unit.is_share else 1
     values = question.sweep[key]
     numeric = are_numbers(values)
-    place: dict[Any, float] = {v: float(v) if numeric else float(n) for n, v in enumerate(values)}
-    logarithmic = numeric and min(place.values()) > 0 and max(place.values()) >= 5 * min(place.values())
+    places = [float(value) if numeric else float(number) for number, value in enumerate(values)]
+    logarithmic = numeric and min(places) > 0 and max(places) >= 5 * min(places)
     failures: list[tuple[float, str]] = []
     for number, method in enumerate(question.labels):
         own = frame[frame["method"] == method]
-        own = own.assign(_x=[place[value] for value in own[key]]).sort_values("_x")
+        own_values = [question.read_setting(text)[key] for text in own["setting"]]
+        own = own.assign(_x=[places[values.index(value)] for value in own_values]).sort_values("_x")
         # side by side where points would lie on each other
         offset = number - (len(question.labels) - 1) / 2
-        x = own["_x"] * 1.03**offset if logarithmic else own["_x"] + offset * 0.012 * (max(place.values()) or 1)
+        x = own["_x"] * 1.03**offset if logarithmic else own["_x"] + offset * 0.012 * ((max(places) - min(places)) or 1)
         style = _style(question, method)
         color, mean = style["color"], own["mean"] * scale
         error = [mean - own["low"] * scale, own["high"] * scale - mean]
@@ -116,7 +115,7 @@ def _draw_sweep(axis: Axes, question: Question, frame: pd.DataFrame, key: str, u
     if logarithmic:
         axis.set_xscale("log")
     if len(values) <= 8:
-        axis.set_xticks(list(place.values()), [show_value(value) for value in values])
+        axis.set_xticks(places, [show_value(value) for value in values])
         axis.minorticks_off()
 
 
@@ -174,6 +173,10 @@ def _style(question: Question, method: Any) -> dict[str, Any]:
         "marker": _MARKERS[number % len(_MARKERS)],
         "linestyle": _LINES[number // len(_COLORS) % len(_LINES)],
     }
+
+
+def _without(setting: Setting, key: str) -> Setting:
+    return {name: value for name, value in setting.items() if name != key}
 
 
 def _tidy(axis: Axes) -> None:

@@ -49,10 +49,12 @@ def probe(question: Question, recipe: Recipe, pool: Pool, store: Store | None) -
     todo = [run for run in runs if keys[run.method.label] not in known]
     with tempfile.TemporaryDirectory(prefix="lightning-znorm-") as folder:
         tasks = [Task(run, recipe, Path(folder) / run.key, probe=True) for run in todo]
-        for event in pool.do(tasks):
-            if event.result is not None:
-                _refuse_failure(event.result, event.task)
-                known[keys[event.task.run.method.label]] = event.result
+        # the first one alone: what it downloads is there for the others
+        for batch in filter(None, (tasks[:1], tasks[1:])):
+            for event in pool.do(batch):
+                if event.result is not None:
+                    _refuse_failure(event.result, event.task)
+                    known[keys[event.task.run.method.label]] = event.result
     results = [known[keys[run.method.label]] for run in runs]
     for result in results:
         _check(result, question)
@@ -83,9 +85,17 @@ def _estimate_run(result: Mapping[str, Any], trainer: Mapping[str, Any]) -> floa
         return None
     else:
         batches = (epochs or 1000) * train
-    validations = batches / train / (trainer.get("check_val_every_n_epoch") or 1) if train else 0.0
+    validations = batches / train * _validations_per_epoch(train, trainer) if train else 0.0
     evaluation = (validate or 0.0) * seconds["batch"].get("validate", 0.0)
     return float(seconds["make"] + batches * step + (validations + 1) * evaluation)
+
+
+def _validations_per_epoch(train: float, trainer: Mapping[str, Any]) -> float:
+    interval = trainer.get("val_check_interval") or 1.0
+    if not isinstance(interval, (int, float)):
+        return 1.0  # a time
+    per_epoch = 1 / interval if isinstance(interval, float) else train / interval
+    return per_epoch / (trainer.get("check_val_every_n_epoch") or 1)
 
 
 def _limited(length: float | None, limit: float | None) -> float | None:

@@ -192,7 +192,7 @@ def refuse_trainer(trainer: Mapping[str, Any]) -> None:
     devices, nodes = trainer.get("devices"), trainer.get("num_nodes")
     if devices not in (None, "auto", 1, "1") or nodes not in (None, 1):
         raise ValueError(
-            f"The Trainer's arguments ask for several devices (`trainer.devices: {devices}`, `trainer.num_nodes:"
-            f" {nodes}`), but each run has one. Set both to 1; `jobs` runs several side by side, on the GPUs that"
-            " CUDA_VISIBLE_DEVICES leaves visible."
+            f"The Trainer's arguments ask for several devices, or for certain ones (`trainer.devices: {devices}`,"
+            f" `trainer.num_nodes: {nodes}`), but each run has one. Leave both out; `jobs` runs several side by side,"
+            " on the GPUs that CUDA_VISIBLE_DEVICES leaves visible."
         )

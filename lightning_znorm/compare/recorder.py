@@ -36,7 +36,7 @@ class Recorder(Callback):
         curve: A row per validation: ``epoch`` (1.0 after the first), ``step``, ``metrics``.
         losses: Mean training loss of each epoch, where ``training_step`` returns one.
         weights_hash: SHA-256 of the module's weights and buffers before the first step.
-        batches_hash: SHA-256 of the first two batches of each epoch.
+        batches_hash: SHA-256 of the dense tensors in the first two batches of each epoch.
         seconds_per_step: Median over the epochs of the time per training batch, the first of an epoch and validations
             left out.
         batch_seconds: Duration of the last validation batch (``validate``) and test batch (``test``).
@@ -122,7 +122,8 @@ class Recorder(Callback):
             _synchronize(pl_module)
             self._first_batch_ended = time.perf_counter()
         self._batches_of_epoch = batch_idx + 1
-        if trainer.is_last_batch and batch_idx > 0:
+        ends = trainer.is_last_batch or 0 < trainer.max_steps <= trainer.global_step
+        if ends and batch_idx > 0:
             _synchronize(pl_module)
             elapsed = time.perf_counter() - self._first_batch_ended - self._pause
             self._epoch_seconds_per_step.append(elapsed / batch_idx)
@@ -235,9 +236,11 @@ def share_done(trainer: "pl.Trainer", batches_of_epoch: int) -> float:
 
 
 def _hash_tensor(tensor: Tensor, digest: Any) -> Tensor:
-    flat = tensor.detach().cpu().contiguous().reshape(-1)
-    digest.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
-    digest.update(flat.view(torch.uint8).numpy())
+    digest.update(f"{tensor.dtype}{tensor.layout}".encode())
+    if tensor.layout is torch.strided:  # others have no bytes of their own; what they hold counts by their kind alone
+        digest.update(f"{tuple(tensor.shape)}".encode())
+        flat = tensor.detach().cpu().resolve_conj().resolve_neg().contiguous().reshape(-1)
+        digest.update(flat.view(torch.uint8).numpy())
     return tensor
 
 

@@ -57,7 +57,7 @@ def find(question: Question, results: Sequence[dict[str, Any]]) -> Findings:
     summary = tables.make_summary(question, runs, settings, curves)
     unit = choose_unit(question, runs)
     edges = tables.find_edges(question, settings)
-    notes = caveats(question, summary, edges, tables.find_unequal(runs))
+    notes = caveats(question, summary, edges, tables.find_unequal(runs), tables.are_seeds_alike(runs))
     expected = len(question.runs)
     if len(results) < expected:
         notes.insert(0, f"Unfinished: {len(results)} of {expected} runs are done.")
@@ -170,10 +170,13 @@ def _show_setting_cell(row: "pd.Series[Any]", unit: Unit) -> str:
 
 def list_commands(question: Question, findings: Findings, show_command: Callable[[Run], str]) -> list[str]:
     """Return the command that repeats the first seed of each method at its selected setting."""
-    settings = {show_setting(setting): setting for setting in question.settings}
     chosen = findings.summary.loc[findings.summary["seeds"] > 0, "setting"]
     methods = {method.label: method for method in question.methods}
-    return [show_command(Run(methods[str(label)], settings[name], question.seeds[0])) for label, name in chosen.items()]
+    seed = question.seeds[0]
+    return [
+        show_command(Run(methods[str(label)], question.read_setting(setting), seed))
+        for label, setting in chosen.items()
+    ]
 
 
 def show_context(runs: pd.DataFrame) -> str:

@@ -11,6 +11,7 @@ from statsmodels.stats.power import TTestPower
 
 MIN_SEEDS = 3
 _LEVEL = 0.95
+_FLOAT32_EPS = 2**-23  # of the metrics
 _SMALL_EFFECT, _LARGE_EFFECT = 0.05, 4.0
 
 
@@ -37,7 +38,8 @@ class Difference(Estimate):
     """A mean difference to the baseline over the seeds that both have.
 
     Attributes:
-        p: Two-sided p-value of the paired t-test.
+        p: Two-sided p-value of the paired t-test; 1 if there is no difference, NaN if there are fewer than two or all
+            are the same, so that nothing shows how much is chance.
         p_holm: The same after Holm's correction for the number of methods that are compared with the baseline.
         seeds_needed: Number of seeds with which a difference of this size would be found in 4 of 5 comparisons (a
             power of 0.8 at a level of 5%, divided by the number of comparisons), ``None`` where that cannot be told.
@@ -47,11 +49,6 @@ class Difference(Estimate):
     p: float
     p_holm: float
     seeds_needed: int | None
-
-    @property
-    def is_told(self) -> bool:
-        """Whether the difference is more than chance, at a level of 5% after the correction."""
-        return self.count >= MIN_SEEDS and self.p_holm < 1 - _LEVEL
 
 
 def estimate_mean(values: Sequence[float]) -> Estimate:
@@ -71,8 +68,8 @@ def estimate_mean(values: Sequence[float]) -> Estimate:
         return Estimate(mean, math.nan, math.nan, 1)
     if not np.ptp(array):
         return Estimate(mean, mean, mean, len(array))
-    interval = stats.ttest_1samp(array, 0.0).confidence_interval(_LEVEL)
-    return Estimate(mean, float(interval.low), float(interval.high), len(array))
+    low, high = stats.t.interval(_LEVEL, len(array) - 1, loc=mean, scale=stats.sem(array))
+    return Estimate(mean, float(low), float(high), len(array))
 
 
 def differences_to(baseline: Mapping[int, float], others: Mapping[str, Mapping[int, float]]) -> dict[str, Difference]:
@@ -89,15 +86,15 @@ def differences_to(baseline: Mapping[int, float], others: Mapping[str, Mapping[i
     Example::
 
         >>> found = differences_to({0: 0.80, 1: 0.82, 2: 0.81}, {"znorm": {0: 0.85, 1: 0.88, 2: 0.86}})
-        >>> round(found["znorm"].mean, 3), found["znorm"].is_told
-        (0.053, True)
+        >>> round(found["znorm"].mean, 3), round(found["znorm"].p, 3)
+        (0.053, 0.004)
 
     """
     paired = {
         name: [figures[seed] - baseline[seed] for seed in baseline if seed in figures]
         for name, figures in others.items()
     }
-    p_values = {name: _p_value(values) for name, values in paired.items()}
+    p_values = {name: _p_value(values, baseline) for name, values in paired.items()}
     tested = [name for name, p in p_values.items() if not math.isnan(p)]
     corrected = dict.fromkeys(paired, math.nan)
     if tested:
@@ -118,11 +115,12 @@ def differences_to(baseline: Mapping[int, float], others: Mapping[str, Mapping[i
     return found
 
 
-def _p_value(values: Sequence[float]) -> float:
+def _p_value(values: Sequence[float], baseline: Mapping[int, float]) -> float:
     if len(values) < 2:
         return math.nan
-    if not np.ptp(values):
-        return 1.0 if not values[0] else 0.0
+    rounding = _FLOAT32_EPS * max(map(abs, baseline.values()))
+    if np.ptp(values) <= rounding:
+        return 1.0 if np.max(np.abs(values)) <= rounding else math.nan
     return float(stats.ttest_1samp(values, 0.0).pvalue)
 
 

@@ -108,7 +108,9 @@ class Store:
         """Return a run's result, ``None`` if there is none yet."""
         path = self.folder_of(run) / "result.json"
         result = read_json(path) if path.exists() else None
-        return result if isinstance(result, dict) and result.get("schema") == SCHEMA else None
+        if not isinstance(result, dict) or result.get("schema") != SCHEMA:
+            return None
+        return result | {"setting": dict(run.setting)}  # a tuple or a class, say, which JSON does not give back
 
     def results(self, runs: Iterable[Run]) -> list[dict[str, Any]]:
         """Return the results that are there."""

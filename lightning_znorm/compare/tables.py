@@ -19,9 +19,10 @@ _SUMMARY = [
 def make_runs_table(question: Question, results: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     """Return a row per run.
 
-    Columns are ``method``, each swept key, ``seed``, ``status``, ``validation`` and ``test`` (the monitored metrics at
-    the end), ``train_loss``, ``epochs``, ``steps``, ``seconds`` (of the whole run), ``seconds_per_step``, ``device``,
-    ``weights_hash``, ``batches_hash``, ``error``, and ``lightning`` and ``torch`` with their versions.
+    Columns are ``method``, each swept key (with ``sweep.`` before it where it would be called as another column),
+    ``seed``, ``status``, ``validation`` and ``test`` (the monitored metrics at the end), ``train_loss``, ``epochs``,
+    ``steps``, ``seconds`` (of the whole run), ``seconds_per_step``, ``device``, ``weights_hash``, ``batches_hash``,
+    ``error``, ``lightning`` and ``torch`` with their versions, and ``setting`` as a text.
     """
     rows = []
     for result in results:
@@ -30,7 +31,6 @@ def make_runs_table(question: Question, results: Sequence[Mapping[str, Any]]) ->
         rows.append(
             {
                 "method": result["method"],
-                **result["setting"],
                 "seed": result["seed"],
                 "status": _status(result, question),
                 "validation": curve[-1]["metrics"].get(question.monitor) if curve else None,
@@ -50,7 +50,11 @@ def make_runs_table(question: Question, results: Sequence[Mapping[str, Any]]) ->
         )
     frame = pd.DataFrame(rows)
     figures = ["validation", "test", "train_loss", "seconds", "seconds_per_step"]
-    return frame.astype(dict.fromkeys(figures, float)).assign(setting=[show_setting(r["setting"]) for r in results])
+    frame = frame.astype(dict.fromkeys(figures, float)).assign(setting=[show_setting(r["setting"]) for r in results])
+    for position, key in enumerate(question.sweep, start=1):
+        name = f"sweep.{key}" if key in frame else key
+        frame.insert(position, name, pd.Series([result["setting"][key] for result in results], dtype=object))
+    return frame
 
 
 def make_curves_table(question: Question, results: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
@@ -76,16 +80,15 @@ def make_losses_table(results: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
 def make_settings_table(question: Question, runs: pd.DataFrame) -> pd.DataFrame:
     """Return a row per method and setting: validation over the seeds, and how many runs failed.
 
-    Columns are ``method``, ``setting``, each swept key, ``mean``, ``low``, ``high`` (the range of the seeds),
-    ``finished``, ``failed`` and ``selected``. Of each method the setting is selected whose seeds failed least, then the
+    Columns are ``method``, ``setting``, ``mean``, ``low``, ``high`` (the range of the seeds), ``finished``, ``failed``
+    and ``selected``. Of each method the setting is selected whose seeds failed least, then the
     one of which most is known, then the one with the best mean.
     """
     order = {show_setting(setting): number for number, setting in enumerate(question.settings)}
     groups = []
     for (method, setting), group in runs.groupby(["method", "setting"], sort=False):
         good = group.loc[group["status"] == "finished", "validation"]
-        keys = {key: group[key].iloc[0] for key in question.sweep}
-        row = {"method": method, "setting": setting, **keys, "mean": good.mean(), "low": good.min(), "high": good.max()}
+        row = {"method": method, "setting": setting, "mean": good.mean(), "low": good.min(), "high": good.max()}
         groups.append(row | {"finished": len(good), "failed": len(group) - len(good)})
     frame = pd.DataFrame(groups)
     sign = -1 if question.mode == "max" else 1
@@ -149,8 +152,9 @@ def find_edges(question: Question, settings: pd.DataFrame) -> list[tuple[str, st
         if len(values) < 2 or not are_numbers(values):
             continue
         for _, row in settings[settings["selected"]].iterrows():
-            if row[key] in (min(values), max(values)):
-                edges.append((row["method"], name, row[key], "lowest" if row[key] == min(values) else "highest"))
+            value = question.read_setting(row["setting"])[key]
+            if value in (min(values), max(values)):
+                edges.append((row["method"], name, value, "lowest" if value == min(values) else "highest"))
     return edges
 
 
@@ -172,6 +176,15 @@ def find_unequal(runs: pd.DataFrame) -> list[str]:
             where = f"{setting}, seed {seed}" if setting else f"seed {seed}"
             found.append(f"the {what} differ between methods in {len(unequal)} of {len(counts)} cases (first: {where})")
     return found
+
+
+def are_seeds_alike(runs: pd.DataFrame) -> bool:
+    """Say whether runs of different seeds had the same first weights and the same batches."""
+    finished = runs[runs["status"] == "finished"]
+    groups = finished.groupby(["method", "setting"])
+    seeds = groups["seed"].nunique()
+    kinds = groups.apply(lambda group: len(group[["weights_hash", "batches_hash"]].drop_duplicates()))
+    return bool((seeds > 1).any() and (kinds[seeds > 1] == 1).all())
 
 
 def choose(runs: pd.DataFrame, method: str, setting: str) -> pd.DataFrame:

@@ -79,7 +79,9 @@ def show_value(value: Any) -> str:
         ('0.001', '0.3', 'SGD')
 
     """
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return str(getattr(value, "__qualname__", value))  # classes and functions by name
 
 
 def listing(names: Sequence[str], limit: int = 20) -> str:

@@ -81,6 +81,11 @@ def _judge_one(row: "pd.Series[Any]", method: str, question: Question, unit: Uni
         lead = f"{size} {sign}" if difference else "no different"
         few = {1: "one seed is", 2: "two seeds are"}[count]
         return f"`{method}` against `{baseline}`: {few} too few to tell ({lead} in {metric} with {seeds})."
+    if pd.isna(row["p"]):
+        return (
+            f"`{method}` against `{baseline}`: all {seeds} differ by the same {size} ({sign} in {metric}), which leaves"
+            " nothing to judge chance by."
+        )
     interval = _interval(row, unit)
     correction = f" after Holm's correction for {tested} comparisons" if tested > 1 else ""
     if row["p_holm"] < 0.05:
@@ -109,9 +114,22 @@ def _interval(row: "pd.Series[Any]", unit: Unit) -> str:
 
 
 def caveats(
-    question: Question, summary: pd.DataFrame, edges: list[tuple[str, str, Any, str]], unequal: list[str]
+    question: Question,
+    summary: pd.DataFrame,
+    edges: list[tuple[str, str, Any, str]],
+    unequal: list[str],
+    are_seeds_alike: bool,
 ) -> list[str]:
-    """Return what a reader must know before believing the verdicts."""
+    """Return what a reader must know before believing the verdicts.
+
+    Args:
+        question: What was asked.
+        summary: A row per method.
+        edges: Selected values at an end of the sweep.
+        unequal: What the methods did not share.
+        are_seeds_alike: Whether the seeds made no difference to weights and batches.
+
+    """
     found = []
     seeds = int(summary["seeds"].max())
     if 0 < seeds < MIN_SEEDS:
@@ -124,6 +142,11 @@ def caveats(
             f" still, and the figures of a method be better there."
         )
     found += [f"Not the same for all methods: {what}." for what in unequal]
+    if are_seeds_alike:
+        found.append(
+            "All seeds began with the same weights and saw the same batches: something in the module or the data sets"
+            " its own seed, so that the runs repeat each other, and neither intervals nor verdicts mean anything."
+        )
     failed = summary[summary["failed"] > 0]
     for method, row in failed.iterrows():
         runs = "1 run" if row["failed"] == 1 else f"{int(row['failed'])} runs"

@@ -89,6 +89,25 @@ def test_what_only_this_function_knows():
 
 
 @pytest.mark.slow
+def test_a_sweep_of_objects_goes_on_as_well():
+    def make(optimizer, betas):
+        class Local(TinyModel):
+            def configure_optimizers(self):
+                return optimizer(self.parameters(), lr=0.1, betas=betas)
+
+        return Local()
+
+    sweep = {"optimizer": [torch.optim.Adam, torch.optim.AdamW], "betas": [(0.9, 0.99), (0.5, 0.9)]}
+    arguments = {"methods": "none", "sweep": sweep, "monitor": "val_acc", "trainer": QUICK, "out": "out"}
+    frame = compare(make, TinyData(), seeds=1, **arguments)
+    assert frame.loc["none", "setting"].startswith("optimizer=Adam")
+    before = read_results("out")
+    assert compare(make, TinyData(), seeds=2, **arguments).loc["none", "seeds"] == 2
+    assert before.items() <= read_results("out").items()
+    assert len(read_results("out")) == 8
+
+
+@pytest.mark.slow
 def test_goes_on_and_refuses_another_configuration():
     arguments = {"monitor": "val_acc", "trainer": QUICK, "out": "out", "methods": "none", "seeds": 1}
     compare(TinyModel, TinyData(), **arguments)

@@ -185,6 +185,40 @@ def test_options_in_a_file_and_a_module_of_the_working_directory(monkeypatch):
 
 
 @pytest.mark.slow
+def test_paths_are_relative_to_the_file_that_names_them():
+    Path("configs").mkdir()
+    Path("configs/table.txt").write_text("0.3")
+    model = {"class_path": f"{TINY}.FromFile", "init_args": {"file": "table.txt", "more": ["table.txt"]}}
+    Path("configs/my.yaml").write_text(yaml.safe_dump({"model": model}))
+    assert compare("--config=configs/my.yaml", "--compare.seeds=1") == 0
+    assert pd.read_csv("out/runs.csv")["status"].tolist() == ["finished"] * 2
+
+
+@pytest.mark.slow
+def test_a_sweep_of_things_that_are_no_numbers():
+    sweep = f"model.class_path={TINY}.TinyModel,{TINY}.Wide trainer.limit_train_batches=null,3"
+    assert compare("--compare.seeds=1", f"--compare.sweep={sweep}") == 0
+    runs = pd.read_csv("out/runs.csv")
+    assert set(runs["status"]) == {"finished"}
+    assert sorted(runs["steps"]) == [6, 6, 6, 6, 10, 10, 10, 10]
+    assert runs["weights_hash"].nunique() == 2
+
+
+@pytest.mark.slow
+def test_the_first_trial_is_alone_so_that_downloads_do_not_meet():
+    assert compare(f"--data={TINY}.Downloaded", "--compare.seeds=1") == 0
+    assert Path("downloads.txt").read_text() == "1"
+
+
+@pytest.mark.slow
+def test_seeds_that_make_no_difference_are_told(capsys):
+    assert compare(f"--model={TINY}.Deaf", f"--data={TINY}.Unshuffled", "--compare.seeds=3") == 0
+    printed = capsys.readouterr().out
+    assert "All seeds began with the same weights and saw the same batches" in printed
+    assert "better than" not in printed
+
+
+@pytest.mark.slow
 def test_unequal_batches_are_told(capsys):
     assert compare(f"--data={TINY}.Unshared") == 0
     assert "the batches differ between methods in 2 of 2 cases" in capsys.readouterr().out
@@ -201,11 +235,6 @@ def test_configured_callbacks_and_loggers_are_kept():
     assert len(list(Path("logs").rglob("*.ckpt"))) == 2
 
 
-def saved(flags):
-    """A folder of a comparison with these flags, as far as it is looked at before anything runs."""
-    assert compare(*flags, "--compare.dry_run=true") == 0
-
-
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
@@ -215,6 +244,8 @@ def saved(flags):
         (["--compare.sweep=model.init_args.lrr=1,2"], "Did you mean 'model.init_args.lr'?"),
         (["--compare.sweep=model.init_args.lr=fast,slow"], "`--compare.sweep model.init_args.lr`"),
         (["--compare.sweep=trainer.max_epoch=1,2"], "Did you mean 'trainer.max_epochs'?"),
+        (["--compare.sweep=seed_everything=1,2"], "cannot be swept: `--compare.seeds` says which seeds there are"),
+        (["--compare.sweep=znorm.eps=1e-8,1e-4"], "cannot be swept: `--compare.methods` takes ZNorm's arguments"),
         (["--compare.sweep=nonsense"], "expected `key=value,value,…`"),
         (["--compare.seeds=0"], "Expected argument `seeds` to be at least 1, but got 0"),
         (["--compare.jobs=0"], "Expected argument `jobs` to be an integer of at least 1, but got 0"),

@@ -131,6 +131,22 @@ def test_one_seed():
     assert "one seed is too few to tell" in verdicts({"none": [0.5], "znorm": [0.9]})[0]
 
 
+def test_seeds_that_differ_by_the_same_leave_nothing_to_judge_chance_by():
+    (verdict,) = verdicts({"none": [0.80, 0.81, 0.82], "znorm": [0.85, 0.86, 0.87]})
+    assert verdict == (
+        "`znorm` against `none`: all 3 seeds differ by the same 5.0 points (better in test_acc), which leaves nothing"
+        " to judge chance by."
+    )
+
+
+def test_seeds_without_effect_are_a_caveat():
+    asked = question(methods="none,znorm", sweep=None)
+    results = results_of({"none": [0.5] * 3, "znorm": [0.6] * 3}, weights_hash="w", batches_hash="b")
+    assert any("All seeds began with the same weights" in caveat for caveat in find(asked, results).caveats)
+    results[0]["batches_hash"] = "other"
+    assert not any("All seeds" in caveat for caveat in find(asked, results).caveats)
+
+
 def test_several_methods_are_corrected_for():
     chance = [0.012, 0.031, 0.008, 0.026]
     tests = {"none": [0.5] * 4, **{name: [0.5 + delta for delta in chance] for name in ("clip", "gc", "znorm")}}

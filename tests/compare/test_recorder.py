@@ -53,17 +53,21 @@ def test_the_weights_hash_is_that_of_the_first_weights():
     digest = hashlib.sha256()
     for name, value in TinyModel().state_dict().items():
         digest.update(name.encode())
-        digest.update(f"{value.dtype}{tuple(value.shape)}".encode())
+        digest.update(f"{value.dtype}{value.layout}{tuple(value.shape)}".encode())
         digest.update(value.numpy().tobytes())
     assert record(0)[0].weights_hash == digest.hexdigest()
 
 
-def test_bfloat16_and_numbers_without_dimension_can_be_hashed():
+def test_tensors_of_any_kind_can_be_hashed():
     class Odd(TinyModel):
         def __init__(self):
             super().__init__()
             self.register_buffer("scale", torch.tensor(2.0, dtype=torch.bfloat16))
             self.register_buffer("empty", torch.zeros(0, 3))
+            self.register_buffer("conjugate", torch.tensor([[1 + 2j, 3j]]).conj())
+            self.register_buffer("sparse", torch.eye(3).to_sparse())
+            self.register_buffer("rows", torch.eye(3).to_sparse_csr())
+            self.register_buffer("small", torch.ones(2).to(torch.float8_e4m3fn))
 
     assert len(record(model=Odd)[0].weights_hash) == 64
 
@@ -87,6 +91,10 @@ def test_the_time_per_step_leaves_out_validations():
 
     recorder, *_ = record(model=Slow, val_check_interval=2)
     assert 0 < recorder.seconds_per_step < 0.1
+
+
+def test_the_time_per_step_of_a_training_that_ends_within_its_first_epoch():
+    assert record(epochs=None, max_steps=3)[0].seconds_per_step > 0
 
 
 @pytest.mark.parametrize("package", PACKAGES)

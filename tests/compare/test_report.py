@@ -9,6 +9,8 @@ from lightning_znorm.compare.report import write_report
 from lightning_znorm.compare.store import Store
 from tests.compare.helpers import question, result
 
+ANYTHING = [None, 0.1, [1, 2], {"a": 1}, (0.9, 0.99), dict]
+
 
 def write(asked, results, **options):
     """Write the report of made-up results."""
@@ -39,8 +41,17 @@ def write(asked, results, **options):
             [result(method, seed, {"lr": lr}) for method in ("none", "znorm") for lr in (0.0, 0.1) for seed in range(3)]
             + [result("none", 0, {"lr": 100.0}, status="diverged", curve=[], test=None)],
         ),
+        (
+            {"methods": "none,znorm", "sweep": {"decay": ANYTHING, "test": [1, 2]}, "seeds": 1},
+            [
+                result(m, 0, {"decay": decay, "test": n})
+                for m in ("none", "znorm")
+                for decay in ANYTHING
+                for n in (1, 2)
+            ],
+        ),
     ],
-    ids=["alone", "crashed", "no losses", "names", "zero and unfinished"],
+    ids=["alone", "crashed", "no losses", "names", "zero and unfinished", "anything"],
 )
 def test_odd_comparisons_have_a_report(changes, results, recwarn):
     summary, page = write(question(**changes), results)

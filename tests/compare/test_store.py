@@ -22,7 +22,8 @@ def test_a_folder_is_taken_and_found_again():
     with Store(Path("new/folder")).opened(CONFIGURATION) as store:
         store.keep(RUN, {"schema": 1, "test": {"acc": 0.5}})
     with Store(Path("new/folder")).opened(CONFIGURATION) as store:
-        assert store.results([RUN, Run(Method("none"), {"lr": 0.1}, 1)]) == [{"schema": 1, "test": {"acc": 0.5}}]
+        found = store.results([RUN, Run(Method("none"), {"lr": 0.1}, 1)])
+        assert found == [{"schema": 1, "test": {"acc": 0.5}, "setting": {"lr": 0.1}}]
         store.clear(RUN)
         assert store.result_of(RUN) is None
 

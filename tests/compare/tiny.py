@@ -3,9 +3,11 @@
 import os
 import signal
 import time
+from pathlib import Path
 
 import lightning.pytorch as pl
 import torch
+from jsonargparse.typing import Path_fr
 from lightning.pytorch.callbacks import Callback
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
@@ -57,6 +59,24 @@ class WithItsOwnZNorm(TinyModel):
         return [ZNorm()]
 
 
+class Wide(TinyModel):
+    def __init__(self, lr: float = 0.1):
+        super().__init__(lr, width=16)
+
+
+class FromFile(TinyModel):
+    def __init__(self, file: Path_fr, more: list[Path_fr]):
+        super().__init__(lr=float(file.get_content()) + 0 * float(more[0].get_content()))
+
+
+class Deaf(TinyModel):
+    """Does not listen to the seed."""
+
+    def __init__(self):
+        torch.manual_seed(11)
+        super().__init__()
+
+
 class TinyData(pl.LightningDataModule):
     """200 training samples, 60 each for validation and test; shuffled by the global seed."""
 
@@ -87,6 +107,21 @@ class Unshared(TinyData):
     def train_dataloader(self):
         torch.manual_seed(time.time_ns() % 2**31)
         return self._loader("train", shuffle=True)
+
+
+class Unshuffled(TinyData):
+    def train_dataloader(self):
+        return self._loader("train")
+
+
+class Downloaded(TinyData):
+    """Downloads, slowly, what is not there yet, and counts how often."""
+
+    def prepare_data(self):
+        count = Path("downloads.txt")
+        if not count.exists():
+            time.sleep(1.0)
+            count.write_text(str(1 + int(count.read_text() if count.exists() else 0)))
 
 
 class WithoutTestData(TinyData):
