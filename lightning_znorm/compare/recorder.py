@@ -71,10 +71,10 @@ class Recorder(Callback):
         return self._batches.hexdigest()
 
     @property
-    def seconds_per_step(self) -> float:
-        """Median over the epochs, NaN where no epoch had two batches."""
+    def seconds_per_step(self) -> float | None:
+        """Median over the epochs, ``None`` where no epoch had two batches."""
         times = sorted(self._epoch_seconds_per_step)
-        return times[len(times) // 2] if times else math.nan
+        return times[len(times) // 2] if times else None
 
     def setup(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", stage: str) -> None:
         """Refuse gradient transforms that the module brings itself: every method would be run with them."""

@@ -95,6 +95,7 @@ def test_the_time_per_step_leaves_out_validations():
 
 def test_the_time_per_step_of_a_training_that_ends_within_its_first_epoch():
     assert record(epochs=None, max_steps=3)[0].seconds_per_step > 0
+    assert record(epochs=None, max_steps=1)[0].seconds_per_step is None
 
 
 @pytest.mark.parametrize("package", PACKAGES)
