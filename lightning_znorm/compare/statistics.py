@@ -21,7 +21,7 @@ class Estimate:
 
     Attributes:
         mean: The mean, NaN of nothing.
-        low: Lower end of the interval, NaN for fewer than two values.
+        low: Lower end of the interval, NaN for fewer than two values, or if all are the same.
         high: Upper end.
         count: Number of values.
 
@@ -64,10 +64,8 @@ def estimate_mean(values: Sequence[float]) -> Estimate:
     if not len(array):
         return Estimate(math.nan, math.nan, math.nan, 0)
     mean = float(array.mean())
-    if len(array) == 1:
-        return Estimate(mean, math.nan, math.nan, 1)
-    if not np.ptp(array):
-        return Estimate(mean, mean, mean, len(array))
+    if len(array) == 1 or not np.ptp(array):
+        return Estimate(mean, math.nan, math.nan, len(array))
     low, high = stats.t.interval(_LEVEL, len(array) - 1, loc=mean, scale=stats.sem(array))
     return Estimate(mean, float(low), float(high), len(array))
 

@@ -86,6 +86,8 @@ def _judge_one(row: "pd.Series[Any]", method: str, question: Question, unit: Uni
             f"`{method}` against `{baseline}`: all {seeds} differ by the same {size} ({sign} in {metric}), which leaves"
             " nothing to judge chance by."
         )
+    if not difference:
+        return f"`{method}` and `{baseline}` are the same in {metric} in all {seeds}."
     interval = _interval(row, unit)
     correction = f" after Holm's correction for {tested} comparisons" if tested > 1 else ""
     if row["p_holm"] < 0.05:

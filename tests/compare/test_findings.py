@@ -131,6 +131,13 @@ def test_one_seed():
     assert "one seed is too few to tell" in verdicts({"none": [0.5], "znorm": [0.9]})[0]
 
 
+def test_methods_that_are_the_same():
+    tests = {"none": [0.8, 0.8, 0.8], "znorm": [0.8, 0.8, 0.8]}
+    assert verdicts(tests) == ["`znorm` and `none` are the same in test_acc in all 3 seeds."]
+    asked = question(methods="none,znorm", sweep=None)
+    assert show_summary(asked, find(asked, results_of(tests)))["95% interval"].tolist() == ["–", "–"]
+
+
 def test_seeds_that_differ_by_the_same_leave_nothing_to_judge_chance_by():
     (verdict,) = verdicts({"none": [0.80, 0.81, 0.82], "znorm": [0.85, 0.86, 0.87]})
     assert verdict == (

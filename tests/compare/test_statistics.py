@@ -35,7 +35,8 @@ def test_mean_and_interval(values):
     found = estimate_mean(values)
     assert found.count == len(values)
     assert found.mean == pytest.approx(np.mean(values), abs=1e-12)
-    assert (found.low, found.high) == pytest.approx(interval_by_hand(values), abs=1e-9)
+    by_hand = interval_by_hand(values) if len({*values}) > 1 else (math.nan, math.nan)
+    assert (found.low, found.high) == pytest.approx(by_hand, abs=1e-9, nan_ok=True)
 
 
 def test_few_values():
