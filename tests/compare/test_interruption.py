@@ -25,7 +25,13 @@ RUNS = 4 * 3 * 4
 def start(*flags):
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     return subprocess.Popen(
-        [*COMMAND, *flags], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+        [*COMMAND, *flags],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment,
+        # the tests may run in the background of a shell, whose processes ignore Ctrl-C, and their children with them
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
 
 
