@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lightning_znorm.backends import reference
+from lightning_znorm.backends import choose, reference
 
 __all__ = [
     "DeviceStats",
@@ -147,7 +147,11 @@ def znorm_(
 
     """
     check_eps(eps)
-    return _transform(parameters, lambda gradients: reference.znorm_(gradients, eps, grad_scale), grad_scale)
+
+    def edit_(gradients: Sequence[Tensor]) -> Tensor:
+        return choose(gradients[0].device)(gradients, eps, grad_scale)
+
+    return _transform(parameters, edit_, grad_scale)
 
 
 @torch.no_grad()
@@ -237,6 +241,14 @@ def require_transformable(gradient: Tensor, name: str, scaled: bool = False) -> 
         ValueError: If several of its elements share one place in memory.
 
     """
+    if (
+        type(gradient) is Tensor
+        and gradient.layout is torch.strided
+        and gradient.dtype in _DTYPES
+        and gradient.is_contiguous()
+        and not (scaled and gradient.dtype == torch.float16)
+    ):
+        return
     remedy = "Leave it out (`exclude=` of the callback takes patterns of parameter names)"
     if gradient.layout != torch.strided:
         raise TypeError(

@@ -1,46 +1,11 @@
 import math
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from lightning_znorm import znorm_
-from lightning_znorm.backends import reference
 from tests.helpers import parameter, relative_error, small_network, znorm_by_numpy
-
-SIZES = [2, 3, 1000, 1_000_003]
-MEANS = [0.0, 1.0, 10.0, 1000.0]  # in units of the standard deviation
-SCALES = [1e-30, 1e-8, 1.0, 1e36]
-
-
-@pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("mean", MEANS)
-@pytest.mark.parametrize("scale", SCALES)
-def test_float32_agrees_with_numpy(size, mean, scale):
-    scale = min(scale, 3e38 / (mean + 10))  # so that float32 can hold it
-    gradient = (torch.randn(size, dtype=torch.float64) + mean).mul(scale).float()
-    expected = znorm_by_numpy(gradient, eps=1e-10 * scale)
-    znorm_(parameter(gradient), eps=1e-10 * scale)
-    assert relative_error(gradient, expected) < (1e-6 if mean <= 10 else 1e-4)
-
-
-@pytest.mark.parametrize("scale", [1e-200, 1.0, 1e200])
-def test_float64_to_twelve_digits(scale):
-    gradient = (torch.randn(10_007, dtype=torch.float64) + 10) * scale
-    expected = znorm_by_numpy(gradient, eps=1e-10 * scale)
-    znorm_(parameter(gradient), eps=1e-10 * scale)
-    assert relative_error(gradient, expected) < 1e-12
-
-
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_precision_is_the_float64_result_rounded_once(dtype):
-    gradient = (torch.randn(5_000) * 0.1 + 0.05).to(dtype)
-    expected = torch.from_numpy(znorm_by_numpy(gradient).astype(np.float64))
-    znorm_(parameter(gradient))
-    # one unit in the last place of each expected element
-    spacing = torch.finfo(dtype).eps * 2.0 ** torch.floor(torch.log2(expected.abs()))
-    assert ((gradient.double() - expected).abs() <= spacing).all()
 
 
 @pytest.mark.parametrize("eps", [1e-10, 1e-3, 1.0])
@@ -79,26 +44,6 @@ def test_one_element_stays():
     assert stats.mean.tolist() == [pytest.approx(0.7), -2.0, 5.0]
     assert stats.std.tolist() == [0, 0, 0]
     assert stats.cosine.tolist() == [1, 1, 1]
-
-
-@pytest.mark.parametrize("value", [0.0, 0.1, -3e-7, 1e36])
-def test_constant_becomes_exactly_zero(value):
-    gradient = torch.full((101,), value)
-    stats = znorm_(parameter(gradient))
-    assert torch.count_nonzero(gradient) == 0
-    assert stats.std.item() == 0
-    assert stats.cosine.item() == (1 if value == 0 else 0)
-
-
-@pytest.mark.parametrize("bad", [math.inf, -math.inf, math.nan])
-def test_nonfinite_is_neither_spread_nor_hidden(bad):
-    sick, healthy = torch.tensor([1.0, bad, 3.0]), torch.tensor([1.0, 2.0, 3.0])
-    stats = znorm_([parameter(sick), parameter(healthy)])
-    torch.testing.assert_close(sick, torch.tensor([1.0, bad, 3.0]), equal_nan=True, rtol=0, atol=0)
-    torch.testing.assert_close(healthy, torch.tensor([-1.0, 0.0, 1.0]) * math.sqrt(1.5))
-    assert not math.isfinite(stats.mean[0])
-    assert math.isnan(stats.std[0])
-    assert stats.cosine[0] == 1
 
 
 def test_huge_but_finite_is_normalized():
@@ -181,17 +126,6 @@ def test_builds_no_graph():
     assert weight.grad.detach().mean().abs() < 1e-6
 
 
-def test_same_bits_every_time():
-    gradient = torch.randn(100_000)
-    results = []
-    for _ in range(3):
-        copy = gradient.clone()
-        znorm_(parameter(copy))
-        results.append(copy)
-    assert torch.equal(results[0], results[1])
-    assert torch.equal(results[0], results[2])
-
-
 def test_mixed_dtypes_in_one_list():
     gradients = [torch.randn(50, dtype=dtype) for dtype in (torch.float64, torch.float32, torch.bfloat16)]
     znorm_([parameter(gradient) for gradient in gradients])
@@ -209,15 +143,6 @@ def test_several_devices_are_gathered_in_the_order_of_the_parameters():
     assert len(joined) == 3
     assert joined.mean.tolist() == [10, 20, 30]
     assert joined.std.tolist() == [1, 2, 3]
-
-
-def test_devices_without_float64_take_a_detour(monkeypatch):
-    monkeypatch.setattr(reference, "_lacks_float64", lambda device: True)
-    gradient = torch.randn(100) + 2
-    expected = znorm_by_numpy(gradient)
-    stats = znorm_(parameter(gradient))
-    assert relative_error(gradient, expected) < 1e-6
-    assert stats.mean.device == torch.device("cpu")
 
 
 @pytest.mark.parametrize("eps", [0, -1e-8, math.nan, math.inf, "small", None])

@@ -1,0 +1,40 @@
+"""What the two ways of the CPU backend share."""
+
+from typing import Any
+
+from torch import Tensor
+
+Figures = tuple[float, float, float]  # mean, standard deviation, cosine
+
+# float32 holds the squares of all elements that matter to a variance between these
+SMALLEST_VARIANCE, LARGEST_VARIANCE = 1e-30, 1e30
+
+
+def are_trusted(rest: Any, variance: Any) -> Any:
+    """Say whether a variance from sums of squares in float32 is as exact as the sums are.
+
+    Args:
+        rest: Mean of what was squared, a float or a tensor.
+        variance: Mean of the squares without the square of the mean.
+
+    """
+    return (rest * rest <= variance) & (variance > SMALLEST_VARIANCE) & (variance < LARGEST_VARIANCE)
+
+
+def in_order_of_memory(tensor: Tensor) -> Tensor | None:
+    """Return a flat view of a tensor that fills its memory without gaps, ``None`` of any other.
+
+    Example::
+
+        >>> import torch
+        >>> in_order_of_memory(torch.tensor([[1, 2], [3, 4]]).t())
+        tensor([1, 2, 3, 4])
+        >>> in_order_of_memory(torch.arange(6)[::2]) is None
+        True
+
+    """
+    if tensor.is_contiguous():
+        return tensor if tensor.ndim == 1 else tensor.view(-1)
+    order = sorted(range(tensor.ndim), key=lambda dim: (-tensor.stride()[dim], tensor.shape[dim] == 1))
+    ordered = tensor.permute(order)
+    return ordered.view(-1) if ordered.is_contiguous() else None

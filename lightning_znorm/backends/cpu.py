@@ -1,0 +1,187 @@
+"""The z-score on a CPU: float32 tiles joined in float64, in two reads and one pass of reading and writing."""
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from ctypes import c_float
+from functools import lru_cache
+from itertools import islice
+
+import torch
+from torch import Tensor
+
+from lightning_znorm.backends import reference
+from lightning_znorm.backends._memory import Figures, are_trusted, in_order_of_memory
+from lightning_znorm.backends._small import normalize_together_
+
+_SMALL = 4096  # gradients of at most so many elements are taken together
+_CACHED = 1 << 21  # elements that are measured before they are normalized, while a cache may still have them
+_TILE = 8192
+_CHUNK = 1 << 19  # elements of which there may be a copy
+
+Group = dict[torch.dtype, list[int]]
+
+
+def znorm_(gradients: Sequence[Tensor], eps: float, grad_scale: Tensor | None = None) -> Tensor:
+    """Do what :func:`lightning_znorm.backends.reference.znorm_` does, in float32 where that is enough.
+
+    Sums and norms are those of tiles of 8,192 elements in float32, joined in float64, which is good to 5e-7 of the
+    standard deviation as long as the mean is not larger than it. Where it is, the statistics are taken again, of the
+    gradient without its mean. What that cannot do either (constants, magnitudes whose squares float32 does not hold,
+    inf and NaN, strides that leave gaps) is left to the reference, and so are gradients of float64. Small gradients are
+    taken together.
+
+    Args:
+        gradients: Dense, real, non-empty floating-point tensors of any shape and strides, all on the CPU.
+        eps: As for the reference.
+        grad_scale: As for the reference.
+
+    Returns:
+        As the reference: float64 tensor of shape ``(3, len(gradients))``.
+
+    Example::
+
+        >>> gradient = torch.randn(100, 1000)
+        >>> mean, std, cosine = znorm_([gradient], eps=1e-10)
+        >>> bool(gradient.mean().abs() < 1e-6), round(gradient.std(correction=0).item(), 6)
+        (True, 1.0)
+
+    """
+    scale = 1.0 if grad_scale is None else float(grad_scale)
+    figures: list[Figures | None] = [None] * len(gradients)
+    small: Group = {}
+    large: list[int] = []
+    sizes = [gradient.numel() for gradient in gradients]
+    for position, gradient in enumerate(gradients):
+        if gradient.dtype == torch.float64:
+            continue
+        if sizes[position] <= _SMALL:
+            small.setdefault(gradient.dtype, []).append(position)
+        else:
+            large.append(position)
+    ways = [(batch, normalize_together_) for batch in small.values()]
+    ways += [(batch, _normalize_) for batch in _batches(large, sizes)]
+    for batch, normalize_ in ways:
+        found = normalize_([gradients[position] for position in batch], eps, scale)
+        for position, these in zip(batch, found, strict=True):
+            figures[position] = these
+    return torch.tensor(
+        [
+            these or reference.znorm_([gradient], eps, grad_scale).flatten().tolist()
+            for these, gradient in zip(figures, gradients, strict=True)
+        ],
+        dtype=torch.float64,
+    ).T
+
+
+def _normalize_(gradients: Sequence[Tensor], eps: float, scale: float) -> list[Figures | None]:
+    """Normalize gradients in place; those whose statistics cannot be trusted stay and get no figures."""
+    figures: list[Figures | None] = [None] * len(gradients)
+    found = [(n, flat) for n, flat in enumerate(map(in_order_of_memory, gradients)) if flat is not None]
+    moments = _measure([_in_float32(flat) for _, flat in found])
+    edits = []
+    for (position, flat), (total, squares) in zip(found, moments, strict=True):
+        if squares == 0 and not flat.any():
+            figures[position] = (0.0, 0.0, 1.0)
+            continue
+        statistics = _evaluate(flat, total, squares)
+        if statistics is not None:
+            offset, mean, std = statistics
+            figures[position] = (mean / scale, std / scale, std / math.hypot(mean, std))
+            # the mean is multiplied by the very factor that float32 makes of it, so that one rounding is left
+            factor = c_float(1 / (std / scale + eps)).value
+            edits.append((flat, offset, factor, (offset - mean) * factor))
+    shifts = torch.tensor([shift for *_, shift in edits], dtype=torch.float32).unbind()
+    for (flat, offset, factor, _), shift in zip(edits, shifts, strict=True):
+        _apply_(flat, offset, factor, shift)
+    return figures
+
+
+def _evaluate(flat: Tensor, total: float, squares: float) -> tuple[float, float, float] | None:
+    """Return offset, mean and standard deviation of a gradient, ``None`` if they cannot be trusted.
+
+    The offset is 0, or near the mean where that is large: it is to be subtracted first, lest digits are lost.
+    """
+    count, offset = flat.numel(), 0.0
+    rest = total / count
+    variance = squares / count - rest * rest
+    if rest * rest > variance:
+        offset = c_float(rest).value
+        ((total, squares),) = _measure([_in_float32(flat, offset)])
+        rest = total / count
+        variance = squares / count - rest * rest
+    return (offset, offset + rest, math.sqrt(variance)) if are_trusted(rest, variance) else None
+
+
+def _measure(gradients: Iterable[Iterable[Tensor]]) -> list[tuple[float, float]]:
+    """Return sum and sum of squares of each gradient, which comes in flat chunks of float32."""
+    sums: list[Tensor] = []
+    norms: list[Tensor] = []
+    counts = []
+    for chunks in gradients:
+        before = len(sums)
+        for chunk in chunks:
+            for tiles in _tiles(chunk):
+                sums.append(tiles.sum(dim=1))
+                norms.append(torch.linalg.vector_norm(tiles, dim=1))
+        counts.append(sum(len(rows) for rows in islice(sums, before, None)))
+    if not sums:
+        return []
+    total, norm = iter(torch.cat(sums).tolist()), iter(torch.cat(norms).tolist())
+    return [(_add(islice(total, count)), _add(value * value for value in islice(norm, count))) for count in counts]
+
+
+def _add(values: Iterable[float]) -> float:
+    """Return the sum, rounded once; NaN where there is an inf of either sign."""
+    try:
+        return math.fsum(values)
+    except (OverflowError, ValueError):
+        return math.nan
+
+
+def _tiles(flat: Tensor) -> list[Tensor]:
+    """Return one or two matrices with the elements, whose rows are tiles."""
+    count = flat.numel()
+    width = _choose_width(count)
+    if count % width == 0:
+        return [flat.view(-1, width)]
+    whole = count - count % width
+    return [flat[:whole].view(-1, width), flat[whole:].view(1, -1)]
+
+
+@lru_cache(maxsize=1024)
+def _choose_width(count: int) -> int:
+    """Return the widest tile that divides a number of elements, a whole tile if those are all narrow."""
+    return next((width for width in range(min(_TILE, count), _TILE // 2, -1) if count % width == 0), min(_TILE, count))
+
+
+def _in_float32(flat: Tensor, offset: float = 0.0) -> Iterator[Tensor]:
+    """Return the elements, less the offset, in one piece if they need not be copied."""
+    if flat.dtype == torch.float32 and not offset:
+        yield flat
+        return
+    for chunk in flat.split(_CHUNK):
+        yield chunk.float().sub(offset) if offset else chunk.float()
+
+
+def _apply_(flat: Tensor, offset: float, factor: float, shift: Tensor) -> None:
+    """Replace each element by ``(element - offset) * factor + shift``."""
+    for chunk in (flat,) if flat.dtype == torch.float32 and not offset else flat.split(_CHUNK):
+        values = chunk.float()
+        if offset:
+            values.sub_(offset)
+        torch.add(shift, values, alpha=factor, out=values)
+        if values is not chunk:
+            chunk.copy_(values)
+
+
+def _batches(positions: Iterable[int], sizes: Sequence[int]) -> Iterator[list[int]]:
+    batch: list[int] = []
+    elements = 0
+    for position in positions:
+        if batch and elements + sizes[position] > _CACHED:
+            yield batch
+            batch, elements = [], 0
+        batch.append(position)
+        elements += sizes[position]
+    if batch:
+        yield batch

@@ -1,0 +1,204 @@
+"""Every backend against 80-bit arithmetic: sizes, means, magnitudes, dtypes, strides, and what is special."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from lightning_znorm.backends import cpu, reference
+from tests.helpers import relative_error, znorm_by_numpy
+
+BACKENDS = {"reference": reference.znorm_, "cpu": cpu.znorm_}
+# around what the backends treat differently: rows of a matrix, one tile, several, widths that do not divide
+SIZES = [2, 3, 17, 1000, 4096, 4097, 8192, 8193, 36_864, 100_003, 1_000_003]
+MEANS = [0.0, 1.0, 10.0, 1000.0]  # in units of the standard deviation
+SCALES = [1e-30, 1e-8, 1.0, 1e36]
+LAYOUTS = {
+    "contiguous": lambda g: g,
+    "channels_last": lambda g: g.to(memory_format=torch.channels_last),
+    "transposed": lambda g: g.transpose(0, 1).contiguous().transpose(0, 1),
+    "in a bucket": lambda g: torch.cat([torch.ones(3), g.flatten(), torch.ones(5)])[3:-5].view(g.shape),
+    "every other": lambda g: g.repeat_interleave(2, dim=3)[..., ::2],
+    "one column": lambda g: torch.stack([g, g], dim=-1)[..., 0],
+}
+
+
+@pytest.fixture(params=BACKENDS, name="znorm_")
+def backend(request):
+    return BACKENDS[request.param]
+
+
+def draw(size, mean=0.0, scale=1.0, dtype=torch.float32, seed=0):
+    generator = torch.Generator().manual_seed(seed + size)
+    return ((torch.randn(size, generator=generator, dtype=torch.float64) + mean) * scale).to(dtype)
+
+
+def bound(mean):
+    return 1e-6 if mean <= 10 else 1e-4
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("mean", MEANS)
+@pytest.mark.parametrize("scale", SCALES)
+def test_float32(znorm_, size, mean, scale):
+    scale = min(scale, 3e38 / (mean + 10))  # so that float32 can hold it
+    gradient = draw(size, mean, scale)
+    exact, expected = gradient.double().numpy().astype(np.longdouble), znorm_by_numpy(gradient, eps=1e-10 * scale)
+    found_mean, std, cosine = znorm_([gradient], eps=1e-10 * scale)[:, 0].tolist()
+    assert relative_error(gradient, expected) < bound(mean)
+    assert abs(found_mean - float(exact.mean())) < 1e-6 * exact.std()
+    assert std == pytest.approx(float(exact.std()), rel=bound(mean))
+    assert cosine == pytest.approx(float((exact * expected).sum() / np.sqrt((exact**2).sum() * (expected**2).sum())))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mean", MEANS)
+def test_thirty_million_elements(mean):
+    gradient = draw(30_000_001, mean)
+    expected = znorm_by_numpy(gradient)
+    cpu.znorm_([gradient], eps=1e-10)
+    assert relative_error(gradient, expected) < bound(mean)
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("mean", [0.0, 0.5, 10.0])
+def test_half_precision_is_the_exact_result_rounded_once(znorm_, size, dtype, mean):
+    gradient = draw(size, mean, 0.01, dtype)
+    expected = torch.from_numpy(znorm_by_numpy(gradient).astype(np.float64))
+    znorm_([gradient], eps=1e-10)
+    # one unit in the last place of each expected element, of the smallest that is no denormal at least
+    spacing = torch.finfo(dtype).eps * 2.0 ** torch.floor(torch.log2(expected.abs().clamp(min=1e-3)))
+    assert ((gradient.double() - expected).abs() <= spacing).all()
+
+
+@pytest.mark.parametrize("scale", [1e-200, 1.0, 1e200])
+def test_float64_to_twelve_digits(znorm_, scale):
+    gradient = draw(10_007, 10.0, scale, torch.float64)
+    expected = znorm_by_numpy(gradient, eps=1e-10 * scale)
+    znorm_([gradient], eps=1e-10 * scale)
+    assert relative_error(gradient, expected) < 1e-12
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("shape", [(3, 4, 5, 6), (40, 30, 5, 5)], ids=["small", "large"])
+@pytest.mark.parametrize("mean", [0.0, 10.0])
+def test_strides(znorm_, layout, shape, mean):
+    gradient = LAYOUTS[layout](draw(math.prod(shape), mean).view(shape))
+    whole = gradient.new_empty(0).set_(gradient.untyped_storage())
+    is_ours = torch.zeros_like(whole, dtype=torch.bool)
+    is_ours.as_strided(gradient.shape, gradient.stride(), gradient.storage_offset()).fill_(True)
+    others, expected, stride = whole[~is_ours].clone(), znorm_by_numpy(gradient), gradient.stride()
+    znorm_([gradient], eps=1e-10)
+    assert gradient.stride() == stride
+    assert relative_error(gradient, expected) < 1e-6
+    assert torch.equal(whole[~is_ours], others)
+
+
+@pytest.mark.parametrize("size", [1, 2, 5, 4096, 4097, 50_000])
+@pytest.mark.parametrize("value", [0.0, 0.1, -3e-7, 1e-30, 1e36])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_constant_becomes_exactly_zero(znorm_, size, value, dtype):
+    gradient = torch.full((size,), value, dtype=dtype)
+    exact = gradient[0].double().item()
+    mean, std, cosine = znorm_([gradient], eps=1e-10)[:, 0].tolist()
+    assert torch.equal(gradient, torch.full_like(gradient, value if size == 1 else 0.0))
+    assert (mean, std) == (exact, 0)
+    assert cosine == (1 if exact == 0 or size == 1 else 0)
+
+
+@pytest.mark.parametrize("size", [1, 3, 4097, 50_000])
+@pytest.mark.parametrize("bad", [math.inf, -math.inf, math.nan])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_nonfinite_is_neither_spread_nor_hidden(znorm_, size, bad, dtype):
+    sick, healthy = draw(size, dtype=dtype), draw(size + 1, 0.3, dtype=dtype)
+    sick[size // 2] = bad
+    before, expected = sick.clone(), znorm_by_numpy(healthy)
+    mean, std, cosine = znorm_([sick, healthy], eps=1e-10)
+    torch.testing.assert_close(sick, before, equal_nan=True, rtol=0, atol=0)
+    assert relative_error(healthy, expected) < (1e-6 if dtype == torch.float32 else 1e-3)
+    assert not math.isfinite(mean[0])
+    assert math.isnan(std[0])
+    assert cosine[0] == 1
+
+
+@pytest.mark.parametrize("size", [5, 5000])
+def test_opposite_infinities(znorm_, size):
+    gradient = draw(size)
+    gradient[0], gradient[-1] = math.inf, -math.inf
+    before = gradient.clone()
+    assert torch.isnan(znorm_([gradient], eps=1e-10)[1, 0])
+    assert torch.equal(gradient, before)
+
+
+@pytest.mark.parametrize("size", [2, 100, 5000, 50_000])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_scaled_gradients(znorm_, size, dtype):
+    """Statistics and eps are those without the scale, the result is multiplied by it."""
+    gradient, scale = draw(size, 0.5, 1e-3).to(dtype), torch.tensor([1024.0])
+    expected = 1024 * znorm_by_numpy(gradient, eps=1e-4)
+    exact = gradient.double()
+    gradient.mul_(1024)
+    mean, std, _ = znorm_([gradient], eps=1e-4, grad_scale=scale)[:, 0].tolist()
+    assert relative_error(gradient, expected) < (1e-6 if dtype == torch.float32 else 3e-3)
+    assert (mean, std) == (pytest.approx(exact.mean().item()), pytest.approx(exact.std(correction=0).item()))
+
+
+def test_one_outlier_far_away(znorm_):
+    """The first element, to which a backend may refer the others, is a thousand deviations off."""
+    for size in (1000, 100_000):
+        gradient = draw(size)
+        gradient[0] = 1e3
+        expected = znorm_by_numpy(gradient)
+        znorm_([gradient], eps=1e-10)
+        assert relative_error(gradient, expected) < 1e-6
+
+
+def test_a_list_of_everything_at_once(znorm_):
+    """Each gradient as if it were alone, whatever its neighbours."""
+    gradients = [
+        draw(size, mean, scale, dtype, seed)
+        for seed, (size, mean, scale, dtype) in enumerate(
+            [(n, 0.1, 1.0, torch.float32) for n in (1, 2, 7, 500, 64, 64, 300, 4096, 5000, 40_000, 2_200_000)]
+            + [(64, m, 1e-3, torch.float32) for m in (0.0, 5.0, 1000.0) for _ in range(17)]
+            + [(n, 0.1, 1e-2, dtype) for n in (3, 900, 70_000) for dtype in (torch.bfloat16, torch.float16)]
+            + [(100, 0.0, 1e-25, torch.float32), (100, 0.0, 1e25, torch.float32), (50, 0.0, 1.0, torch.float64)]
+        )
+    ]
+    gradients[20].fill_(0.25)
+    gradients[21][3] = math.nan
+    gradients[22] = draw(64).view(8, 8).t()
+    gradients[23] = draw(128)[::2]
+    alone = [gradient.clone(memory_format=torch.preserve_format) for gradient in gradients]
+    stats = znorm_(gradients, eps=1e-12)
+    for position, gradient in enumerate(alone):
+        torch.testing.assert_close(
+            stats[:, position], znorm_([gradient], eps=1e-12)[:, 0], equal_nan=True, rtol=1e-6, atol=1e-9
+        )
+        torch.testing.assert_close(gradients[position], gradient, equal_nan=True)
+
+
+def test_devices_without_float64_take_a_detour(monkeypatch):
+    monkeypatch.setattr(reference, "_lacks_float64", lambda device: True)
+    gradient = draw(100, 2.0)
+    expected = znorm_by_numpy(gradient)
+    assert reference.znorm_([gradient], eps=1e-10).device == torch.device("cpu")
+    assert relative_error(gradient, expected) < 1e-6
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_same_bits_every_time_and_wherever_it_lies(znorm_, threads):
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        for size in (50, 5_000, 300_000):
+            gradient = draw(size, 0.1)
+            results = []
+            for shift in (0, 0, 1, 3):
+                place = torch.empty(size + 8)[shift : shift + size].copy_(gradient)
+                znorm_([place], eps=1e-10)
+                results.append(place.clone())
+            assert all(torch.equal(results[0], other) for other in results)
+    finally:
+        torch.set_num_threads(before)
