@@ -6,6 +6,8 @@ standard deviation and the cosine between the gradient before and after.
 """
 
 from collections.abc import Sequence
+from importlib import import_module
+from importlib.util import find_spec
 from typing import Protocol
 
 import torch
@@ -25,4 +27,8 @@ class ZNormFunction(Protocol):
 
 def choose(device: torch.device) -> ZNormFunction:
     """Return the ``znorm_`` of the fastest backend for a device."""
-    return cpu.znorm_ if device.type == "cpu" else reference.znorm_
+    if device.type == "cpu":
+        return cpu.znorm_
+    if device.type == "cuda" and find_spec("triton") is not None:
+        return import_module("lightning_znorm.backends.triton").znorm_  # type: ignore[no-any-return]
+    return reference.znorm_

@@ -1,4 +1,4 @@
-"""What the two ways of the CPU backend share."""
+"""What the backends share."""
 
 from typing import Any
 
@@ -38,3 +38,8 @@ def in_order_of_memory(tensor: Tensor) -> Tensor | None:
     order = sorted(range(tensor.ndim), key=lambda dim: (-tensor.stride()[dim], tensor.shape[dim] == 1))
     ordered = tensor.permute(order)
     return ordered.view(-1) if ordered.is_contiguous() else None
+
+
+def has_no_gaps(tensor: Tensor) -> bool:
+    """Say whether a tensor fills its memory, in whatever order."""
+    return tensor.is_contiguous() or in_order_of_memory(tensor) is not None

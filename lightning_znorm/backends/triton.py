@@ -1,0 +1,161 @@
+"""The z-score on a GPU by Triton: one launch, in which the second read comes from the L2 cache."""
+
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import pairwise
+
+import torch
+import triton.language as tl
+from torch import Tensor
+
+from lightning_znorm.backends import reference
+from lightning_znorm.backends._memory import has_no_gaps
+from lightning_znorm.backends._triton_kernel import znorm_kernel
+
+_DTYPES = {torch.float32: tl.float32, torch.float16: tl.float16, torch.bfloat16: tl.bfloat16}
+_TILE = 4096  # elements that a program holds in registers
+_JOIN = 512  # tiles that are joined at a time
+_GROUP = 12 << 20  # bytes that are measured before the first of them are normalized; two groups are to fit into L2
+_WARPS = 4
+_PROGRAMS = 4  # per multiprocessor
+
+_kept: list[Tensor] = []  # what captured graphs will copy from whenever they are replayed
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be done with gradients of certain sizes, whatever their addresses.
+
+    Attributes:
+        sizes: Elements of each gradient.
+        first_tiles: Number of the first tile of each gradient, and the number of tiles.
+        owners: Gradient of each tile.
+        items: The work in its order, see the kernel.
+
+    """
+
+    sizes: Tensor
+    first_tiles: Tensor
+    owners: Tensor
+    items: Tensor
+
+
+def znorm_(gradients: Sequence[Tensor], eps: float, grad_scale: Tensor | None = None) -> Tensor:
+    """Do what :func:`lightning_znorm.backends.reference.znorm_` does, in one launch per dtype and without waiting.
+
+    The statistics of tiles of 4,096 elements (count, mean and sum of squared deviations, by two passes over registers,
+    in units of a power of two near the largest element) are joined in float64 in a fixed order. A gradient whose
+    strides leave gaps is normalized in a copy; float64 is left to the reference.
+
+    Args:
+        gradients: Dense, real, non-empty floating-point tensors of any shape and strides, all on one device.
+        eps: As for the reference.
+        grad_scale: As for the reference.
+
+    Returns:
+        As the reference: float64 tensor of shape ``(3, len(gradients))`` on the gradients' device.
+
+    """
+    groups: dict[torch.dtype, list[int]] = {}
+    for position, gradient in enumerate(gradients):
+        groups.setdefault(gradient.dtype, []).append(position)
+    if len(groups) == 1:
+        return _normalize_(gradients, eps, grad_scale)
+    stats = torch.empty(3, len(gradients), dtype=torch.float64, device=gradients[0].device)
+    for positions in groups.values():
+        index = _to_device(torch.tensor(positions), stats.device)
+        stats.index_copy_(1, index, _normalize_([gradients[position] for position in positions], eps, grad_scale))
+    return stats
+
+
+def _normalize_(gradients: Sequence[Tensor], eps: float, grad_scale: Tensor | None) -> Tensor:
+    """Normalize gradients of one dtype."""
+    dtype, device = gradients[0].dtype, gradients[0].device
+    if dtype not in _DTYPES:
+        return reference.znorm_(gradients, eps, grad_scale)
+    copies = {n: gradient.contiguous() for n, gradient in enumerate(gradients) if not has_no_gaps(gradient)}
+    n = len(gradients)
+    addresses = [copies.get(position, gradient).data_ptr() for position, gradient in enumerate(gradients)]
+    plan = make_plan(tuple([gradient.numel() for gradient in gradients]), dtype.itemsize, device)
+    table = _to_device(torch.tensor([*addresses, *struct.unpack("q", struct.pack("d", eps))]), device)
+    tiles = len(plan.owners)
+    stats = torch.empty(3, n, dtype=torch.float64, device=device)
+    scale = None if grad_scale is None else grad_scale.to(device, torch.float32)
+    znorm_kernel[(count_programs(device, len(plan.items)),)](
+        table,
+        plan.sizes,
+        plan.first_tiles,
+        plan.owners,
+        plan.items,
+        torch.zeros(1 + 2 * n, dtype=torch.int32, device=device),
+        torch.empty(2, tiles, dtype=torch.float64, device=device),
+        torch.empty(3, n, dtype=torch.float32, device=device),
+        stats,
+        table if scale is None else scale,
+        len(plan.items),
+        tiles,
+        n,
+        dtype=_DTYPES[dtype],
+        tile_size=_TILE,
+        join_size=_JOIN,
+        is_scaled=scale is not None,
+        is_aligned=all(address % 16 == 0 for address in addresses),
+        num_warps=_WARPS,
+        enable_fp_fusion=True,
+    )
+    for position, copy in copies.items():
+        gradients[position].copy_(copy)
+    return stats
+
+
+@lru_cache(maxsize=16)
+def make_plan(sizes: tuple[int, ...], bytes_per_element: int, device: torch.device) -> Plan:
+    """Lay out the work: measure a group of gradients, measure the next, normalize the first, and so on.
+
+    A gradient is normalized from its last tile to its first, as the last ones were read most recently. Gradients of one
+    element are measured only.
+
+    Args:
+        sizes: Elements of each gradient.
+        bytes_per_element: Of their dtype.
+        device: Where the plan is to be.
+
+    """
+    counts = torch.tensor(sizes)
+    tiles = (counts + _TILE - 1) // _TILE
+    first_tiles = torch.cat([torch.zeros(1, dtype=torch.int64), tiles.cumsum(0)])
+    owners = torch.repeat_interleave(torch.arange(len(sizes)), tiles)
+    numbers = torch.arange(len(owners))
+    bounds, held = [0], 0
+    for position, size in enumerate(sizes):
+        held += size * bytes_per_element
+        if held >= _GROUP or position == len(sizes) - 1:
+            bounds.append(int(first_tiles[position + 1]))
+            held = 0
+    groups = [numbers[start:stop] for start, stop in pairwise(bounds)]
+    items = list(groups[:1])
+    for number, group in enumerate(groups):
+        items += groups[number + 1 : number + 2]
+        items.append(~group[counts[owners[group]] > 1].flip(0))
+    whole = (counts, first_tiles.int(), owners.int(), torch.cat(items).int())
+    return Plan(*(_to_device(table, device) for table in whole))
+
+
+def count_programs(device: torch.device, items: int) -> int:
+    """Return how many programs share the work; any number would do."""
+    if device.type == "cpu":  # in the interpreter
+        return 3
+    return min(items, _PROGRAMS * torch.cuda.get_device_properties(device).multi_processor_count)
+
+
+def _to_device(table: Tensor, device: torch.device) -> Tensor:
+    """Copy a small table without waiting."""
+    if device.type == "cpu":
+        return table
+    # of fresh memory each time: the allocator does not give it away before the copy is done
+    staged = table.pin_memory()
+    if torch.cuda.is_current_stream_capturing():
+        _kept.append(staged)
+    return staged.to(device, non_blocking=True)
