@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 # pytest workers; each uses one thread
 JOBS ?= 2
 
-.PHONY: install demo test test-fast matrix lint docs clean
+.PHONY: install demo test test-fast matrix lint docs bench gpu-check clean
 
 install: $(STAMP)
 
@@ -41,6 +41,22 @@ lint: $(STAMP)
 
 docs: $(STAMP)
 	$(BIN)/sphinx-build -W --keep-going -b html docs docs/_build/html
+
+# against gradient clipping, on this machine's CPU; nothing else should run
+bench: $(STAMP)
+	$(BIN)/python benchmarks/overhead.py --device cpu
+	$(BIN)/python benchmarks/errors.py
+
+# on a machine with a CUDA GPU, in the Python environment that it has (torch, triton, lightning, torchvision, pytest);
+# about 5 minutes; results are left in $(GPU_OUT)
+GPU_PYTHON ?= python3
+GPU_OUT ?= results/gpu
+gpu-check:
+	mkdir -p $(GPU_OUT)
+	-GPU_CHECK=1 PYTHONPATH=. $(GPU_PYTHON) -m pytest tests/test_backends.py tests/gpu -k "triton or test_cuda" \
+		-p no:cacheprovider --junitxml=$(GPU_OUT)/tests.xml
+	$(GPU_PYTHON) benchmarks/overhead.py --device cuda --out $(GPU_OUT)
+	$(GPU_PYTHON) benchmarks/errors.py --device cuda --out $(GPU_OUT)
 
 clean:
 	rm -rf $(VENV) docs/_build

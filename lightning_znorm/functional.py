@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lightning_znorm.backends import choose, reference
+from lightning_znorm.backends import choose, cpu_centralize, reference
 
 __all__ = [
     "DeviceStats",
@@ -193,7 +193,13 @@ def centralize_(parameters: Tensor | Iterable[Tensor], grad_scale: Tensor | None
         tensor([True, True])
 
     """
-    return _transform(parameters, lambda gradients: reference.centralize_(gradients, grad_scale), grad_scale)
+
+    def edit_(gradients: Sequence[Tensor]) -> Tensor:
+        if gradients[0].device.type == "cpu":
+            return cpu_centralize.centralize_(gradients, grad_scale)
+        return reference.centralize_(gradients, grad_scale)
+
+    return _transform(parameters, edit_, grad_scale)
 
 
 def _transform(

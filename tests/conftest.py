@@ -2,8 +2,9 @@ import os
 
 # xdist fills the cores: one thread for each test and for each process that a test starts
 os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = "1"
-os.environ["CUDA_VISIBLE_DEVICES"] = ""  # the tests that need a GPU are run by themselves
-os.environ["TRITON_INTERPRET"] = "1"  # so that the kernels run on a CPU; read when Triton is imported
+if os.environ.get("GPU_CHECK") != "1":  # the tests that need a GPU are run by themselves, see `make gpu-check`
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    os.environ["TRITON_INTERPRET"] = "1"  # so that the kernels run on a CPU; read when Triton is imported
 
 import itertools
 import multiprocessing

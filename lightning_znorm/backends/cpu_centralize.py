@@ -1,0 +1,89 @@
+"""Gradient centralization on a CPU, in float32 where that is enough."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from lightning_znorm.backends import reference
+from lightning_znorm.backends._memory import LARGEST_VARIANCE, SMALLEST_VARIANCE, Figures, in_order_of_memory
+
+_SMALL_DEVIATIONS = 1e-5  # relative to the mean of a row: below, the rounding of the mean shows
+
+
+def centralize_(gradients: Sequence[Tensor], grad_scale: Tensor | None = None) -> Tensor:
+    """Do what :func:`lightning_znorm.backends.reference.centralize_` does, in three passes over float32.
+
+    Rows that deviate little from their mean are centralized again by the reference, as the result does not change with
+    what is added to a row. It also takes gradients of float64, with strides in another order or with gaps, and with inf
+    or NaN.
+
+    Args:
+        gradients: Dense, real, non-empty floating-point tensors of any shape and strides, all on the CPU.
+        grad_scale: As for the reference.
+
+    Returns:
+        As the reference: float64 tensor of shape ``(3, len(gradients))``.
+
+    Example::
+
+        >>> gradient = torch.randn(100, 1000)
+        >>> mean, std, cosine = centralize_([gradient])
+        >>> bool((gradient.mean(dim=1).abs() < 1e-6).all())
+        True
+
+    """
+    scale = 1.0 if grad_scale is None else float(grad_scale)
+    figures = []
+    for gradient in gradients:
+        found = None if gradient.dtype == torch.float64 else _centralize_one_(gradient)
+        if found is None:
+            figures.append(reference.centralize_([gradient], grad_scale).flatten().tolist())
+        else:
+            mean, std, cosine = found
+            figures.append([mean / scale, std / scale, cosine])
+    return torch.tensor(figures, dtype=torch.float64).T
+
+
+def _centralize_one_(gradient: Tensor) -> Figures | None:
+    rows = _rows(gradient)
+    if rows is None:
+        return None
+    values = rows.float()
+    means = values.sum(dim=1).double().div_(values.shape[1])
+    if not means.isfinite().all():
+        return None
+    offsets = means.float()
+    values.sub_(offsets.unsqueeze(1))
+    if means.square().max() > values[0].square().mean():  # the rounding of the mean might show
+        rest = values.sum(dim=1).double().div_(values.shape[1])
+        values.sub_(rest.float().unsqueeze(1))
+        means = offsets.double() + rest
+    norms = torch.linalg.vector_norm(values, dim=1).double()
+    variance = norms.square().sum().item() / values.numel()
+    if not SMALLEST_VARIANCE < variance < LARGEST_VARIANCE:
+        norms = torch.linalg.vector_norm(values, dim=1, dtype=torch.float64)
+    near = norms <= _SMALL_DEVIATIONS * math.sqrt(values.shape[1]) * means.abs()
+    if near.any():
+        again = values[near]
+        means[near] = offsets[near].double() + again.double().mean(dim=1)
+        reference.centralize_([again])
+        values[near] = again
+        norms[near] = torch.linalg.vector_norm(again, dim=1, dtype=torch.float64)
+    if values.data_ptr() != rows.data_ptr():
+        rows.copy_(values)
+    after = torch.linalg.vector_norm(norms).item()
+    between = torch.linalg.vector_norm(means).item() * math.sqrt(values.shape[1])
+    before = math.hypot(after, between)  # what was subtracted is orthogonal to what is left
+    std = math.hypot(after / math.sqrt(values.numel()), means.std(correction=0).item())
+    return means.mean().item(), std, after / before if before else 1.0
+
+
+def _rows(gradient: Tensor) -> Tensor | None:
+    """Return a view with a row per index of dimension 0, ``None`` where there is none or nothing to be centralized."""
+    if gradient.ndim < 2 or gradient.numel() == len(gradient):
+        return None
+    flat = in_order_of_memory(gradient)
+    is_outermost = gradient.stride(0) == max(gradient.stride()) or len(gradient) == 1
+    return flat.view(len(gradient), -1) if flat is not None and is_outermost else None
