@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from lightning_znorm.backends import choose
+from lightning_znorm.backends import choose_znorm_
 
 SIZES = (2, 100, 4097, 100_003, 1_000_003, 25_000_000)
 CASES = [(mean, scale) for mean in (0, 1, 10, 1000) for scale in (1e-30, 1.0, 1e34)]
@@ -37,7 +37,7 @@ def draw(size: int, mean: float, scale: float, dtype: torch.dtype, device: torch
 
 def measure(device: torch.device) -> list[dict[str, Any]]:
     """Return the error of each size, mean, scale and dtype."""
-    znorm_ = choose(device)
+    znorm_ = choose_znorm_(device)
     rows = []
     for size in SIZES:
         for mean, scale in CASES:

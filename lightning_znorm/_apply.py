@@ -6,8 +6,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from lightning_znorm._checks import refuse_flattened
-from lightning_znorm._names import ParameterNames, parameters_of
-from lightning_znorm.functional import GradientStats, require_transformable
+from lightning_znorm._names import ParameterNames
+from lightning_znorm.functional import GradientStats, are_plain, require_transformable
 
 if TYPE_CHECKING:
     from lightning_znorm.transform import GradientTransform
@@ -28,15 +28,16 @@ def apply_transform(
         The parameters and the statistics of their gradients, ``None`` if there was none to transform.
 
     """
-    parameters = []
-    for parameter in parameters_of(optimizer):
-        if parameter.grad is None or not parameter.grad.numel() or not is_selected(transform, names, parameter):
-            continue
-        refuse_flattened(transform, parameter)
-        require_transformable(parameter.grad, names[parameter], scaled=grad_scale is not None)
-        parameters.append(parameter)
-    if not parameters:
+    pairs = [(p, g) for p in names.included(optimizer) if (g := p.grad) is not None and g.numel()]
+    if transform.min_ndim:
+        pairs = [(parameter, gradient) for parameter, gradient in pairs if parameter.ndim >= transform.min_ndim]
+    if not pairs:
         return None
+    if not are_plain([gradient for _, gradient in pairs], scaled=grad_scale is not None):
+        for parameter, gradient in pairs:
+            require_transformable(gradient, names[parameter], scaled=grad_scale is not None)
+    parameters = [parameter for parameter, _ in pairs]
+    refuse_flattened(transform, parameters)
     return parameters, transform.transform(parameters, grad_scale)
 
 

@@ -137,7 +137,7 @@ def refuse_parameters(
     for parameter in parameters:
         if not parameter.requires_grad or not is_selected(parameter):
             continue
-        refuse_flattened(owner, parameter)
+        refuse_flattened(owner, [parameter])
         kind = "sparse" if parameter in sparse else "complex" if parameter.dtype.is_complex else None
         if kind is not None:
             remedy = ", or make it dense (`sparse=False`)" if kind == "sparse" else ""
@@ -153,14 +153,14 @@ def refuse_parameters(
             )
 
 
-def refuse_flattened(owner: "GradientTransform", parameter: Tensor) -> None:
-    """Raise for a parameter that FSDP has flattened or sharded.
+def refuse_flattened(owner: "GradientTransform", parameters: Iterable[Tensor]) -> None:
+    """Raise if FSDP has flattened or sharded one of the parameters.
 
     Raises:
         MisconfigurationException: With the remedy.
 
     """
-    if getattr(parameter, "_fsdp_flattened", False):
+    if any("_fsdp_flattened" in vars(parameter) for parameter in parameters):
         raise MisconfigurationException(
             f"`{type(owner).__name__}` does not support parameters that FullyShardedDataParallel has flattened: their"
             " `.grad` holds a shard. Use one device or DistributedDataParallel."

@@ -1,7 +1,9 @@
 """Names of parameters, and the patterns that leave some of them out."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from operator import is_
 
 from torch import Tensor
 from torch.optim import Optimizer
@@ -13,7 +15,20 @@ _COMPILED_PREFIX = "_orig_mod."
 
 def parameters_of(optimizer: Optimizer) -> list[Tensor]:
     """Return the parameters of all groups of an optimizer, each once."""
-    return list(dict.fromkeys(p for group in optimizer.param_groups for p in group["params"]))
+    return list(dict.fromkeys(_listed(optimizer)))
+
+
+def _listed(optimizer: Optimizer) -> list[Tensor]:
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+
+@dataclass(frozen=True)
+class _Look:
+    """What is known of an optimizer as long as it lists the same parameters."""
+
+    listed: list[Tensor]
+    is_covered: bool
+    included: list[Tensor]
 
 
 class ParameterNames:
@@ -35,6 +50,7 @@ class ParameterNames:
     def __init__(self, named: Iterable[tuple[str, Tensor]], exclude: Sequence[str], owner: str) -> None:
         self._names: dict[Tensor, str] = {}
         self._excluded: set[Tensor] = set()
+        self._looks: dict[int, _Look] = {}
         unmatched = dict.fromkeys(exclude)
         for raw_name, parameter in named:
             name = raw_name.replace(_COMPILED_PREFIX, "")
@@ -56,13 +72,27 @@ class ParameterNames:
 
     def cover(self, optimizer: Optimizer) -> bool:
         """Say whether all parameters of the optimizer are known."""
-        return all(parameter in self._names for parameter in parameters_of(optimizer))
+        return self._look_at(optimizer).is_covered
+
+    def included(self, optimizer: Optimizer) -> list[Tensor]:
+        """Return the parameters of the optimizer that no pattern matches, each once."""
+        return self._look_at(optimizer).included
 
     def adopt(self, optimizer: Optimizer) -> None:
         """Make parameters known that are in the optimizer and have no name; no pattern matches them."""
         for parameter in parameters_of(optimizer):
             self._names.setdefault(parameter, self[parameter])
+        self._looks.clear()
 
     def is_excluded(self, parameter: Tensor) -> bool:
         """Say whether any name of the parameter matches a pattern."""
         return parameter in self._excluded
+
+    def _look_at(self, optimizer: Optimizer) -> _Look:
+        listed, look = _listed(optimizer), self._looks.get(id(optimizer))
+        if look is None or len(listed) != len(look.listed) or not all(map(is_, listed, look.listed)):
+            parameters = list(dict.fromkeys(listed))
+            is_covered = all(parameter in self._names for parameter in parameters)
+            look = _Look(listed, is_covered, [p for p in parameters if not self.is_excluded(p)])
+            self._looks[id(optimizer)] = look
+        return look

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lightning_znorm.backends import choose, cpu_centralize, reference
+from lightning_znorm.backends import choose_centralize_, choose_znorm_
 
 __all__ = [
     "DeviceStats",
@@ -148,8 +148,8 @@ def znorm_(
     """
     check_eps(eps)
 
-    def edit_(gradients: Sequence[Tensor]) -> Tensor:
-        return choose(gradients[0].device)(gradients, eps, grad_scale)
+    def edit_(gradients: list[Tensor]) -> Tensor:
+        return choose_znorm_(gradients[0].device)(gradients, eps, grad_scale)
 
     return _transform(parameters, edit_, grad_scale)
 
@@ -194,17 +194,15 @@ def centralize_(parameters: Tensor | Iterable[Tensor], grad_scale: Tensor | None
 
     """
 
-    def edit_(gradients: Sequence[Tensor]) -> Tensor:
-        if gradients[0].device.type == "cpu":
-            return cpu_centralize.centralize_(gradients, grad_scale)
-        return reference.centralize_(gradients, grad_scale)
+    def edit_(gradients: list[Tensor]) -> Tensor:
+        return choose_centralize_(gradients[0].device)(gradients, grad_scale)
 
     return _transform(parameters, edit_, grad_scale)
 
 
 def _transform(
     parameters: Tensor | Iterable[Tensor],
-    edit_: Callable[[Sequence[Tensor]], Tensor],
+    edit_: Callable[[list[Tensor]], Tensor],
     grad_scale: Tensor | None,
 ) -> GradientStats:
     """Edit the gradients, those of one device at a time, each once."""
@@ -215,22 +213,36 @@ def _transform(
         warnings.warn(
             "`parameters` is empty (an exhausted generator?): no gradient was transformed.", UserWarning, stacklevel=4
         )
-    with_gradient = [(i, p.grad) for i, p in enumerate(parameters) if p.grad is not None and p.grad.numel()]
-    for i, gradient in with_gradient:
-        require_transformable(gradient, f"parameters[{i}]", scaled=grad_scale is not None)
+    gradients = [gradient for p in parameters if (gradient := p.grad) is not None and gradient.numel()]
+    if not are_plain(gradients, scaled=grad_scale is not None):
+        for i, parameter in enumerate(parameters):
+            if parameter.grad is not None and parameter.grad.numel():
+                require_transformable(parameter.grad, f"parameters[{i}]", scaled=grad_scale is not None)
     by_device = {
-        device: DeviceStats(index, *edit_(gradients))
-        for device, (index, gradients) in group_by_device([gradient for _, gradient in with_gradient]).items()
+        device: DeviceStats(index, *edit_(members)) for device, (index, members) in group_by_device(gradients).items()
     }
     return GradientStats(by_device)
 
 
-def group_by_device(tensors: Iterable[Tensor]) -> dict[torch.device, tuple[tuple[int, ...], tuple[Tensor, ...]]]:
+def group_by_device(tensors: Sequence[Tensor]) -> dict[torch.device, tuple[tuple[int, ...], list[Tensor]]]:
     """Return the positions and the tensors of each device, in the order of first appearance."""
-    groups: dict[torch.device, list[tuple[int, Tensor]]] = {}
+    if len({tensor.device for tensor in tensors}) == 1:
+        return {tensors[0].device: (tuple(range(len(tensors))), list(tensors))}
+    groups: dict[torch.device, dict[int, Tensor]] = {}
     for position, tensor in enumerate(tensors):
-        groups.setdefault(tensor.device, []).append((position, tensor))
-    return {device: tuple(zip(*members, strict=True)) for device, members in groups.items()}  # type: ignore[misc]
+        groups.setdefault(tensor.device, {})[position] = tensor
+    return {device: (tuple(members), list(members.values())) for device, members in groups.items()}
+
+
+def are_plain(gradients: Iterable[Tensor], scaled: bool = False) -> bool:
+    """Say quickly whether all gradients are certain to be transformable; :func:`require_transformable` is exact."""
+    return all(
+        type(gradient) is Tensor
+        and gradient.layout is torch.strided
+        and (gradient.dtype is torch.float32 or (gradient.dtype in _DTYPES and not scaled))
+        and gradient.is_contiguous()
+        for gradient in gradients
+    )
 
 
 def require_transformable(gradient: Tensor, name: str, scaled: bool = False) -> None:
@@ -247,14 +259,6 @@ def require_transformable(gradient: Tensor, name: str, scaled: bool = False) -> 
         ValueError: If several of its elements share one place in memory.
 
     """
-    if (
-        type(gradient) is Tensor
-        and gradient.layout is torch.strided
-        and gradient.dtype in _DTYPES
-        and gradient.is_contiguous()
-        and not (scaled and gradient.dtype == torch.float16)
-    ):
-        return
     remedy = "Leave it out (`exclude=` of the callback takes patterns of parameter names)"
     if gradient.layout != torch.strided:
         raise TypeError(

@@ -12,7 +12,7 @@ from pytorch_optimizer.optimizer.gradient_centralization import centralize_gradi
 from torch import nn
 
 from lightning_znorm import centralize_
-from lightning_znorm.backends import cpu_centralize, reference
+from lightning_znorm.backends import cpu_centralize, generic, reference
 from tests.helpers import centralize_by_numpy, parameter, relative_error, small_network
 
 SHAPES = [(7,), (5, 6), (4, 3, 5), (8, 3, 3, 3), (2, 3, 4, 5, 2), (1, 9)]
@@ -173,7 +173,7 @@ def test_refuses_what_znorm_refuses():
         centralize_(parameter(torch.ones(2, 3, dtype=torch.float16)), grad_scale=torch.tensor(4.0))
 
 
-def test_devices_without_float64_take_a_detour(monkeypatch):
+def test_the_reference_takes_a_detour_from_devices_without_float64(monkeypatch):
     monkeypatch.setattr(reference, "_lacks_float64", lambda device: True)
     gradient = torch.randn(10, 20) + 2
     expected = centralize_by_numpy(gradient)
@@ -185,7 +185,11 @@ def test_devices_without_float64_take_a_detour(monkeypatch):
 @pytest.mark.parametrize("scale", [1e-30, 1.0, 1e34])
 @pytest.mark.parametrize("shape", [(64, 300), (1, 5000), (300, 2), (3, 7, 3, 3)], ids=str)
 @pytest.mark.parametrize("layout", ["contiguous", "transposed", "channels_last", "every other"])
-def test_the_cpu_backend_agrees_with_the_reference(mean, scale, shape, layout):
+@pytest.mark.parametrize("backend", ["cpu", "generic", "float32 alone"])
+def test_backends_agree_with_the_reference(mean, scale, shape, layout, backend, monkeypatch):
+    if backend == "float32 alone":
+        monkeypatch.setattr(generic, "_widest", lambda device: torch.float32)
+    ours = cpu_centralize if backend == "cpu" else generic
     gradient = (torch.randn(shape, dtype=torch.float64) + mean).mul(scale).float()
     gradient[-1] = 0.3 * scale  # a constant row
     if layout == "transposed":
@@ -196,7 +200,7 @@ def test_the_cpu_backend_agrees_with_the_reference(mean, scale, shape, layout):
         gradient = gradient.repeat_interleave(2, dim=-1)[..., ::2]
     exact = gradient.double()
     expected = reference.centralize_([exact])
-    stats = cpu_centralize.centralize_([gradient])
+    stats = ours.centralize_([gradient]).double()
     assert (gradient.double() - exact).norm() <= (1e-6 if mean <= 10 else 1e-4) * exact.norm()
     assert torch.count_nonzero(gradient[-1]) == 0
     torch.testing.assert_close(stats, expected, rtol=1e-4 if mean == 1000 else 1e-6, atol=1e-6 * expected[1].item())

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from lightning_znorm import backends
-from lightning_znorm.backends import reference, triton
+from lightning_znorm.backends import cpu_centralize, generic, reference, triton
 
 CPU = torch.device("cpu")
 
@@ -50,8 +50,10 @@ def test_any_number_of_programs_does_it(programs, monkeypatch):
 
 
 def test_each_device_has_its_backend(monkeypatch):
-    assert backends.choose(torch.device("cpu")) is backends.cpu.znorm_
-    assert backends.choose(torch.device("cuda")) is triton.znorm_
-    assert backends.choose(torch.device("mps")) is reference.znorm_
+    assert backends.choose_znorm_(torch.device("cpu")) is backends.cpu.znorm_
+    assert backends.choose_znorm_(torch.device("cuda")) is triton.znorm_
+    assert backends.choose_znorm_(torch.device("mps")) is generic.znorm_
     monkeypatch.setattr(backends, "find_spec", lambda name: None)
-    assert backends.choose(torch.device("cuda")) is reference.znorm_
+    assert backends.choose_znorm_(torch.device("cuda")) is generic.znorm_
+    assert backends.choose_centralize_(torch.device("cpu")) is cpu_centralize.centralize_
+    assert backends.choose_centralize_(torch.device("mps")) is generic.centralize_

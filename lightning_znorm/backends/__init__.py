@@ -2,10 +2,10 @@
 
 Every backend has a function ``znorm_(gradients, eps, grad_scale) -> Tensor``. It edits the gradients (dense, real, on
 one device) in place and returns their statistics before the edit as a tensor of shape ``(3, len(gradients))``: mean,
-standard deviation and the cosine between the gradient before and after.
+standard deviation and the cosine between the gradient before and after. Some have ``centralize_(gradients,
+grad_scale)``, too.
 """
 
-from collections.abc import Sequence
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Protocol
@@ -13,22 +13,34 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from lightning_znorm.backends import cpu, reference
+from lightning_znorm.backends import cpu, cpu_centralize, generic
 
-__all__ = ["choose"]
+__all__ = ["choose_centralize_", "choose_znorm_"]
 
 
 class ZNormFunction(Protocol):
-    """The function of a backend."""
+    """How a backend normalizes."""
 
-    def __call__(self, gradients: Sequence[Tensor], eps: float, grad_scale: Tensor | None = None) -> Tensor:
+    def __call__(self, gradients: list[Tensor], eps: float, grad_scale: Tensor | None = None) -> Tensor:
         """Normalize the gradients in place and return their statistics."""
 
 
-def choose(device: torch.device) -> ZNormFunction:
+class CentralizeFunction(Protocol):
+    """How a backend centralizes."""
+
+    def __call__(self, gradients: list[Tensor], grad_scale: Tensor | None = None) -> Tensor:
+        """Centralize the gradients in place and return their statistics."""
+
+
+def choose_znorm_(device: torch.device) -> ZNormFunction:
     """Return the ``znorm_`` of the fastest backend for a device."""
     if device.type == "cpu":
         return cpu.znorm_
     if device.type == "cuda" and find_spec("triton") is not None:
         return import_module("lightning_znorm.backends.triton").znorm_  # type: ignore[no-any-return]
-    return reference.znorm_
+    return generic.znorm_
+
+
+def choose_centralize_(device: torch.device) -> CentralizeFunction:
+    """Return the ``centralize_`` of the fastest backend for a device."""
+    return cpu_centralize.centralize_ if device.type == "cpu" else generic.centralize_

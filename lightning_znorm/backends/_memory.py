@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 Figures = tuple[float, float, float]  # mean, standard deviation, cosine
@@ -43,3 +44,17 @@ def in_order_of_memory(tensor: Tensor) -> Tensor | None:
 def has_no_gaps(tensor: Tensor) -> bool:
     """Say whether a tensor fills its memory, in whatever order."""
     return tensor.is_contiguous() or in_order_of_memory(tensor) is not None
+
+
+_kept: list[Tensor] = []  # what captured graphs will copy from whenever they are replayed
+
+
+def to_device(table: Tensor, device: torch.device) -> Tensor:
+    """Copy a small table from the CPU, without waiting if the device is a GPU."""
+    if device.type != "cuda":
+        return table.to(device)
+    # of fresh memory each time: the allocator does not give it away before the copy is done
+    staged = table.pin_memory()
+    if torch.cuda.is_current_stream_capturing():
+        _kept.append(staged)
+    return staged.to(device, non_blocking=True)

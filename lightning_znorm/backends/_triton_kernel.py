@@ -132,7 +132,8 @@ def _conclude(mean, std, scale, eps, size, factors, stats, n_gradients):
     high = mean.to(tl.float32)
     tl.store(factors, high)
     tl.store(factors + n_gradients, (mean - high.to(tl.float64)).to(tl.float32))
-    tl.store(factors + 2 * n_gradients, (1.0 / (std / scale + eps)).to(tl.float32))
+    inverse = tl.where(std == 0.0, 0.0, 1.0 / (std / scale + eps))  # of a tiny eps alone it would be inf
+    tl.store(factors + 2 * n_gradients, inverse.to(tl.float32))
     is_left = (size == 1) | (std != std) | ((mean == 0.0) & (std == 0.0))
     length = tl.sqrt(mean * mean + std * std)
     tl.store(stats, mean / scale)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from lightning_znorm.backends import reference
+from lightning_znorm.backends import cpu, reference
 from lightning_znorm.backends._memory import LARGEST_VARIANCE, SMALLEST_VARIANCE, Figures, in_order_of_memory
 
 _SMALL_DEVIATIONS = 1e-5  # relative to the mean of a row: below, the rounding of the mean shows
@@ -35,15 +35,23 @@ def centralize_(gradients: Sequence[Tensor], grad_scale: Tensor | None = None) -
 
     """
     scale = 1.0 if grad_scale is None else float(grad_scale)
-    figures = []
-    for gradient in gradients:
-        found = None if gradient.dtype == torch.float64 else _centralize_one_(gradient)
-        if found is None:
-            figures.append(reference.centralize_([gradient], grad_scale).flatten().tolist())
-        else:
-            mean, std, cosine = found
-            figures.append([mean / scale, std / scale, cosine])
-    return torch.tensor(figures, dtype=torch.float64).T
+    stats = torch.ones(3, len(gradients), dtype=torch.float64)
+    unchanged = [position for position, gradient in enumerate(gradients) if not _has_rows(gradient)]
+    if unchanged:
+        copies = [gradients[position].clone() for position in unchanged]
+        stats[:2, unchanged] = cpu.znorm_(copies, eps=1.0, grad_scale=grad_scale)[:2]
+    changed = [position for position, gradient in enumerate(gradients) if _has_rows(gradient)]
+    if changed:
+        figures = []
+        for gradient in [gradients[position] for position in changed]:
+            found = None if gradient.dtype == torch.float64 else _centralize_one_(gradient)
+            if found is None:
+                figures.append(reference.centralize_([gradient], grad_scale).flatten().tolist())
+            else:
+                mean, std, cosine = found
+                figures.append([mean / scale, std / scale, cosine])
+        stats[:, changed] = torch.tensor(figures, dtype=torch.float64).T
+    return stats
 
 
 def _centralize_one_(gradient: Tensor) -> Figures | None:
@@ -80,10 +88,13 @@ def _centralize_one_(gradient: Tensor) -> Figures | None:
     return means.mean().item(), std, after / before if before else 1.0
 
 
+def _has_rows(gradient: Tensor) -> bool:
+    """Say whether there is anything to be centralized."""
+    return gradient.ndim > 1 and gradient.numel() > len(gradient)
+
+
 def _rows(gradient: Tensor) -> Tensor | None:
-    """Return a view with a row per index of dimension 0, ``None`` where there is none or nothing to be centralized."""
-    if gradient.ndim < 2 or gradient.numel() == len(gradient):
-        return None
+    """Return a view with a row per index of dimension 0, ``None`` where there is none."""
     flat = in_order_of_memory(gradient)
     is_outermost = gradient.stride(0) == max(gradient.stride()) or len(gradient) == 1
     return flat.view(len(gradient), -1) if flat is not None and is_outermost else None

@@ -140,7 +140,8 @@ def _exact(gradient: Tensor, grad_scale: Tensor | None = None) -> _Exact:
 def _znorm_one_(gradient: Tensor, eps: float, grad_scale: Tensor | None) -> Tensor:
     exact = _exact(gradient, grad_scale)
     mean, std = _center_(exact.values)
-    exact.values.div_(std + eps / exact.unit)
+    # of a constant gradient eps alone would be left, which may be too small to divide 0 by
+    exact.values.div_(torch.where(std == 0, 1.0, std + eps / exact.unit))
     touched = exact.is_finite if gradient.numel() > 1 else torch.zeros_like(exact.is_finite)
     _write_(gradient, exact, touched)
     # the z-score of an all-zero gradient is that gradient

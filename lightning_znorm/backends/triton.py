@@ -3,15 +3,16 @@
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, reduce
 from itertools import pairwise
+from operator import or_
 
 import torch
 import triton.language as tl
 from torch import Tensor
 
 from lightning_znorm.backends import reference
-from lightning_znorm.backends._memory import has_no_gaps
+from lightning_znorm.backends._memory import has_no_gaps, to_device
 from lightning_znorm.backends._triton_kernel import znorm_kernel
 
 _DTYPES = {torch.float32: tl.float32, torch.float16: tl.float16, torch.bfloat16: tl.bfloat16}
@@ -20,8 +21,6 @@ _JOIN = 512  # tiles that are joined at a time
 _GROUP = 12 << 20  # bytes that are measured before the first of them are normalized; two groups are to fit into L2
 _WARPS = 4
 _PROGRAMS = 4  # per multiprocessor
-
-_kept: list[Tensor] = []  # what captured graphs will copy from whenever they are replayed
 
 
 @dataclass(frozen=True)
@@ -58,14 +57,14 @@ def znorm_(gradients: Sequence[Tensor], eps: float, grad_scale: Tensor | None = 
         As the reference: float64 tensor of shape ``(3, len(gradients))`` on the gradients' device.
 
     """
+    if len({gradient.dtype for gradient in gradients}) == 1:
+        return _normalize_(gradients, eps, grad_scale)
     groups: dict[torch.dtype, list[int]] = {}
     for position, gradient in enumerate(gradients):
         groups.setdefault(gradient.dtype, []).append(position)
-    if len(groups) == 1:
-        return _normalize_(gradients, eps, grad_scale)
     stats = torch.empty(3, len(gradients), dtype=torch.float64, device=gradients[0].device)
     for positions in groups.values():
-        index = _to_device(torch.tensor(positions), stats.device)
+        index = to_device(torch.tensor(positions), stats.device)
         stats.index_copy_(1, index, _normalize_([gradients[position] for position in positions], eps, grad_scale))
     return stats
 
@@ -75,11 +74,17 @@ def _normalize_(gradients: Sequence[Tensor], eps: float, grad_scale: Tensor | No
     dtype, device = gradients[0].dtype, gradients[0].device
     if dtype not in _DTYPES:
         return reference.znorm_(gradients, eps, grad_scale)
-    copies = {n: gradient.contiguous() for n, gradient in enumerate(gradients) if not has_no_gaps(gradient)}
+    with_gaps = [gradient for gradient in gradients if not gradient.is_contiguous() and not has_no_gaps(gradient)]
+    if with_gaps:
+        copies = {id(gradient): gradient.contiguous() for gradient in with_gaps}
+        stats = _normalize_([copies.get(id(gradient), gradient) for gradient in gradients], eps, grad_scale)
+        for gradient in with_gaps:
+            gradient.copy_(copies[id(gradient)])
+        return stats
     n = len(gradients)
-    addresses = [copies.get(position, gradient).data_ptr() for position, gradient in enumerate(gradients)]
+    addresses = [gradient.data_ptr() for gradient in gradients]
     plan = make_plan(tuple([gradient.numel() for gradient in gradients]), dtype.itemsize, device)
-    table = _to_device(torch.tensor([*addresses, *struct.unpack("q", struct.pack("d", eps))]), device)
+    table = to_device(torch.tensor([*addresses, *struct.unpack("q", struct.pack("d", eps))]), device)
     tiles = len(plan.owners)
     stats = torch.empty(3, n, dtype=torch.float64, device=device)
     scale = None if grad_scale is None else grad_scale.to(device, torch.float32)
@@ -101,12 +106,10 @@ def _normalize_(gradients: Sequence[Tensor], eps: float, grad_scale: Tensor | No
         tile_size=_TILE,
         join_size=_JOIN,
         is_scaled=scale is not None,
-        is_aligned=all(address % 16 == 0 for address in addresses),
+        is_aligned=reduce(or_, addresses) % 16 == 0,
         num_warps=_WARPS,
         enable_fp_fusion=True,
     )
-    for position, copy in copies.items():
-        gradients[position].copy_(copy)
     return stats
 
 
@@ -140,7 +143,7 @@ def make_plan(sizes: tuple[int, ...], bytes_per_element: int, device: torch.devi
         items += groups[number + 1 : number + 2]
         items.append(~group[counts[owners[group]] > 1].flip(0))
     whole = (counts, first_tiles.int(), owners.int(), torch.cat(items).int())
-    return Plan(*(_to_device(table, device) for table in whole))
+    return Plan(*(to_device(table, device) for table in whole))
 
 
 def count_programs(device: torch.device, items: int) -> int:
@@ -148,14 +151,3 @@ def count_programs(device: torch.device, items: int) -> int:
     if device.type == "cpu":  # in the interpreter
         return 3
     return min(items, _PROGRAMS * torch.cuda.get_device_properties(device).multi_processor_count)
-
-
-def _to_device(table: Tensor, device: torch.device) -> Tensor:
-    """Copy a small table without waiting."""
-    if device.type == "cpu":
-        return table
-    # of fresh memory each time: the allocator does not give it away before the copy is done
-    staged = table.pin_memory()
-    if torch.cuda.is_current_stream_capturing():
-        _kept.append(staged)
-    return staged.to(device, non_blocking=True)
