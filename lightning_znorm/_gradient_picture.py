@@ -108,7 +108,7 @@ def _tabulate(records: Sequence[GradientRecord], min_ndim: int) -> tuple[list[st
     names = sorted(positions, key=lambda name: positions[name])
     steps = sorted({record.step for record in records})
     row, column = ({key: i for i, key in enumerate(keys)} for keys in (names, steps))
-    tables = torch.full((2, len(names), len(steps)), torch.nan, dtype=torch.float64)
+    tables = torch.full((2, len(names), len(steps)), torch.nan, dtype=torch.float64, device="cpu")
     for record in records:
         chosen = [i for i, parameter in enumerate(record.parameters) if parameter.name in row]
         rows = [row[record.parameters[i].name] for i in chosen]

@@ -61,7 +61,7 @@ class GradientRecord:
 
     def _summary(self, suffix: str) -> dict[str, float]:
         metrics = {}
-        numel = torch.tensor([parameter.numel for parameter in self.parameters], dtype=torch.float64)
+        numel = torch.tensor([parameter.numel for parameter in self.parameters], dtype=torch.float64, device="cpu")
         for prefix, values in ((f"grad{suffix}", self.values[:4]), (f"grad_received{suffix}", self.values[4:8])):
             norm, _, std, near_zero = values
             std = std[numel > 1] if (numel > 1).any() else std
@@ -102,7 +102,7 @@ def compare_gradients(
         What :attr:`GradientRecord.values` holds.
 
     """
-    values = torch.empty(9, len(raw), dtype=torch.float64)
+    values = torch.empty(9, len(raw), dtype=torch.float64, device="cpu")
     for index, before in group_by_device(raw).values():
         found = (received[i] for i in index)
         after = [

@@ -76,7 +76,7 @@ def per_layer(stats: GradientStats, names: Sequence[str]) -> dict[str, float]:
 
 def _on_host(stats: GradientStats) -> torch.Tensor:
     """Return mean, std and cosine as the rows of one CPU tensor."""
-    joined = torch.empty(3, len(stats), dtype=torch.float64)
+    joined = torch.empty(3, len(stats), dtype=torch.float64, device="cpu")
     for group in stats.by_device.values():
         joined[:, list(group.index)] = torch.stack([group.mean, group.std, group.cosine]).cpu().double()
     return joined

@@ -89,13 +89,13 @@ class GradientStats:
 
     def _gather(self, name: str) -> Tensor:
         if not self.by_device:
-            return torch.empty(0, dtype=torch.float64)
+            return torch.empty(0, dtype=torch.float64, device="cpu")
         groups = list(self.by_device.values())
         if len(groups) == 1:
             values: Tensor = getattr(groups[0], name)
             return values
         joined = torch.cat([getattr(stats, name).cpu() for stats in groups])
-        order = torch.tensor([i for stats in groups for i in stats.index])
+        order = torch.tensor([i for stats in groups for i in stats.index], device="cpu")
         return torch.empty_like(joined).index_copy_(0, order, joined)
 
 

@@ -222,6 +222,20 @@ def test_nothing_waits_for_the_device(dtype):
         assert generic.centralize_(gradients, scale).shape == (3, 4)
 
 
+@pytest.mark.parametrize("order", ["first", "later"])
+def test_whatever_the_default_device_and_the_mode(znorm_, order):
+    sizes = [5, 900 if order == "first" else 901, 70_000]
+    gradients = [draw(size) for size in sizes]
+    expected = [znorm_by_numpy(gradient) for gradient in gradients]
+    surroundings = [torch.device("meta"), torch.inference_mode(), torch.no_grad()]
+    for surrounding in surroundings if order == "first" else reversed(surroundings):
+        copies = [gradient.clone() for gradient in gradients]
+        with surrounding:
+            znorm_(copies, eps=1e-10)
+        for copy, exact in zip(copies, expected, strict=True):
+            assert relative_error(copy, exact) < 1e-6
+
+
 def test_the_reference_takes_a_detour_from_devices_without_float64(monkeypatch):
     monkeypatch.setattr(reference, "_lacks_float64", lambda device: True)
     gradient = draw(100, 2.0)

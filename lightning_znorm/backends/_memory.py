@@ -1,5 +1,6 @@
 """What the backends share."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -49,8 +50,10 @@ def has_no_gaps(tensor: Tensor) -> bool:
 _kept: list[Tensor] = []  # what captured graphs will copy from whenever they are replayed
 
 
-def to_device(table: Tensor, device: torch.device) -> Tensor:
-    """Copy a small table from the CPU, without waiting if the device is a GPU."""
+def to_device(values: Sequence[float] | Tensor, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Copy a few values to a device, without waiting if it is a GPU."""
+    # not on the default device, which may be another
+    table = torch.as_tensor(values, dtype=dtype, device="cpu")
     if device.type != "cuda":
         return table.to(device)
     # of fresh memory each time: the allocator does not give it away before the copy is done

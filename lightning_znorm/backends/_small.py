@@ -1,17 +1,18 @@
 """The z-score of many small gradients on a CPU at once: a call of PyTorch costs more than they do."""
 
-from collections.abc import Iterator, Mapping, Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import groupby
 
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
 from lightning_znorm.backends._memory import Figures, are_trusted, in_order_of_memory
 
 _ELEMENTS = 1 << 17  # of a matrix
-_MANY = 16  # gradients of one size are worth a matrix of their own, without padding
+_MANY = 32  # gradients of one size are worth a matrix of their own, without padding
 
 
 def normalize_together_(gradients: Sequence[Tensor], eps: float, scale: float) -> list[Figures | None]:
@@ -27,19 +28,21 @@ def normalize_together_(gradients: Sequence[Tensor], eps: float, scale: float) -
 
     """
     figures: list[Figures | None] = [None] * len(gradients)
-    flats = {position: flat for position, flat in enumerate(map(in_order_of_memory, gradients)) if flat is not None}
-    for batch in _batches({position: flat.numel() for position, flat in flats.items()}):
-        found = _normalize_rows_([flats[position] for position in batch], eps, scale)
-        for position, these in zip(batch, found, strict=True):
-            figures[position] = these
+    found = [(position, flat) for position, flat in enumerate(map(in_order_of_memory, gradients)) if flat is not None]
+    for batch in _batches(tuple([flat.numel() for _, flat in found])):
+        flats = [found[number][1] for number in batch]
+        for number, these in zip(batch, _normalize_rows_(flats, eps, scale), strict=True):
+            figures[found[number][0]] = these
     return figures
 
 
 def _normalize_rows_(flats: list[Tensor], eps: float, scale: float) -> list[Figures | None]:
     """Normalize flat gradients, the largest first; in two passes over float32 that a cache holds."""
-    sizes = tuple([flat.numel() for flat in flats])
-    count, inside = _padding(sizes)
-    values = (torch.stack(flats) if inside is None else pad_sequence(flats, batch_first=True)).float()
+    space = _workspace(tuple([flat.numel() for flat in flats]), threading.get_ident())
+    values, rows, count, inside = space.values, space.rows, space.count, space.inside
+    if inside is not None:
+        values.zero_()
+    torch._foreach_copy_(rows, flats)
     offset = values.sum(dim=1, keepdim=True).div_(count)
     values.sub_(offset)
     if inside is not None:
@@ -51,7 +54,6 @@ def _normalize_rows_(flats: list[Tensor], eps: float, scale: float) -> list[Figu
     factor = 1 / (std / scale + eps)
     values.mul_(factor.float()).sub_(rest.mul(factor).float())
     figures = torch.cat([mean / scale, std / scale, std / torch.hypot(mean, std)], dim=1).tolist()
-    rows = _rows(values, sizes)
     trusted = are_trusted(rest, variance).flatten().tolist()
     if all(trusted):
         torch._foreach_copy_(flats, rows)
@@ -75,31 +77,52 @@ def _judge_constant(mean: float, std: float, row: Tensor) -> Figures | None:
     return mean, 0.0, 1.0 if mean == 0 or len(row) == 1 else 0.0
 
 
-def _rows(values: Tensor, sizes: tuple[int, ...]) -> list[Tensor]:
-    if sizes[0] == sizes[-1]:
-        return list(values.unbind())
-    width = values.shape[1]
-    return [values.as_strided((size,), (1,), row * width) for row, size in enumerate(sizes)]
+@dataclass(frozen=True)
+class _Workspace:
+    """Where gradients of certain sizes lie side by side.
+
+    Attributes:
+        values: float32 matrix with a row per gradient, as wide as the largest.
+        rows: A view of each row, as long as its gradient.
+        count: The sizes, as a column.
+        inside: 1 where there is an element, 0 where there is padding; ``None`` where there is none.
+
+    """
+
+    values: Tensor
+    rows: list[Tensor]
+    count: Tensor
+    inside: Tensor | None
 
 
-@lru_cache(maxsize=256)
-def _padding(sizes: tuple[int, ...]) -> tuple[Tensor, Tensor | None]:
-    """Return the sizes as a column, and a matrix that is 1 inside of gradients where there is padding."""
-    count = torch.tensor(sizes, dtype=torch.float64).unsqueeze(1)
-    return count, None if sizes[0] == sizes[-1] else (torch.arange(sizes[0]) < count).float()
+@lru_cache(maxsize=64)
+def _workspace(sizes: tuple[int, ...], thread: int) -> _Workspace:
+    """Return a workspace that is used in one thread, again in every step: views cost as much as the arithmetic."""
+    # whatever the mode of the first step is, the workspace serves in every other
+    with torch.inference_mode(False), torch.device("cpu"):
+        values = torch.empty(len(sizes), sizes[0])
+        rows = [row[:size] for row, size in zip(values, sizes, strict=True)]
+        count = torch.tensor(sizes, dtype=torch.float64).unsqueeze(1)
+        inside = None if sizes[0] == sizes[-1] else (torch.arange(sizes[0]) < count).float()
+    return _Workspace(values, rows, count, inside)
 
 
-def _batches(sizes: Mapping[int, int]) -> Iterator[list[int]]:
-    """Group gradients of one size where there are many, else of sizes that differ by less than a factor of two."""
+@lru_cache(maxsize=64)
+def _batches(sizes: tuple[int, ...]) -> list[list[int]]:
+    """Group gradients of one size where there are many, and the others, all from the largest to the smallest."""
+    return list(_iterate_batches(sizes))
+
+
+def _iterate_batches(sizes: tuple[int, ...]) -> Iterator[list[int]]:
     mixed: list[int] = []
     largest = 0
-    for size, group in groupby(sorted(sizes, key=sizes.__getitem__, reverse=True), key=sizes.__getitem__):
+    for size, group in groupby(sorted(range(len(sizes)), key=sizes.__getitem__, reverse=True), key=sizes.__getitem__):
         alike = list(group)
         if len(alike) >= _MANY:
             limit = max(1, _ELEMENTS // size)
             yield from (alike[start : start + limit] for start in range(0, len(alike), limit))
             continue
-        if mixed and (2 * size <= largest or (len(mixed) + len(alike)) * largest > _ELEMENTS):
+        if mixed and (len(mixed) + len(alike)) * largest > _ELEMENTS:
             yield mixed
             mixed = []
         largest = largest if mixed else size

@@ -70,6 +70,7 @@ def znorm_(gradients: Sequence[Tensor], eps: float, grad_scale: Tensor | None = 
             for these, gradient in zip(figures, gradients, strict=True)
         ],
         dtype=torch.float64,
+        device="cpu",
     ).T
 
 
@@ -90,7 +91,7 @@ def _normalize_(gradients: Sequence[Tensor], eps: float, scale: float) -> list[F
             # the mean is multiplied by the very factor that float32 makes of it, so that one rounding is left
             factor = c_float(1 / (std / scale + eps)).value
             edits.append((flat, offset, factor, (offset - mean) * factor))
-    shifts = torch.tensor([shift for *_, shift in edits], dtype=torch.float32).unbind()
+    shifts = torch.tensor([shift for *_, shift in edits], dtype=torch.float32, device="cpu").unbind()
     for (flat, offset, factor, _), shift in zip(edits, shifts, strict=True):
         _apply_(flat, offset, factor, shift)
     return figures

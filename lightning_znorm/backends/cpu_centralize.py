@@ -35,7 +35,7 @@ def centralize_(gradients: Sequence[Tensor], grad_scale: Tensor | None = None) -
 
     """
     scale = 1.0 if grad_scale is None else float(grad_scale)
-    stats = torch.ones(3, len(gradients), dtype=torch.float64)
+    stats = torch.ones(3, len(gradients), dtype=torch.float64, device="cpu")
     unchanged = [position for position, gradient in enumerate(gradients) if not _has_rows(gradient)]
     if unchanged:
         copies = [gradients[position].clone() for position in unchanged]
@@ -50,7 +50,7 @@ def centralize_(gradients: Sequence[Tensor], grad_scale: Tensor | None = None) -
             else:
                 mean, std, cosine = found
                 figures.append([mean / scale, std / scale, cosine])
-        stats[:, changed] = torch.tensor(figures, dtype=torch.float64).T
+        stats[:, changed] = torch.tensor(figures, dtype=torch.float64, device="cpu").T
     return stats
 
 

@@ -43,7 +43,7 @@ def znorm_(gradients: Sequence[Tensor], eps: float, grad_scale: Tensor | None = 
     scale = _scale(grad_scale, gradients[0].device)
     unit = moments.unit.to(wide)
     mean, std = moments.mean(), moments.std()
-    is_single = to_device(torch.tensor([gradient.numel() == 1 for gradient in gradients]), gradients[0].device)
+    is_single = to_device([gradient.numel() == 1 for gradient in gradients], torch.bool, gradients[0].device)
     is_left = is_single | ~std.isfinite()
     factor = torch.where(std == 0, 0.0, 1 / (std * unit / scale + eps)).float()
     high = torch.where(is_left, 0.0, moments.high * moments.unit)
@@ -125,7 +125,7 @@ def _measure(gradients: Sequence[Tensor]) -> _Moments:
     device = gradients[0].device
     wide = _widest(device)
     counts = [gradient.numel() for gradient in gradients]
-    count = to_device(torch.tensor(counts, dtype=wide), device)
+    count = to_device(counts, wide, device)
     largest = torch.stack([torch.linalg.vector_norm(g, math.inf, dtype=torch.float32) for g in gradients])
     exponent = torch.where(largest.isfinite(), largest, 1.0).log2().floor().clamp(-126, 126)
     inverse = torch.exp2(-exponent)

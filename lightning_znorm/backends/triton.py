@@ -64,7 +64,7 @@ def znorm_(gradients: Sequence[Tensor], eps: float, grad_scale: Tensor | None = 
         groups.setdefault(gradient.dtype, []).append(position)
     stats = torch.empty(3, len(gradients), dtype=torch.float64, device=gradients[0].device)
     for positions in groups.values():
-        index = to_device(torch.tensor(positions), stats.device)
+        index = to_device(positions, torch.int64, stats.device)
         stats.index_copy_(1, index, _normalize_([gradients[position] for position in positions], eps, grad_scale))
     return stats
 
@@ -83,8 +83,11 @@ def _normalize_(gradients: Sequence[Tensor], eps: float, grad_scale: Tensor | No
         return stats
     n = len(gradients)
     addresses = [gradient.data_ptr() for gradient in gradients]
-    plan = make_plan(tuple([gradient.numel() for gradient in gradients]), dtype.itemsize, device)
-    table = to_device(torch.tensor([*addresses, *struct.unpack("q", struct.pack("d", eps))]), device)
+    is_captured = device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+    # a graph fills tables of its own whenever it is replayed
+    make_plan_ = make_plan.__wrapped__ if is_captured else make_plan
+    plan = make_plan_(tuple([gradient.numel() for gradient in gradients]), dtype.itemsize, device)
+    table = to_device([*addresses, *struct.unpack("q", struct.pack("d", eps))], torch.int64, device)
     tiles = len(plan.owners)
     stats = torch.empty(3, n, dtype=torch.float64, device=device)
     scale = None if grad_scale is None else grad_scale.to(device, torch.float32)
@@ -126,11 +129,11 @@ def make_plan(sizes: tuple[int, ...], bytes_per_element: int, device: torch.devi
         device: Where the plan is to be.
 
     """
-    counts = torch.tensor(sizes)
+    counts = torch.tensor(sizes, device="cpu")
     tiles = (counts + _TILE - 1) // _TILE
-    first_tiles = torch.cat([torch.zeros(1, dtype=torch.int64), tiles.cumsum(0)])
-    owners = torch.repeat_interleave(torch.arange(len(sizes)), tiles)
-    numbers = torch.arange(len(owners))
+    first_tiles = torch.cat([torch.zeros(1, dtype=torch.int64, device="cpu"), tiles.cumsum(0)])
+    owners = torch.repeat_interleave(torch.arange(len(sizes), device="cpu"), tiles)
+    numbers = torch.arange(len(owners), device="cpu")
     bounds, held = [0], 0
     for position, size in enumerate(sizes):
         held += size * bytes_per_element
@@ -142,8 +145,8 @@ def make_plan(sizes: tuple[int, ...], bytes_per_element: int, device: torch.devi
     for number, group in enumerate(groups):
         items += groups[number + 1 : number + 2]
         items.append(~group[counts[owners[group]] > 1].flip(0))
-    whole = (counts, first_tiles.int(), owners.int(), torch.cat(items).int())
-    return Plan(*(to_device(table, device) for table in whole))
+    small = [to_device(table, torch.int32, device) for table in (first_tiles, owners, torch.cat(items))]
+    return Plan(to_device(counts, torch.int64, device), *small)
 
 
 def count_programs(device: torch.device, items: int) -> int:

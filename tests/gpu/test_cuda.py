@@ -1,14 +1,22 @@
 """What only a GPU can show; `make gpu-check` runs these where there is one."""
 
 import copy
+from contextlib import contextmanager
 
 import pytest
 import torch
 from torch import nn
 
-from lightning_znorm import ZNorm, attach, znorm_
-from lightning_znorm.backends import reference, triton
-from tests.helpers import make_module, make_trainer, relative_error, small_network, znorm_by_numpy
+from lightning_znorm import ZNorm, attach, centralize_, znorm_
+from lightning_znorm.backends import generic, reference, triton
+from tests.helpers import (
+    centralize_by_numpy,
+    make_module,
+    make_trainer,
+    relative_error,
+    small_network,
+    znorm_by_numpy,
+)
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU: make gpu-check")
 
@@ -18,17 +26,61 @@ def draw(*sizes, mean=0.1, dtype=torch.float32):
     return [(torch.randn(n, device="cuda", generator=generator) + mean).to(dtype) for n in sizes]
 
 
-def test_no_host_synchronization():
-    parameters = [nn.Parameter(torch.zeros(n, device="cuda")) for n in (1, 5, 4096, 100_000)]
-    for _ in range(3):
+@contextmanager
+def synchronization_is_an_error():
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_no_host_synchronization(dtype):
+    shapes = [(), (5,), (64, 64), (100, 1000), (8, 3, 3, 3)]
+    parameters = [nn.Parameter(torch.zeros(shape, device="cuda", dtype=dtype)) for shape in shapes]
+    parameters[-1].data = parameters[-1].data.to(memory_format=torch.channels_last)
+    optimizer = torch.optim.SGD(parameters, lr=0.1, fused=True)
+    attach(optimizer, ZNorm(min_ndim=1))
+    scale = torch.ones(1, device="cuda")
+    for _ in range(2):
         for p in parameters:
             p.grad = torch.randn_like(p)
-        torch.cuda.set_sync_debug_mode("error")
-        try:
+        parameters[2].grad = torch.randn(64, 128, device="cuda", dtype=dtype)[:, ::2]
+        with synchronization_is_an_error():
             znorm_(parameters)
-            znorm_(parameters, grad_scale=torch.ones(1, device="cuda"))
-        finally:
-            torch.cuda.set_sync_debug_mode("default")
+            znorm_(parameters, grad_scale=scale)
+            centralize_(parameters)
+            centralize_(parameters, grad_scale=scale)
+            generic.znorm_([p.grad for p in parameters], 1e-10, scale)
+            optimizer.step()
+
+
+def test_gradients_on_several_devices():
+    sizes, devices = [5, 70_000, 900, 3], ["cuda", "cpu", "cpu", "cuda"]
+    gradients = [draw(size)[0].to(device) for size, device in zip(sizes, devices, strict=True)]
+    expected = [znorm_by_numpy(gradient.cpu()) for gradient in gradients]
+    parameters = [parameter_of(gradient) for gradient in gradients]
+    stats = znorm_(parameters)
+    for parameter, exact in zip(parameters, expected, strict=True):
+        assert relative_error(parameter.grad.cpu(), exact) < 1e-6
+    assert {device.type: found.index for device, found in stats.by_device.items()} == {"cuda": (0, 3), "cpu": (1, 2)}
+    assert stats.mean.shape == (4,)
+
+
+@pytest.mark.parametrize("size", [2, 1000, 4097, 1_000_003])
+def test_without_triton(size):
+    (gradient,) = draw(size, mean=10.0)
+    expected = znorm_by_numpy(gradient.cpu())
+    generic.znorm_([gradient], 1e-10)
+    assert relative_error(gradient.cpu(), expected) < 1e-6
+
+
+def test_centralization():
+    gradient = draw(64 * 300, mean=10.0)[0].view(64, 300)
+    expected = centralize_by_numpy(gradient.cpu())
+    centralize_(parameter_of(gradient))
+    assert relative_error(gradient.cpu(), expected) < 1e-6
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -94,9 +146,10 @@ def test_other_streams_and_fresh_tables():
         torch.testing.assert_close(gradients, exact)
 
 
-def test_capture_in_a_graph():
-    gradients = draw(1000, 50_000)
-    triton.znorm_(gradients, 1e-10)  # compiles, and makes the plan
+@pytest.mark.parametrize("sizes", [(1000, 50_000), (1001, 50_001)])
+def test_capture_in_a_graph(sizes):
+    gradients = draw(*sizes)
+    triton.znorm_(draw(7, 1000), 1e-10)  # compiles; the plan of these sizes is made in the graph
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
@@ -108,6 +161,11 @@ def test_capture_in_a_graph():
         graph.replay()
         reference.znorm_(fresh, 1e-10)
         torch.testing.assert_close(gradients, fresh)
+    again = draw(*sizes)  # the plan of the graph is its own
+    expected = [gradient.clone() for gradient in again]
+    triton.znorm_(again, 1e-10)
+    reference.znorm_(expected, 1e-10)
+    torch.testing.assert_close(again, expected)
 
 
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true", "64-true"])
