@@ -8,6 +8,7 @@ if os.environ.get("GPU_CHECK") != "1":  # the tests that need a GPU are run by t
 
 import itertools
 import multiprocessing
+from unittest import mock
 
 import pytest
 import torch
@@ -19,11 +20,15 @@ _ports = itertools.count(20000 + 1000 * int(os.environ.get("PYTEST_XDIST_WORKER"
 
 @pytest.fixture(autouse=True)
 def _isolated(tmp_path, monkeypatch):
-    """Each test in a folder and with a port of its own, with the same random numbers."""
+    """Each test in a folder and with a port of its own, with the same random numbers and environment.
+
+    DDP in the process of a test sets LOCAL_RANK, with which a script of the next test would take itself for a rank.
+    """
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MASTER_PORT", str(next(_ports)))
     torch.manual_seed(0)
-    yield
+    with mock.patch.dict(os.environ):
+        yield
     for child in multiprocessing.active_children():
         child.kill()  # of a test that has failed or run out of time
     if torch.distributed.is_initialized():
