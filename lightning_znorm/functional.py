@@ -29,7 +29,8 @@ class DeviceStats:
 
     Attributes:
         index: Positions of these gradients among all parameters that have a gradient, of length ``n``.
-        mean: Mean of each gradient before it was transformed, shape ``(n,)``, float64, on the device.
+        mean: Mean of each gradient before it was transformed, shape ``(n,)``, float64 (float32 on MPS, which has no
+            float64), on the device.
         std: Population standard deviation before, shape ``(n,)``.
         cosine: Cosine between the gradient before and after, shape ``(n,)``.
 
@@ -109,10 +110,11 @@ def znorm_(
         g \leftarrow \frac{g - \mu(g)}{\sigma(g) + \epsilon}
 
     with the population mean and standard deviation (:math:`1/d`) of all :math:`d` elements of one parameter's gradient.
-    Afterwards every normalized gradient has L2 norm :math:`\sqrt{d}`. Statistics and arithmetic are in float64; the
-    result is rounded once to the gradient's dtype. Parameters without a gradient and empty ones are skipped, a
-    parameter that is listed twice is normalized once, a gradient of one element or with an inf or NaN stays as it is,
-    and a constant gradient becomes exactly zero.
+    Afterwards every normalized gradient has L2 norm :math:`\sqrt{d}`. The result is that of float64 to 1e-6 of its norm
+    for float32 gradients with a mean of up to ten standard deviations, to 1e-12 for float64, and rounded once for
+    float16 and bfloat16. Parameters without a gradient and empty ones are skipped, a parameter that is listed twice is
+    normalized once, a gradient of one element or with an inf or NaN stays as it is, and a constant gradient becomes
+    exactly zero.
 
     Args:
         parameters: A tensor, or an iterable of tensors, of any shape, device and dtype float16, bfloat16, float32 or
@@ -164,7 +166,7 @@ def centralize_(parameters: Tensor | Iterable[Tensor], grad_scale: Tensor | None
     for gradients of two or more dimensions, with :math:`i` the index of dimension 0 (the output channel of ``Linear``
     and ``Conv``, the input channel of ``ConvTranspose``, the row of ``Embedding``) and :math:`j` that of the other
     dimensions taken together, of :math:`M` elements. Gradients of fewer dimensions stay as they are, and so do channels
-    of one element, which would always become zero. Arithmetic and everything special as in :func:`znorm_`.
+    of one element, which would always become zero. Exactness and everything special as in :func:`znorm_`.
 
     Args:
         parameters: A tensor, or an iterable of tensors, whose ``.grad`` is centralized.
