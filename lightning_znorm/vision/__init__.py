@@ -9,15 +9,33 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lightning_znorm.vision.classification import ImageClassifier
-    from lightning_znorm.vision.data import BrainMRI, Digits
+    from lightning_znorm.vision.data.brain_mri import BrainMRI
+    from lightning_znorm.vision.data.cifar10 import CIFAR10
+    from lightning_znorm.vision.data.digits import Digits
+    from lightning_znorm.vision.data.image_folder import ImageFolder
+    from lightning_znorm.vision.data.lgg import LGGSegmentation
+    from lightning_znorm.vision.data.pcam import PCam
     from lightning_znorm.vision.segmentation import SemanticSegmenter
 
-__all__ = ["BrainMRI", "Digits", "ImageClassifier", "SemanticSegmenter"]
+__all__ = [
+    "CIFAR10",
+    "BrainMRI",
+    "Digits",
+    "ImageClassifier",
+    "ImageFolder",
+    "LGGSegmentation",
+    "PCam",
+    "SemanticSegmenter",
+]
 
 _HOME = {
-    "BrainMRI": "lightning_znorm.vision.data",
-    "Digits": "lightning_znorm.vision.data",
+    "BrainMRI": "lightning_znorm.vision.data.brain_mri",
+    "CIFAR10": "lightning_znorm.vision.data.cifar10",
+    "Digits": "lightning_znorm.vision.data.digits",
     "ImageClassifier": "lightning_znorm.vision.classification",
+    "ImageFolder": "lightning_znorm.vision.data.image_folder",
+    "LGGSegmentation": "lightning_znorm.vision.data.lgg",
+    "PCam": "lightning_znorm.vision.data.pcam",
     "SemanticSegmenter": "lightning_znorm.vision.segmentation",
 }
 _DISTRIBUTIONS = {

@@ -1,6 +1,1 @@
-"""LightningDataModules whose data come with an installed package."""
-
-from lightning_znorm.vision.data.brain_mri import BrainMRI
-from lightning_znorm.vision.data.digits import Digits
-
-__all__ = ["BrainMRI", "Digits"]
+"""LightningDataModules: the data sets of the paper, trees of images, and data that come with an installed package."""

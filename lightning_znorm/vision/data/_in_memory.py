@@ -1,17 +1,16 @@
 """A LightningDataModule of three small splits that stay in memory."""
 
 from abc import abstractmethod
-from importlib.util import find_spec
-from typing import TypeVar
 
 import lightning.pytorch as pl
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
+from lightning_znorm.vision.data._arguments import at_least
+
 Splits = dict[str, TensorDataset]
 Batch = tuple[Tensor, ...]
-Number = TypeVar("Number", int, float)
 
 
 class InMemoryDataModule(pl.LightningDataModule):
@@ -69,30 +68,3 @@ class InMemoryDataModule(pl.LightningDataModule):
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
         )
-
-
-def require(package: str, distribution: str, owner: str) -> None:
-    """Raise if the package that carries the data is not installed.
-
-    Raises:
-        ModuleNotFoundError: With the extra that brings it.
-
-    """
-    if find_spec(package) is None:
-        raise ModuleNotFoundError(
-            f"`{owner}` reads data that come with {distribution}, which is not installed. Install it:"
-            ' `pip install "lightning-znorm[demo]"`.',
-            name=package,
-        )
-
-
-def at_least(argument: str, value: Number, bound: Number) -> Number:
-    """Return the value if it is at least the bound.
-
-    Raises:
-        ValueError: Naming the argument, if it is less.
-
-    """
-    if value < bound:
-        raise ValueError(f"Expected argument `{argument}` to be at least {bound}, but got {value!r}.")
-    return value

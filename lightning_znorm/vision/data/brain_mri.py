@@ -6,7 +6,8 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import TensorDataset
 
-from lightning_znorm.vision.data._in_memory import InMemoryDataModule, Splits, at_least, require
+from lightning_znorm.vision.data._arguments import at_least, require
+from lightning_znorm.vision.data._in_memory import InMemoryDataModule, Splits
 
 __all__ = ["BrainMRI"]
 
@@ -59,7 +60,7 @@ class BrainMRI(InMemoryDataModule):
     def __init__(
         self, batch_size: int = 8, image_size: int = 96, gap: int = 4, num_workers: int = 0, seed: int = 0
     ) -> None:
-        require("nilearn", "nilearn", owner="BrainMRI")
+        require("nilearn", "nilearn", owner="BrainMRI", extra="demo")
         super().__init__(batch_size, num_workers, seed)
         self.image_size = at_least("image_size", image_size, 16)
         self.gap = at_least("gap", gap, 0)

@@ -4,7 +4,8 @@ import torch
 from torch.nn import functional
 from torch.utils.data import TensorDataset
 
-from lightning_znorm.vision.data._in_memory import InMemoryDataModule, Splits, at_least, require
+from lightning_znorm.vision.data._arguments import at_least, require
+from lightning_znorm.vision.data._in_memory import InMemoryDataModule, Splits
 
 __all__ = ["Digits"]
 
@@ -44,7 +45,7 @@ class Digits(InMemoryDataModule):
     """
 
     def __init__(self, batch_size: int = 64, image_size: int = 32, num_workers: int = 0, seed: int = 0) -> None:
-        require("sklearn", "scikit-learn", owner="Digits")
+        require("sklearn", "scikit-learn", owner="Digits", extra="demo")
         super().__init__(batch_size, num_workers, seed)
         self.image_size = at_least("image_size", image_size, 8)
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lightning_znorm.vision import BrainMRI, Digits
-from lightning_znorm.vision.data import _in_memory
+from lightning_znorm.vision.data import _arguments
 from lightning_znorm.vision.data.brain_mri import load_template, split_into_blocks
 
 SPLITS = ("train", "val", "test")
@@ -131,7 +131,7 @@ class TestBoth:
             cls(**{argument: value})
 
     def test_missing_extra(self, make, monkeypatch):
-        monkeypatch.setattr(_in_memory, "find_spec", lambda name: None)
+        monkeypatch.setattr(_arguments, "find_spec", lambda name: None)
         with pytest.raises(ModuleNotFoundError, match=r'pip install "lightning-znorm\[demo\]"'):
             make()
 

@@ -1,0 +1,116 @@
+"""Files: fetched in one piece or not at all, and read with errors that name them."""
+
+import gzip
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.error import URLError
+
+import torch
+from filelock import FileLock
+from PIL import Image
+from torch import Tensor
+from torchvision.datasets.utils import download_url
+from torchvision.transforms.v2.functional import pil_to_tensor
+from tqdm import tqdm
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Create a folder, and let no other process that asks for it in at the same time."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / ".lock"):
+        yield
+
+
+@contextmanager
+def explained(url: str, folder: Path) -> Iterator[None]:
+    """Turn what goes wrong in a download into an error that says what to do.
+
+    Raises:
+        RuntimeError: With the address and the folder.
+
+    """
+    try:
+        yield
+    except (URLError, OSError) as error:
+        raise RuntimeError(
+            f"The download of {url} failed: {error}. Try again (what is complete is not fetched again), or put the file"
+            f" into {folder} by hand."
+        ) from error
+    except RuntimeError as error:
+        raise RuntimeError(
+            f"What came from {url} into {folder} is incomplete or not what it should be (its MD5 differs). Try again:"
+            " it will be fetched anew."
+        ) from error
+
+
+def fetch_gzip(url: str, path: Path, md5: str) -> None:
+    """Download and unpack a file unless it is there; the archive is checked, and removed in the end.
+
+    Args:
+        url: Of the archive.
+        path: Of the unpacked file, which appears when it is complete.
+        md5: Of the archive.
+
+    Raises:
+        RuntimeError: If the download fails or is not what it should be.
+
+    """
+    if path.exists():
+        return
+    archive = path.with_name(path.name + ".gz")
+    with explained(url, path.parent):
+        download_url(url, path.parent, archive.name, md5)
+    part = path.with_name(path.name + ".part")
+    total = archive.stat().st_size
+    with (
+        open(archive, "rb") as packed,
+        gzip.open(packed) as source,
+        open(part, "wb") as target,
+        tqdm(total=total, desc=f"Unpacking {path.name}", unit="B", unit_scale=True, delay=2) as progress,
+    ):
+        while chunk := source.read(1 << 22):
+            target.write(chunk)
+            progress.update(packed.tell() - progress.n)
+    os.replace(part, path)
+    archive.unlink()
+
+
+def read_image(path: Path, mode: str) -> Tensor:
+    """Return an image as uint8 of shape ``(C, H, W)``.
+
+    Args:
+        path: Of a file that Pillow can read.
+        mode: Pillow's name of how to convert it, ``"RGB"`` or ``"L"``.
+
+    Raises:
+        ValueError: If it cannot be read.
+
+    """
+    try:
+        with Image.open(path) as image:
+            pixels: Tensor = pil_to_tensor(image.convert(mode))
+    except (OSError, SyntaxError) as error:  # Pillow's errors of broken files
+        raise ValueError(f"{path} is not a readable image ({error}). Replace it, or remove it.") from error
+    return pixels
+
+
+def existing(folder: str | os.PathLike[str], argument: str, hint: str) -> Path:
+    """Return a folder that is there.
+
+    Raises:
+        FileNotFoundError: Naming the argument, if it is not.
+
+    """
+    path = Path(folder).expanduser()
+    if not path.is_dir():
+        raise FileNotFoundError(f"Argument `{argument}` is {str(folder)!r}, but {path.absolute()} is no folder. {hint}")
+    return path
+
+
+def shuffled(count: int, seed: int) -> list[int]:
+    """Return the numbers below ``count`` in a random order that depends on the seed alone."""
+    order: list[int] = torch.randperm(count, generator=torch.Generator().manual_seed(seed)).tolist()
+    return order

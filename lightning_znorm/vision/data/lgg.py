@@ -1,0 +1,197 @@
+"""LGG: brain MRI with masks of lower-grade gliomas."""
+
+import csv
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from torchvision.transforms.v2 import functional
+
+from lightning_znorm.vision.data._arguments import at_least, between
+from lightning_znorm.vision.data._augmentation import FlipAndRotate
+from lightning_znorm.vision.data._files import existing, read_image, shuffled
+from lightning_znorm.vision.data._images import ImageDataModule, Split, Tensors
+
+__all__ = ["LGGSegmentation"]
+
+_HINT = (
+    "It is the folder `kaggle_3m` of the data set `mateuszbuda/lgg-mri-segmentation` on Kaggle, as unpacked, or the one"
+    " that `kaggle_3m` lies in."
+)
+
+
+class LGGSegmentation(ImageDataModule):
+    """MRI slices of 110 patients with lower-grade glioma and masks of the tumour, from the folder ``kaggle_3m``.
+
+    The patients, not the slices, are dealt out to the splits. Each channel of a patient's volume (pre-contrast, FLAIR,
+    post-contrast) is standardized by the mean and the standard deviation over all its slices.
+
+    Args:
+        root: ``kaggle_3m``, or the folder that it lies in.
+        batch_size: Slices per batch.
+        image_size: Side to which the slices are brought, in pixels; they are square.
+        only_tumor: Leave out the slices without tumour, from all splits.
+        val_share: Share of the patients in the validation split.
+        test_share: Share of the patients in the test split.
+        augment: Flip half of the training slices and turn them by up to 15 degrees.
+        num_workers: Worker processes per loader; the slices are in memory.
+        on_device: Keep everything on the Trainer's device and augment there.
+        seed: Seed of the split and of the training order.
+
+    Raises:
+        FileNotFoundError: If the folder, a slice, a mask or a patient of ``data.csv`` is missing.
+        ValueError: If a file cannot be read or has another size than its neighbours, or an argument is out of its
+            range.
+
+    Shapes:
+        Slices ``(N, 3, image_size, image_size)`` float32; masks ``(N, 1, image_size, image_size)`` float32 of 0 and 1.
+
+    Reference:
+        Buda et al., *Association of genomic subtypes of lower-grade gliomas with shape features automatically extracted
+        by a deep learning algorithm*, Computers in Biology and Medicine 109, 2019.
+
+    """
+
+    def __init__(
+        self,
+        root: str = "data/kaggle_3m",
+        batch_size: int = 16,
+        image_size: int = 128,
+        only_tumor: bool = False,
+        val_share: float = 0.15,
+        test_share: float = 0.15,
+        augment: bool = True,
+        num_workers: int | None = 0,
+        on_device: bool = False,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(batch_size, FlipAndRotate() if augment else None, num_workers, on_device, seed)
+        self.root = Path(root).expanduser()
+        self.image_size = at_least("image_size", image_size, 16)
+        self.only_tumor = only_tumor
+        self.val_share = between("val_share", val_share, 0, 1)
+        self.test_share = between("test_share", test_share, 0, 1)
+
+    def load(self, name: str) -> Split:
+        """Read the volumes of the patients of one split."""
+        patients = find_patients(self.root)
+        volumes = [read_volume(folder, self.image_size) for folder in self._share_out(patients)[name]]
+        counts = torch.tensor([len(volume.images) for volume in volumes])
+        images, masks = (torch.cat([getattr(volume, part) for volume in volumes]) for part in ("images", "masks"))
+        mean, std = (torch.stack([getattr(volume, figure) for volume in volumes]) for figure in ("mean", "std"))
+        mean, std = mean.repeat_interleave(counts, dim=0), std.repeat_interleave(counts, dim=0)
+        if self.only_tumor:
+            chosen = masks.flatten(1).amax(dim=1) > 0
+            images, masks, mean, std = images[chosen], masks[chosen], mean[chosen], std[chosen]
+        return Split(Tensors(images, masks), mean, std)
+
+    def _share_out(self, patients: list[Path]) -> dict[str, list[Path]]:
+        order = [patients[number] for number in shuffled(len(patients), self.seed)]
+        val, test = (max(1, round(share * len(order))) for share in (self.val_share, self.test_share))
+        if val + test >= len(order):
+            raise ValueError(
+                f"Arguments `val_share` ({self.val_share}) and `test_share` ({self.test_share}) leave none of"
+                f" {len(order)} patients for training."
+            )
+        return {"val": order[:val], "test": order[val : val + test], "train": order[val + test :]}
+
+
+@dataclass(frozen=True)
+class Volume:
+    """The slices of one patient.
+
+    Attributes:
+        images: ``(slices, 3, size, size)`` uint8.
+        masks: ``(slices, 1, size, size)`` uint8 of 0 and 1.
+        mean: ``(3,)``, of the channels.
+        std: Likewise; 1 where a channel is constant.
+
+    """
+
+    images: Tensor
+    masks: Tensor
+    mean: Tensor
+    std: Tensor
+
+    channels: ClassVar[tuple[str, ...]] = ("pre-contrast", "FLAIR", "post-contrast")
+
+
+def find_patients(root: Path) -> list[Path]:
+    """Return the folders of the patients, sorted by name.
+
+    Raises:
+        FileNotFoundError: If there are none, or fewer than ``data.csv`` lists.
+
+    """
+    folder = existing(root, "root", _HINT)
+    if (folder / "kaggle_3m").is_dir():
+        folder = folder / "kaggle_3m"
+    patients = sorted(path for path in folder.iterdir() if path.is_dir() and path.name.startswith("TCGA_"))
+    if not patients:
+        raise FileNotFoundError(f"There is no folder `TCGA_…` in {folder}. {_HINT}")
+    table = folder / "data.csv"
+    if table.exists():
+        with open(table, newline="") as file:
+            listed = [row["Patient"] for row in csv.DictReader(file)]
+        missing = [name for name in listed if not any(path.name.startswith(name) for path in patients)]
+        if missing:
+            raise FileNotFoundError(
+                f"{table} lists {len(listed)} patients, but {len(missing)} of them have no folder in {folder}, such as"
+                f" {missing[0]}. Unpack the whole set, or remove data.csv to use the part that is there."
+            )
+    return patients
+
+
+def read_volume(folder: Path, size: int) -> Volume:
+    """Read the slices and masks of a patient.
+
+    Args:
+        folder: With files ``<name>_<number>.tif`` and ``<name>_<number>_mask.tif``, numbered from 1.
+        size: Side to which they are brought, in pixels.
+
+    Raises:
+        FileNotFoundError: If one is missing.
+        ValueError: If one cannot be read, is not square or has another size than the others.
+
+    """
+    images: list[Tensor] = []
+    masks: list[Tensor] = []
+    shape: tuple[int, ...] = ()
+    for number in range(1, _count_slices(folder) + 1):
+        slice_, mask = (folder / f"{folder.name}_{number}{end}.tif" for end in ("", "_mask"))
+        for path, mode, parts in ((slice_, "RGB", images), (mask, "L", masks)):
+            pixels = read_image(path, mode)
+            shape = shape or pixels.shape[-2:]
+            if pixels.shape[-2:] != shape or shape[0] != shape[1]:
+                raise ValueError(
+                    f"{path} has {pixels.shape[-2]} x {pixels.shape[-1]} pixels, expected {shape[0]} x {shape[0]}: all"
+                    " slices and masks of a patient must be square and of one size."
+                )
+            parts.append(pixels)
+    volume = torch.stack(images)
+    mean, std = volume.double().mean(dim=(0, 2, 3)), volume.double().std(dim=(0, 2, 3), correction=0)
+    resized = functional.resize(volume, [size, size], antialias=True)
+    covered = functional.resize(torch.stack(masks), [size, size], antialias=True) >= 128
+    return Volume(resized, covered.to(torch.uint8), mean.float(), torch.where(std > 0, std, 1.0).float())
+
+
+def _count_slices(folder: Path) -> int:
+    pattern = re.compile(re.escape(folder.name) + r"_(\d+)(_mask)?\.tif")
+    found = {
+        (int(match[1]), match[2] is not None) for path in folder.iterdir() if (match := pattern.fullmatch(path.name))
+    }
+    count = max((number for number, _ in found), default=0)
+    if count == 0:
+        raise FileNotFoundError(f"There is no slice `{folder.name}_1.tif` in {folder}. {_HINT}")
+    for number in range(1, count + 1):
+        for is_mask in (False, True):
+            if (number, is_mask) not in found:
+                missing = f"{folder.name}_{number}{'_mask' if is_mask else ''}.tif"
+                raise FileNotFoundError(
+                    f"{folder / missing} is missing, while the patient has slices up to number {count}: the copy of"
+                    " the data is incomplete."
+                )
+    return count

@@ -1,0 +1,152 @@
+"""PatchCamelyon."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchvision import datasets
+
+from lightning_znorm.vision.data._arguments import require
+from lightning_znorm.vision.data._augmentation import QuarterTurns
+from lightning_znorm.vision.data._files import alone_in, fetch_gzip
+from lightning_znorm.vision.data._images import ImageDataModule, Split, standardization
+
+__all__ = ["PCam"]
+
+_MEAN, _STD = (0.7008, 0.5384, 0.6916), (0.2350, 0.2774, 0.2129)
+
+
+class PCam(ImageDataModule):
+    """327,680 patches of lymph nodes, 96 x 96 pixels, with or without tumour tissue; downloaded on demand (8 GB).
+
+    Split as published: 262,144 for training, 32,768 each for validation and test. Patches are read from the HDF5 files
+    one by one, unless ``on_device`` is set, which takes 9 GB for all splits.
+
+    Args:
+        root: Folder with torchvision's ``pcam``, or where to put it.
+        batch_size: Patches per batch.
+        augment: Flip and turn the training patches by quarter turns.
+        download: Fetch what is missing.
+        num_workers: Worker processes per loader; ``None`` for one per CPU, at most 8.
+        on_device: Keep everything on the Trainer's device and augment there.
+        seed: Seed of the training order.
+
+    Raises:
+        RuntimeError: If a download fails.
+        FileNotFoundError: If a file is missing and ``download`` is off.
+        ValueError: If a file is damaged, or an argument is out of its range.
+        ModuleNotFoundError: If h5py is not installed.
+
+    Shapes:
+        Images ``(N, 3, 96, 96)`` float32, standardized; labels ``(N,)`` int64, 1 for tumour in the centre.
+
+    Reference:
+        Veeling et al., *Rotation Equivariant CNNs for Digital Pathology*, arXiv 1806.03962.
+
+    Example::
+
+        >>> PCam("data", batch_size=64).augmentation
+        QuarterTurns()
+
+    """
+
+    url = "https://zenodo.org/records/2546921/files"
+
+    def __init__(
+        self,
+        root: str = "data",
+        batch_size: int = 128,
+        augment: bool = True,
+        download: bool = True,
+        num_workers: int | None = None,
+        on_device: bool = False,
+        seed: int = 0,
+    ) -> None:
+        require("h5py", "h5py", owner="PCam", extra="paper")
+        super().__init__(batch_size, QuarterTurns() if augment else None, num_workers, on_device, seed)
+        self.root = Path(root).expanduser()
+        self.download = download
+
+    @property
+    def folder(self) -> Path:
+        """Where torchvision keeps the files, too."""
+        return self.root / "pcam"
+
+    def prepare_data(self) -> None:
+        """Download and unpack."""
+        files = [(name, md5) for kinds in datasets.PCAM._FILES.values() for name, _, md5 in kinds.values()]
+        if self.download and not all((self.folder / name).exists() for name, _ in files):
+            with alone_in(self.folder):
+                for name, md5 in files:
+                    fetch_gzip(f"{self.url}/{name}.gz?download=1", self.folder / name, md5)
+
+    def load(self, name: str) -> Split:
+        """Open one split."""
+        images, targets = (self.folder / datasets.PCAM._FILES[name][kind][0] for kind in ("images", "targets"))
+        return Split(Patches(images, targets), *standardization(_MEAN, _STD))
+
+
+class Patches:
+    """Images and labels in a pair of HDF5 files; each process that reads opens them for itself.
+
+    Args:
+        images: File with ``x`` of shape ``(N, H, W, 3)``.
+        targets: File with ``y`` of shape ``(N, 1, 1, 1)``.
+
+    Raises:
+        FileNotFoundError: If one is missing.
+        ValueError: If one is damaged or they do not fit each other.
+
+    """
+
+    def __init__(self, images: Path, targets: Path) -> None:
+        self.path = images
+        try:
+            labels = torch.from_numpy(_open(targets, "y")[:]).long()
+        except OSError as error:
+            raise _damaged(targets, error) from error
+        self.labels = labels.flatten()
+        self._opened: tuple[int, Any] | None = None
+        shape = self._data().shape
+        if len(shape) != 4 or shape[-1] != 3 or tuple(labels.shape) != (shape[0], 1, 1, 1):
+            raise ValueError(
+                f"{images} has data of shape {tuple(shape)} and {targets} of {tuple(labels.shape)}, expected (N, H, W,"
+                " 3) and (N, 1, 1, 1). They do not belong together, or one is damaged: remove it and download it again."
+            )
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        try:
+            patch = self._data()[index]
+        except OSError as error:
+            raise _damaged(self.path, error) from error
+        return torch.from_numpy(patch).permute(2, 0, 1).contiguous(), self.labels[index]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_opened": None}
+
+    def _data(self) -> Any:
+        # a file handle that a fork has inherited shares its position with the parent's
+        if self._opened is None or self._opened[0] != os.getpid():
+            self._opened = (os.getpid(), _open(self.path, "x"))
+        return self._opened[1]
+
+
+def _open(path: Path, name: str) -> Any:
+    """Return a data set of an HDF5 file, unread."""
+    import h5py
+
+    if not path.exists():
+        raise FileNotFoundError(f"There is no {path}. Set `download=True`, or correct `root`.")
+    try:
+        return h5py.File(path)[name]
+    except (OSError, KeyError) as error:
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: Path, error: Exception) -> ValueError:
+    return ValueError(f"{path} is damaged ({error}). Remove it and download it again.")
