@@ -6,7 +6,17 @@ from typing import Any, Literal
 import segmentation_models_pytorch as smp
 from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection
-from torchmetrics.classification import BinaryJaccardIndex, MulticlassJaccardIndex, MultilabelJaccardIndex
+from torchmetrics.classification import (
+    BinaryJaccardIndex,
+    BinaryRecall,
+    BinarySpecificity,
+    MulticlassJaccardIndex,
+    MulticlassRecall,
+    MulticlassSpecificity,
+    MultilabelJaccardIndex,
+    MultilabelRecall,
+    MultilabelSpecificity,
+)
 from torchmetrics.segmentation import DiceScore
 
 from lightning_znorm.vision._choices import unknown_choice
@@ -20,11 +30,12 @@ Mode = Literal["binary", "multilabel", "multiclass"]
 class SemanticSegmenter(SupervisedModule):
     r"""Segment images with an encoder-decoder network, trained on the sum of the Dice loss and the cross-entropy.
 
-    Logs ``train_loss``; ``val_loss``, ``val_dice`` and ``val_iou``; the same with ``test_``. With the true and false
-    positives and the false negatives of all pixels of a split,
+    Logs ``train_loss``; ``val_loss``, ``val_dice``, ``val_iou``, ``val_sensitivity`` and ``val_specificity``; the same
+    with ``test_``. With the true and false positives and negatives of all pixels of a split,
 
     .. math::
-        \text{Dice} = \frac{2\,TP}{2\,TP + FP + FN}, \qquad \text{IoU} = \frac{TP}{TP + FP + FN},
+        \text{Dice} = \frac{2\,TP}{2\,TP + FP + FN}, \quad \text{IoU} = \frac{TP}{TP + FP + FN}, \quad
+        \text{sensitivity} = \frac{TP}{TP + FN}, \quad \text{specificity} = \frac{TN}{TN + FP},
 
     averaged over the classes. Counting over the whole split keeps slices with an empty mask from dominating.
 
@@ -189,17 +200,30 @@ def _check_classes(mode: str, num_classes: int) -> None:
 
 def _metrics(mode: str, num_classes: int) -> MetricCollection:
     iou: Metric
+    sensitivity: Metric
+    specificity: Metric
     if mode == "binary":
-        iou = BinaryJaccardIndex()
+        iou, sensitivity, specificity = BinaryJaccardIndex(), BinaryRecall(), BinarySpecificity()
     elif mode == "multilabel":
-        iou = MultilabelJaccardIndex(num_classes, average="macro")
+        iou, sensitivity, specificity = (
+            metric(num_classes, average="macro")
+            for metric in (MultilabelJaccardIndex, MultilabelRecall, MultilabelSpecificity)
+        )
     else:
-        iou = MulticlassJaccardIndex(num_classes, average="macro")
-    dice = DiceScore(
+        iou, sensitivity, specificity = (
+            metric(num_classes, average="macro")
+            for metric in (MulticlassJaccardIndex, MulticlassRecall, MulticlassSpecificity)
+        )
+    dice: Metric = DiceScore(
         num_classes,
         average="macro",
         aggregation_level="global",
         input_format="index" if mode == "multiclass" else "one-hot",
     )
-    # the two do not share their counts
-    return MetricCollection({"dice": dice, "iou": iou}, compute_groups=False)
+    metrics: dict[str, Metric | MetricCollection] = {
+        "dice": dice,
+        "iou": iou,
+        "sensitivity": sensitivity,
+        "specificity": specificity,
+    }
+    return MetricCollection(metrics, compute_groups=[["dice"], ["iou"], ["sensitivity", "specificity"]])

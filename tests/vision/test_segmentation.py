@@ -25,8 +25,9 @@ def data(mode, classes, samples=5, size=32):
 
 
 def counts(predicted, target):
-    """True positives, false positives and false negatives of a boolean mask."""
-    return (predicted & target).sum(), (predicted & ~target).sum(), (~predicted & target).sum()
+    """True and false positives, true and false negatives of a boolean mask."""
+    pairs = ((predicted, target), (predicted, ~target), (~predicted, ~target), (~predicted, target))
+    return [(one & other).sum() for one, other in pairs]
 
 
 @pytest.mark.parametrize(("mode", "classes"), MODES)
@@ -37,18 +38,19 @@ def test_logged_metrics_are_those_of_all_pixels(mode, classes):
     images, masks = dataset.tensors
     with torch.no_grad():
         logits = model.eval()(images)
-    dice, iou = [], []
+    expected = {"dice": [], "iou": [], "sensitivity": [], "specificity": []}
     for k in range(classes):
         if mode == "multiclass":
             predicted, target = logits.argmax(dim=1) == k, masks == k
         else:
             predicted, target = logits[:, k] > 0, masks[:, k].bool()
-        tp, fp, fn = counts(predicted, target)
-        dice.append((2 * tp / (2 * tp + fp + fn)).item())
-        iou.append((tp / (tp + fp + fn)).item())
-    assert results["val_dice"] == pytest.approx(sum(dice) / classes, abs=1e-6)
-    assert results["val_iou"] == pytest.approx(sum(iou) / classes, abs=1e-6)
-    assert set(results) == {"val_loss", "val_dice", "val_iou"}
+        tp, fp, tn, fn = counts(predicted, target)
+        expected["dice"].append((2 * tp / (2 * tp + fp + fn)).item())
+        expected["iou"].append((tp / (tp + fp + fn)).item())
+        expected["sensitivity"].append((tp / (tp + fn)).item())
+        expected["specificity"].append((tn / (tn + fp)).item())
+    assert results.pop("val_loss") > 0
+    assert results == {f"val_{name}": pytest.approx(sum(each) / classes, abs=1e-6) for name, each in expected.items()}
 
 
 @pytest.mark.parametrize(("mode", "classes"), MODES)
