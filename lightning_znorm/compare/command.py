@@ -42,6 +42,8 @@ class CompareOptions:
             cores.
         out: Folder for results and report. The same command goes on where it was interrupted.
         retry: Run again what has crashed.
+        minutes: Stop after so many minutes, and start no run that is not likely to end by then; the same command goes
+            on.
         dry_run: Only list the runs, try each method on a few batches, and estimate the time.
 
     """
@@ -58,6 +60,7 @@ class CompareOptions:
         jobs: int | None = None,
         out: str = "comparison",
         retry: bool = False,
+        minutes: float | None = None,
         dry_run: bool = False,
     ) -> None:
         vars(self).update({name: value for name, value in locals().items() if name != "self"})
@@ -102,7 +105,7 @@ def run_command(args: Sequence[str]) -> None:
 
     def compare_with(config_file: Path) -> Comparison:
         recipe = ConfiguredRecipe(config_file, trainer, package)
-        return Comparison(question, recipe, store, pool, configuration, trainer, options.retry)
+        return Comparison(question, recipe, store, pool, configuration, trainer, options.retry, options.minutes)
 
     if options.dry_run:
         with tempfile.TemporaryDirectory(prefix="lightning-znorm-") as temporary:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lightning_znorm.compare.deadline import Deadline
 from lightning_znorm.compare.display import Display, show_time
 from lightning_znorm.compare.options import Question
 from lightning_znorm.compare.plan import Run
@@ -29,6 +30,7 @@ class Comparison:
         configuration: What is compared, for the folder to be recognized by.
         trainer: Arguments of the Trainer, for the estimate.
         retry: Whether runs that have crashed are done again.
+        minutes: After how many minutes to stop; ``None`` for when all is done.
 
     """
 
@@ -41,9 +43,11 @@ class Comparison:
         configuration: Mapping[str, Any],
         trainer: Mapping[str, Any],
         retry: bool = False,
+        minutes: float | None = None,
     ) -> None:
         self.question, self.recipe, self.store, self.pool = question, recipe, store, pool
         self.configuration, self.trainer, self.retry = configuration, trainer, retry
+        self.deadline = Deadline(minutes)
         self.prepare: Callable[[], None] = lambda: None
 
     def missing_runs(self) -> list[Run]:
@@ -68,26 +72,27 @@ class Comparison:
         with self.store.opened(self.configuration):
             self.prepare()
             missing = self.missing_runs()
+            is_cut = by_user = False
             try:
-                with _sigterm_as_interrupt():
+                with _sigterm_as_interrupt(), self.deadline.enforced():
                     if missing:
-                        self._do(missing)
+                        is_cut = not self._do(missing)
             except KeyboardInterrupt:
-                total = len(self.question.runs)
-                done = total - len(self.missing_runs())
-                print(f"\nInterrupted: {done} of {total} runs are done. The same goes on from here.", file=sys.stderr)
+                is_cut, by_user = True, not self.deadline.is_over
+            if is_cut:
+                print(self._explain_cut(len(missing), by_user), file=sys.stderr)
             if self.store.results(self.question.runs):
                 write_report(self.question, self.store, getattr(self.recipe, "show_command", None))
             return len(self.store.results(self.question.runs)) == len(self.question.runs)
 
-    def _do(self, missing: Sequence[Run]) -> None:
+    def _do(self, missing: Sequence[Run]) -> bool:
+        """Do the runs, and say whether there was time for all."""
         total = len(self.question.runs)
         print(f"Trying {len(self.question.methods)} methods on a few batches …", file=sys.stderr, flush=True)
         seconds = self._estimate(probe(self.question, self.recipe, self.pool, self.store))
         print(self._summary_of_time(len(missing), seconds), file=sys.stderr, flush=True)
         for run in missing:
             self.store.clear(run)
-        tasks = [Task(run, self.recipe, self.store.folder_of(run)) for run in missing]
         share = len(missing) / total
         display = Display(
             "runs",
@@ -97,11 +102,31 @@ class Comparison:
             len(self.pool.slots),
             None if seconds is None else seconds * share,
         )
-        with display, contextlib.closing(self.pool.do(tasks)) as events:
+        started = 0
+        guess = 0.0 if seconds is None else seconds / total
+        with display, contextlib.closing(self.pool.do(self._tasks(missing, guess))) as events:
             for event in events:
                 if event.result is not None and event.result.get("kind") == "process":
                     self.store.keep(event.task.run, event.result)
                 display.show(event)
+                started += event.kind == "started"
+        return started == len(missing)
+
+    def _tasks(self, missing: Sequence[Run], guess: float) -> Iterator[Task]:
+        """Yield a task per run, as long as there is time for one that takes as long as the longest so far."""
+        for run in missing:
+            results = self.store.results(self.question.runs)
+            durations = [result["seconds"]["all"] for result in results if "seconds" in result]
+            if not self.deadline.allows(max(durations, default=guess)):
+                return
+            yield Task(run, self.recipe, self.store.folder_of(run))
+
+    def _explain_cut(self, before: int, by_user: bool) -> str:
+        total, left = len(self.question.runs), len(self.missing_runs())
+        reason, remedy = ("Interrupted", "") if by_user else ("Time is up", "")
+        if not by_user and left == before:
+            remedy = f" None was finished: {self.deadline.minutes:g} minutes are too few."
+        return f"\n{reason}: {total - left} of {total} runs are done.{remedy} The same goes on from here."
 
     def _estimate(self, results: Sequence[Mapping[str, Any]]) -> float | None:
         return estimate(results, self.question, self.trainer)

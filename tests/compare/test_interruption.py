@@ -114,6 +114,33 @@ def test_a_polite_interruption_reports_what_is_there(how):
 
 
 @pytest.mark.slow
+def test_in_pieces():
+    """Each command does what its time allows, the last one finishes, and the results are those of one command."""
+    pieces = 0
+    while len(read_results("out")) < RUNS:
+        pieces += 1
+        process = start("--compare.minutes=0.3", "--model.init_args.pause=0.03")
+        out, err = process.communicate(timeout=120)
+        assert "Traceback" not in err
+        done = len(read_results("out"))
+        if done < RUNS:
+            assert process.returncode == 130, err
+            assert f"Time is up: {done} of {RUNS} runs are done." in err
+            assert done == 0 or f"Unfinished: {done} of {RUNS} runs are done" in out
+    assert process.returncode == 0
+    assert 1 < pieces < 20
+
+
+@pytest.mark.slow
+def test_a_piece_too_small_for_a_run():
+    process = start("--compare.minutes=0.2", "--model.init_args.pause=30")
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert f"Time is up: 0 of {RUNS} runs are done. None was finished: 0.2 minutes are too few." in err
+    assert "Traceback" not in err
+
+
+@pytest.mark.slow
 def test_an_interrupted_trial_leaves_no_report():
     process = start("--model.init_args.pause=3")
     wait_for(process, "Trying")

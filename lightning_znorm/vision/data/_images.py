@@ -142,7 +142,7 @@ class ImageDataModule(pl.LightningDataModule):
                 device = self.trainer.strategy.root_device
                 rank, world_size = self.trainer.global_rank, self.trainer.world_size
             if name not in self._resident or self._resident[name].images.device != device:
-                self._resident[name] = self._read_whole(name, device)
+                self._resident[name] = self._move(name, device)
             return DeviceLoader(self._resident[name], self.batch_size, augmentation, generator, rank, world_size)
         return DataLoader(
             Prepared(self._splits[name], augmentation),
@@ -154,15 +154,20 @@ class ImageDataModule(pl.LightningDataModule):
             pin_memory=torch.cuda.is_available(),
         )
 
-    def _read_whole(self, name: str, device: torch.device) -> Resident:
+    def _move(self, name: str, device: torch.device) -> Resident:
         split = self._splits[name]
-        if isinstance(split.samples, Tensors):
-            images, targets = split.samples.images, split.samples.targets
-        else:
-            loader = DataLoader(Raw(split.samples), batch_size=256, num_workers=self.num_workers)
-            batches = list(tqdm(loader, desc=f"Reading {type(self).__name__}'s {name} split", delay=2, leave=False))
-            images, targets = (torch.cat(parts) for parts in zip(*batches, strict=True))
-        return Resident(images.to(device), targets.to(device), split.mean.to(device), split.std.to(device))
+        whole = self.read_whole(name, split.samples)
+        return Resident(whole.images.to(device), whole.targets.to(device), split.mean.to(device), split.std.to(device))
+
+    def read_whole(self, name: str, samples: Samples) -> Tensors:
+        """Read all samples of a split, by the worker processes, and show the progress."""
+        if isinstance(samples, Tensors):
+            return samples
+        loader = DataLoader(Raw(samples), batch_size=256, num_workers=self.num_workers)
+        about = f"Reading {type(self).__name__}'s {name} split"
+        batches = list(tqdm(loader, desc=about, delay=2, mininterval=1, leave=False))
+        images, targets = (torch.cat(parts) for parts in zip(*batches, strict=True))
+        return Tensors(images, targets)
 
 
 class Raw(Dataset[tuple[Tensor, Tensor]]):

@@ -1,5 +1,7 @@
 """Images in folders named after their classes."""
 
+import hashlib
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -12,8 +14,8 @@ from torchvision.transforms.v2 import functional
 from lightning_znorm.vision._choices import unknown_choice
 from lightning_znorm.vision.data._arguments import at_least, between
 from lightning_znorm.vision.data._augmentation import Augmentation, FlipAndCrop, FlipAndRotate, QuarterTurns
-from lightning_znorm.vision.data._files import existing, read_image, shuffled
-from lightning_znorm.vision.data._images import ImageDataModule, Split, standardization
+from lightning_znorm.vision.data._files import alone_in, existing, read_image, shuffled
+from lightning_znorm.vision.data._images import ImageDataModule, Split, Tensors, standardization
 
 __all__ = ["ImageFolder"]
 
@@ -44,6 +46,8 @@ class ImageFolder(ImageDataModule):
         std: Likewise.
         num_workers: Worker processes per loader; ``None`` for one per CPU, at most 8.
         on_device: Keep everything on the Trainer's device and augment there.
+        cache: With ``on_device``, a folder for the decoded splits, so that the next process need not decode them; one
+            whose files have changed is decoded anew. ``None`` for none.
         seed: Seed of the validation split and of the training order.
 
     Raises:
@@ -67,6 +71,7 @@ class ImageFolder(ImageDataModule):
         std: Sequence[float] = (0.229, 0.224, 0.225),
         num_workers: int | None = None,
         on_device: bool = False,
+        cache: str | None = None,
         seed: int = 0,
     ) -> None:
         if augment not in _AUGMENTATIONS:
@@ -80,6 +85,7 @@ class ImageFolder(ImageDataModule):
             if len(figures) != 3:
                 raise ValueError(f"Expected argument `{argument}` to have three entries, but got {figures!r}.")
         self.mean, self.std = tuple(mean), tuple(std)
+        self.cache = cache
         self.classes: list[str] = []
 
     def load(self, name: str) -> Split:
@@ -96,7 +102,22 @@ class ImageFolder(ImageDataModule):
             files = self._drawn(train, held_out=False)
         else:
             files = _files(folder, self.classes)
-        return Split(Files(files, self.image_size), *standardization(self.mean, self.std))
+        samples = Files(files, self.image_size)
+        if self.on_device and self.cache is not None:
+            return Split(self._cached(name, samples), *standardization(self.mean, self.std))
+        return Split(samples, *standardization(self.mean, self.std))
+
+    def _cached(self, name: str, samples: "Files") -> Tensors:
+        """Return the samples from the cache, which is filled if need be."""
+        folder = Path(self.cache or "").expanduser()
+        path = folder / f"{name}-{samples.fingerprint()}.pt"
+        with alone_in(folder):
+            if not path.exists():
+                read_whole = self.read_whole(name, samples)
+                part = path.with_suffix(".part")
+                torch.save({"images": read_whole.images, "targets": read_whole.targets}, part)
+                os.replace(part, path)
+        return Tensors(**torch.load(path, mmap=True, weights_only=True))
 
     def _drawn(self, folder: Path, held_out: bool) -> list[tuple[Path, int]]:
         """Return the training or the validation part of the training folder."""
@@ -131,6 +152,14 @@ class Files:
 
     def __len__(self) -> int:
         return len(self.files)
+
+    def fingerprint(self) -> str:
+        """Return what changes with the files, their labels, and the size."""
+        about = [
+            (str(path.absolute()), label, (status := path.stat()).st_size, status.st_mtime_ns)
+            for path, label in self.files
+        ]
+        return hashlib.sha256(repr((self.size, about)).encode()).hexdigest()[:16]
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         path, label = self.files[index]

@@ -6,6 +6,7 @@ import torch
 from PIL import Image
 
 from lightning_znorm.vision import ImageFolder
+from lightning_znorm.vision.data.image_folder import Files
 
 COUNTS = {"train": 10, "valid": 3, "test": 2}
 
@@ -105,6 +106,43 @@ def test_other_modes_become_rgb(tree, mode):
     with Image.open(path) as image:
         image.convert(mode).save(path)
     assert values(ready(), "test") == expected("test")
+
+
+class TestCache:
+    def test_serves_the_next_module(self, tree, monkeypatch):
+        first = ready(on_device=True, cache="cache")
+        assert values(first, "test") == expected("test")
+        assert len(list(Path("cache").glob("*.pt"))) == 3
+        with monkeypatch.context() as context:
+            context.setattr(Files, "__getitem__", None)  # nothing is decoded
+            second = ready(on_device=True, cache="cache")
+            assert sorted(values(second, "train")) == expected("train")
+            assert values(second, "val") == expected("valid")
+
+    def test_changed_files_are_decoded_anew(self, tree):
+        ready(on_device=True, cache="cache")
+        Image.fromarray(picture("test", 1, 7)).save(tree / "test" / "ant" / "1.png")
+        assert values(ready(on_device=True, cache="cache"), "test")[1] == (int(picture("test", 1, 7)[0, 0, 0]), 0)
+
+    def test_other_size_and_seed(self, tree):
+        ready(on_device=True, cache="cache")
+        images, _ = next(iter(ready(on_device=True, cache="cache", image_size=6).test_dataloader()))
+        assert images.shape[-1] == 6
+
+    def test_interrupted(self, tree, monkeypatch):
+        def interrupt(*args):
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as context:
+            context.setattr("lightning_znorm.vision.data.image_folder.os.replace", interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                ready(on_device=True, cache="cache")
+        assert not list(Path("cache").glob("*.pt"))
+        assert values(ready(on_device=True, cache="cache"), "test") == expected("test")
+
+    def test_unused_with_workers(self, tree):
+        ready(cache="cache")
+        assert not Path("cache").exists()
 
 
 class TestSizes:
