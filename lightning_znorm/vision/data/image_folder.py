@@ -42,6 +42,7 @@ class ImageFolder(ImageDataModule):
         augment: ``"flip_and_crop"`` (photographs), ``"quarter_turns"`` (what has no upright, such as tissue),
             ``"flip_and_rotate"`` (by up to 15 degrees), or ``"none"``.
         val_share: Share of the training images for validation, where there is no folder for it.
+        eval_per_class: At most so many random images of each class in the validation and the test split.
         mean: Of each channel, in [0, 1], with which the images are standardized; by default that of ImageNet.
         std: Likewise.
         num_workers: Worker processes per loader; ``None`` for one per CPU, at most 8.
@@ -67,6 +68,7 @@ class ImageFolder(ImageDataModule):
         image_size: int | None = None,
         augment: Literal["none", "flip_and_crop", "flip_and_rotate", "quarter_turns"] = "flip_and_crop",
         val_share: float = 0.1,
+        eval_per_class: int | None = None,
         mean: Sequence[float] = (0.485, 0.456, 0.406),
         std: Sequence[float] = (0.229, 0.224, 0.225),
         num_workers: int | None = None,
@@ -81,6 +83,7 @@ class ImageFolder(ImageDataModule):
         self.root = root
         self.image_size = None if image_size is None else at_least("image_size", image_size, 1)
         self.val_share = between("val_share", val_share, 0, 1)
+        self.eval_per_class = None if eval_per_class is None else at_least("eval_per_class", eval_per_class, 1)
         for argument, figures in (("mean", mean), ("std", std)):
             if len(figures) != 3:
                 raise ValueError(f"Expected argument `{argument}` to have three entries, but got {figures!r}.")
@@ -94,14 +97,15 @@ class ImageFolder(ImageDataModule):
         train = existing(root / "train", "root", "It must have a folder `train` with one folder per class.")
         self.classes = _classes(train)
         folder = next((root / each for each in _NAMES[name] if (root / each).is_dir()), None)
-        if folder is None and name == "val":
-            files = self._drawn(train, held_out=True)
-        elif folder is None:
+        if folder is None and name != "val":
             raise FileNotFoundError(f"Argument `root` is {str(self.root)!r}, but there is no folder {root / name}.")
-        elif name == "train" and not any((root / each).is_dir() for each in _NAMES["val"]):
-            files = self._drawn(train, held_out=False)
-        else:
-            files = _files(folder, self.classes)
+        by_class = _find_images(folder or train, self.classes)
+        if folder is None or (name == "train" and not any((root / each).is_dir() for each in _NAMES["val"])):
+            by_class = [self._hold_out(own, wants_held_out=name == "val") for own in by_class]
+        if name != "train" and self.eval_per_class is not None:
+            orders = [shuffled(len(own), self.seed)[: self.eval_per_class] for own in by_class]
+            by_class = [[own[number] for number in sorted(order)] for own, order in zip(by_class, orders, strict=True)]
+        files = [(path, label) for label, own in enumerate(by_class) for path in own]
         samples = Files(files, self.image_size)
         if self.on_device and self.cache is not None:
             return Split(self._cached(name, samples), *standardization(self.mean, self.std))
@@ -119,21 +123,16 @@ class ImageFolder(ImageDataModule):
                 os.replace(part, path)
         return Tensors(**torch.load(path, mmap=True, weights_only=True))
 
-    def _drawn(self, folder: Path, held_out: bool) -> list[tuple[Path, int]]:
-        """Return the training or the validation part of the training folder."""
-        files = _files(folder, self.classes)
-        chosen: list[tuple[Path, int]] = []
-        for label, name in enumerate(self.classes):
-            own = [file for file in files if file[1] == label]
-            count = max(1, round(self.val_share * len(own)))
-            if count == len(own):
-                raise ValueError(
-                    f"The class folder {folder / name} has {len(own)} image(s), too few to hold some out for"
-                    " validation. Add images, or a folder `valid`."
-                )
-            order = shuffled(len(own), self.seed)
-            chosen += [own[number] for number in sorted(order[:count] if held_out else order[count:])]
-        return chosen
+    def _hold_out(self, own: list[Path], wants_held_out: bool) -> list[Path]:
+        """Return the training or the validation part of a class's training images."""
+        count = max(1, round(self.val_share * len(own)))
+        if count == len(own):
+            raise ValueError(
+                f"The class folder {own[0].parent} has {len(own)} image(s), too few to hold some out for validation."
+                " Add images, or a folder `valid`."
+            )
+        order = shuffled(len(own), self.seed)
+        return [own[number] for number in sorted(order[:count] if wants_held_out else order[count:])]
 
 
 class Files:
@@ -183,17 +182,18 @@ def _classes(train: Path) -> list[str]:
     return classes
 
 
-def _files(folder: Path, classes: list[str]) -> list[tuple[Path, int]]:
+def _find_images(folder: Path, classes: list[str]) -> list[list[Path]]:
+    """Return the images of each class, sorted by name."""
     unknown = {path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")} - {*classes}
     if unknown:
         raise ValueError(f"The class folder {folder / min(unknown)} has no counterpart in `train`.")
-    files = []
-    for label, name in enumerate(classes):
+    found = []
+    for name in classes:
         own = sorted(path for path in (folder / name).rglob("*") if path.suffix.lower() in IMG_EXTENSIONS)
         if not own:
             raise FileNotFoundError(
                 f"The class folder {folder / name} is missing or has no image. Supported are"
                 f" {', '.join(IMG_EXTENSIONS)}."
             )
-        files += [(path, label) for path in own]
-    return files
+        found.append(own)
+    return found

@@ -73,6 +73,16 @@ def test_holds_out_a_share_of_each_class(tree):
     assert val != values(ready(val_share=0.3, seed=7), "val")
 
 
+def test_fewer_images_for_evaluation(tree):
+    module = ready(eval_per_class=2)
+    assert len(values(module, "train")) == 20
+    val = values(module, "val")
+    assert set(val) < set(expected("valid"))
+    assert [label for _, label in val] == [0, 0, 1, 1]
+    assert any(values(ready(eval_per_class=2, seed=seed), "val") != val for seed in range(5))
+    assert values(ready(eval_per_class=99), "test") == expected("test")
+
+
 def test_default_standardization(tree):
     module = ImageFolder("tree", augment="none", num_workers=0, batch_size=1)
     module.setup("test")
@@ -215,7 +225,8 @@ class TestRefusals:
             ready()
 
     @pytest.mark.parametrize(
-        ("argument", "value"), [("augment", "mixup"), ("val_share", 1.0), ("image_size", 0), ("mean", (0.5,))]
+        ("argument", "value"),
+        [("augment", "mixup"), ("val_share", 1.0), ("image_size", 0), ("eval_per_class", 0), ("mean", (0.5,))],
     )
     def test_bad_arguments(self, argument, value):
         with pytest.raises(ValueError, match=f"`{argument}`"):

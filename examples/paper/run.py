@@ -1,0 +1,154 @@
+"""The paper's experiments: each network and optimizer on each data set, as `lightning-znorm compare` runs them.
+
+The data are looked for in a folder: `cifar10-jpeg` and `pcam-12k` (trees of images) if they are there, otherwise the
+original sets, which are downloaded into it; and `kaggle_3m`, which has to be there. What is done is not done again, so
+that the same command goes on where the last one ended.
+"""
+
+import argparse
+import json
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+NETWORKS = {
+    "cifar10": {
+        "resnet20": "pytorchcv:resnet20_cifar10",
+        "resnet56": "pytorchcv:resnet56_cifar10",
+        "resnet110": "pytorchcv:resnet110_cifar10",
+        "densenet40": "pytorchcv:densenet40_k12_cifar10",
+    },
+    "pcam": {"resnet18": "resnet18", "densenet121": "densenet121"},
+    "lgg": {"resnet34": "resnet34"},
+    "depth": {f"{kind}{depth}": f"cifar_{kind}{depth}" for depth in (20, 56, 110) for kind in ("plain", "resnet")},
+}
+SMALL_NETWORKS = {"cifar10": ["resnet20"], "pcam": ["resnet18"], "lgg": ["resnet34"], "depth": ["plain20", "resnet20"]}
+# under SGD, ZNorm wants a far smaller rate than the others: the values must hold the best of both
+RATES = {
+    "full": {"adam": "3e-4,1e-3,3e-3,1e-2", "sgd": "3e-4,1e-3,3e-3,1e-2,3e-2,1e-1"},
+    "small": {"adam": "1e-3,3e-3,1e-2", "sgd": "1e-3,5e-3,2e-2,1e-1"},
+}
+OPTIMIZERS = {
+    "adam": ["--model.init_args.optimizer=Adam"],
+    "sgd": ["--model.init_args.optimizer=SGD", '--model.init_args.optimizer_args={"momentum": 0.9}'],
+}
+TREES = {
+    "cifar10": ("cifar10-jpeg", "flip_and_crop", [0.4914, 0.4822, 0.4465], [0.2470, 0.2435, 0.2616]),
+    "pcam": ("pcam-12k", "quarter_turns", [0.7008, 0.5384, 0.6916], [0.2350, 0.2774, 0.2129]),
+}
+# about half an hour for each network and optimizer on two CPU cores
+SMALL = {
+    "cifar10": ["--trainer.max_steps=120", "--data.init_args.batch_size=64"],
+    "pcam": ["--trainer.max_steps=100", "--data.init_args.batch_size=32"],
+    "lgg": [
+        "--trainer.max_steps=80",
+        "--data.init_args.batch_size=8",
+        "--data.init_args.image_size=64",
+        "--data.init_args.only_tumor=true",
+    ],
+}
+SMALL_TREES = {
+    "cifar10": ["--data.init_args.eval_per_class=200"],
+    "pcam": ["--data.init_args.eval_per_class=400", "--data.init_args.image_size=48"],
+}
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One call of `lightning-znorm compare`."""
+
+    experiment: str
+    network: str
+    optimizer: str
+
+    def __str__(self) -> str:
+        return f"{self.experiment}-{self.network}-{self.optimizer}"
+
+
+def choose(arguments: argparse.Namespace) -> Iterator[Comparison]:
+    """Yield what is asked for."""
+    for experiment in arguments.experiments:
+        default = SMALL_NETWORKS[experiment] if arguments.preset == "small" else list(NETWORKS[experiment])
+        for network in NETWORKS[experiment]:
+            if network in (arguments.networks or default):
+                for optimizer in arguments.optimizers:
+                    yield Comparison(experiment, network, optimizer)
+
+
+def make_command(comparison: Comparison, arguments: argparse.Namespace, minutes: float | None) -> list[str]:
+    """Return the command line."""
+    experiment = "cifar10" if comparison.experiment == "depth" else comparison.experiment
+    is_small, folder = arguments.preset == "small", Path(arguments.data)
+    backbone = "encoder" if experiment == "lgg" else "backbone"
+    flags = [
+        f"--config={HERE / experiment}.yaml",
+        f"--model.init_args.{backbone}={NETWORKS[comparison.experiment][comparison.network]}",
+        *OPTIMIZERS[comparison.optimizer],
+        *make_data_flags(experiment, folder, Path(arguments.out), is_small),
+        f"--compare.sweep=model.init_args.lr={RATES[arguments.preset][comparison.optimizer]}",
+        f"--compare.out={Path(arguments.out) / arguments.preset / str(comparison)}",
+    ]
+    if is_small:
+        # one epoch or less: the data are validated once, at the end
+        flags += [*SMALL[experiment], "--trainer.max_epochs=-1", "--trainer.precision=32-true"]
+        flags += ["--trainer.check_val_every_n_epoch=1000", "--compare.seeds=3"]
+    flags += [] if arguments.jobs is None else [f"--compare.jobs={arguments.jobs}"]
+    flags += [] if minutes is None else [f"--compare.minutes={minutes:.2f}"]
+    return [sys.executable, "-m", "lightning_znorm", "compare", *flags, *arguments.rest]
+
+
+def make_data_flags(experiment: str, folder: Path, out: Path, is_small: bool) -> list[str]:
+    """Return where the data are, and in which form."""
+    if experiment == "lgg":
+        return [f"--data.init_args.root={folder / 'kaggle_3m'}"]
+    tree, augment, mean, std = TREES[experiment]
+    if not (folder / tree).is_dir():
+        return [f"--data.init_args.root={folder}"]
+    init_args: dict[str, Any] = {"root": str(folder / tree), "augment": augment, "mean": mean, "std": std}
+    init_args |= {"on_device": True, "cache": str(out / "cache")}
+    data = {"class_path": "lightning_znorm.vision.ImageFolder", "init_args": init_args}
+    return [f"--data={json.dumps(data)}", *(SMALL_TREES[experiment] if is_small else [])]
+
+
+def main() -> None:
+    """Run one comparison after the other."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "experiments", nargs="*", metavar="experiment", help=f"of {', '.join(NETWORKS)}; all by default"
+    )
+    parser.add_argument("--preset", choices=("small", "full"), default="small")
+    parser.add_argument("--networks", nargs="+", choices=[name for names in NETWORKS.values() for name in names])
+    parser.add_argument("--optimizers", nargs="+", choices=list(OPTIMIZERS), default=list(OPTIMIZERS))
+    parser.add_argument("--data", default="data", help="folder of the data sets (%(default)s)")
+    parser.add_argument("--out", default="results/paper", help="folder of the results (%(default)s)")
+    parser.add_argument("--jobs", type=int, help="runs side by side")
+    parser.add_argument("--minutes", type=float, help="stop after so many minutes; the same command goes on")
+    parser.add_argument("--list", action="store_true", help="only show the commands")
+    arguments, rest = parser.parse_known_args()
+    arguments.rest = rest  # for `compare`
+    arguments.experiments = arguments.experiments or list(NETWORKS)
+    for experiment in arguments.experiments:
+        if experiment not in NETWORKS:
+            parser.error(f"there is no experiment {experiment!r}, only {known}")
+    end = None if arguments.minutes is None else time.monotonic() + 60 * arguments.minutes
+    for comparison in choose(arguments):
+        left = None if end is None else (end - time.monotonic()) / 60
+        if left is not None and left <= 0.5:
+            print(f"Time is up before {comparison}. The same command goes on from here.", file=sys.stderr)
+            sys.exit(130)
+        command = make_command(comparison, arguments, left)
+        print(f"\n== {comparison}: {shlex.join(command[1:])}", flush=True)
+        if not arguments.list:
+            status = subprocess.run(command, check=False).returncode
+            if status:
+                sys.exit(status)
+
+
+if __name__ == "__main__":
+    main()
