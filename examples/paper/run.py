@@ -119,9 +119,8 @@ def make_data_flags(experiment: str, folder: Path, out: Path, is_small: bool) ->
 def main() -> None:
     """Run one comparison after the other."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "experiments", nargs="*", metavar="experiment", help=f"of {', '.join(NETWORKS)}; all by default"
-    )
+    known = ", ".join(NETWORKS)
+    parser.add_argument("experiments", nargs="*", metavar="experiment", help=f"{known}; all by default")
     parser.add_argument("--preset", choices=("small", "full"), default="small")
     parser.add_argument("--networks", nargs="+", choices=[name for names in NETWORKS.values() for name in names])
     parser.add_argument("--optimizers", nargs="+", choices=list(OPTIMIZERS), default=list(OPTIMIZERS))
