@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 # pytest workers; each uses one thread
 JOBS ?= 2
 
-.PHONY: install demo test test-fast matrix lint docs bench gpu-check clean
+.PHONY: install demo test test-fast matrix lint docs bench gpu-check paper-small paper-full clean
 
 install: $(STAMP)
 
@@ -57,6 +57,16 @@ gpu-check:
 		-p no:cacheprovider --junitxml=$(GPU_OUT)/tests.xml
 	$(GPU_PYTHON) benchmarks/overhead.py --device cuda --out $(GPU_OUT)
 	$(GPU_PYTHON) benchmarks/errors.py --device cuda --out $(GPU_OUT)
+
+# the paper's experiments; DATA holds the data sets, see examples/paper/run.py. Both go on where they ended
+DATA ?= data
+paper-small: $(STAMP)
+	$(BIN)/python examples/paper/run.py --preset small --data $(DATA) --jobs 2 $(PAPER_ARGS)
+
+# in pieces of so many minutes, on a GPU, in the Python environment that it has
+PAPER_MINUTES ?= 8
+paper-full:
+	PYTHONPATH=. $(GPU_PYTHON) examples/paper/run.py --preset full --data $(DATA) --minutes $(PAPER_MINUTES) --jobs 8 $(PAPER_ARGS)
 
 clean:
 	rm -rf $(VENV) docs/_build

@@ -33,6 +33,7 @@ class Findings:
         losses: A row per epoch.
         settings: A row per method and setting.
         summary: A row per method.
+        metrics: Means of the other metrics of the test, a row per method.
         verdicts: A sentence per method.
         caveats: What a reader must know before believing them.
         unit: How the metric is written.
@@ -44,6 +45,7 @@ class Findings:
     losses: pd.DataFrame
     settings: pd.DataFrame
     summary: pd.DataFrame
+    metrics: pd.DataFrame
     verdicts: list[str]
     caveats: list[str]
     unit: Unit
@@ -64,7 +66,8 @@ def find(question: Question, results: Sequence[dict[str, Any]]) -> Findings:
     versions = {tuple(sorted(result["versions"].items())) for result in results}
     if len(versions) > 1:
         notes.append("The runs were made with different versions of the packages; see `runs.csv`.")
-    return Findings(runs, curves, losses, settings, summary, judge(question, summary, unit), notes, unit)
+    metrics = tables.make_metrics_table(question, results, summary)
+    return Findings(runs, curves, losses, settings, summary, metrics, judge(question, summary, unit), notes, unit)
 
 
 def write_report(question: Question, store: Store, show_command: Callable[[Run], str] | None = None) -> Findings:
@@ -94,6 +97,7 @@ def write_report(question: Question, store: Store, show_command: Callable[[Run],
         "findings": findings,
         "table": show_summary(question, findings),
         "settings": show_settings(question, findings),
+        "metrics": show_metrics(findings),
         "captions": _CAPTIONS,
         "commands": list_commands(question, findings, show_command) if show_command else [],
         "context": show_context(findings.runs),
@@ -140,6 +144,14 @@ def show_summary(question: Question, findings: Findings) -> pd.DataFrame:
         cells["ms per step"] = "–" if pd.isna(step) else f"{1000 * step:.3g}"
         rows.append(cells)
     return pd.DataFrame(rows)
+
+
+def show_metrics(findings: Findings) -> pd.DataFrame | None:
+    """Return the other metrics of the test as text, a row per method; ``None`` if there are none."""
+    if findings.metrics.empty:
+        return None
+    shown = findings.metrics.map(lambda value: "–" if pd.isna(value) else f"{value:.4g}")
+    return shown.rename_axis("method").reset_index()
 
 
 def show_settings(question: Question, findings: Findings) -> pd.DataFrame | None:

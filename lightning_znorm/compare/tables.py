@@ -1,6 +1,6 @@
 """Data frames of runs and methods."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -22,7 +22,8 @@ def make_runs_table(question: Question, results: Sequence[Mapping[str, Any]]) ->
     Columns are ``method``, each swept key (with ``sweep.`` before it where it would be called as another column),
     ``seed``, ``status``, ``validation`` and ``test`` (the monitored metrics at the end), ``train_loss``, ``epochs``,
     ``steps``, ``seconds`` (of the whole run), ``seconds_per_step``, ``device``, ``weights_hash``, ``batches_hash``,
-    ``error``, ``lightning`` and ``torch`` with their versions, and ``setting`` as a text.
+    ``error``, ``lightning`` and ``torch`` with their versions, all metrics of the test under their names (with
+    ``metric.`` before one that would be called as another column), and ``setting`` as a text.
     """
     rows = []
     for result in results:
@@ -54,7 +55,34 @@ def make_runs_table(question: Question, results: Sequence[Mapping[str, Any]]) ->
     for position, key in enumerate(question.sweep, start=1):
         name = f"sweep.{key}" if key in frame else key
         frame.insert(position, name, pd.Series([result["setting"][key] for result in results], dtype=object))
+    for metric in list_metrics(results):
+        values = [result["test"].get(metric) for result in results]
+        frame[_metric_column(metric, frame)] = pd.Series(values, dtype=float)
     return frame
+
+
+def list_metrics(results: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the names of all metrics of the test, in the order in which they were logged."""
+    return list(dict.fromkeys(name for result in results for name in result["test"]))
+
+
+def _metric_column(metric: str, columns: Container[str]) -> str:
+    return f"metric.{metric}" if metric in columns else metric
+
+
+def make_metrics_table(question: Question, results: Sequence[Mapping[str, Any]], summary: pd.DataFrame) -> pd.DataFrame:
+    """Return the means of the other metrics of the test, a row per method at its selected setting."""
+    metrics = [metric for metric in list_metrics(results) if metric != question.test_monitor]
+    rows = {}
+    for method, setting in summary.loc[summary["seeds"] > 0, "setting"].items():
+        own = [
+            result["test"]
+            for result in results
+            if (result["method"], show_setting(result["setting"])) == (method, setting)
+            and _status(result, question) == "finished"
+        ]
+        rows[method] = {metric: pd.Series([each.get(metric) for each in own], dtype=float).mean() for metric in metrics}
+    return pd.DataFrame.from_dict(rows, orient="index", columns=metrics)
 
 
 def make_curves_table(question: Question, results: Sequence[Mapping[str, Any]]) -> pd.DataFrame:

@@ -21,6 +21,32 @@ def write(asked, results, **options):
     return Path("out/summary.md").read_text(), Path("out/report.html").read_text()
 
 
+def test_other_metrics_of_the_test():
+    """Those of the runs at the selected setting that have finished; named apart from the columns of other things."""
+    asked = question(methods="none,znorm", sweep={"lr": [0.1, 0.2]}, seeds=2)
+    results = [
+        result(method, seed, {"lr": lr}, val=lr) | {"test": {"test_acc": 0.5, "test_f1": lr + seed, "seconds": 7.0}}
+        for method in ("none", "znorm")
+        for lr in (0.1, 0.2)
+        for seed in (0, 1)
+    ]
+    results[-1] |= {"status": "diverged", "test": {}, "curve": []}
+    summary, page = write(asked, results)
+    assert "| method   | test_f1   | seconds   |" in summary
+    assert "| none     | 0.7       | 7         |" in summary
+    assert "| znorm    | 0.6       | 7         |" in summary  # a setting without failures is preferred
+    assert "Other metrics of the same runs" in page
+    frame = pd.read_csv("out/runs.csv")
+    assert frame["test_f1"].tolist()[:2] == [0.1, 1.1]
+    assert frame["seconds"].tolist() == [2.0] * 8
+    assert frame["metric.seconds"].dropna().tolist() == [7.0] * 7
+
+
+def test_no_other_metrics():
+    summary, _ = write(question(methods="none", sweep=None, seeds=1), [result("none", 0)])
+    assert "Other metrics" not in summary
+
+
 @pytest.mark.parametrize(
     ("changes", "results"),
     [

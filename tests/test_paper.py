@@ -1,0 +1,149 @@
+"""The paper's experiments as a user starts them, on a few images."""
+
+import argparse
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from lightning_znorm.compare.command import _make_parser, clean_configuration
+
+ROOT = Path(__file__).parents[1]
+SCRIPT = ROOT / "examples" / "paper" / "run.py"
+
+
+@pytest.fixture(scope="module")
+def paper():
+    spec = importlib.util.spec_from_file_location("paper_run", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["paper_run"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def data():
+    """Eight images per class of each tree, six patients."""
+    rng = np.random.default_rng(0)
+    for tree, splits, classes, side in (
+        ("cifar10-jpeg", ("train", "test"), [f"c{number}" for number in range(10)], 32),
+        ("pcam-12k", ("train", "valid", "test"), ["0", "1"], 96),
+    ):
+        for split in splits:
+            for name in classes:
+                folder = Path("data", tree, split, name)
+                folder.mkdir(parents=True)
+                for number in range(8):
+                    pixels = rng.integers(256, size=(side, side, 3), dtype=np.uint8)
+                    Image.fromarray(pixels).save(folder / f"{number}.jpg")
+    for number in range(10):
+        folder = Path("data", "kaggle_3m", f"TCGA_AB_{number:04d}_19990101")
+        folder.mkdir(parents=True)
+        for slice_ in (1, 2):
+            pixels = rng.integers(256, size=(64, 64, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / f"{folder.name}_{slice_}.tif")
+            Image.fromarray((pixels[:, :, 0] > 200).astype(np.uint8) * 255).save(
+                folder / f"{folder.name}_{slice_}_mask.tif"
+            )
+
+
+def run(*flags):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.run(
+        [sys.executable, SCRIPT, *flags], capture_output=True, text=True, check=False, timeout=280, env=environment
+    )
+
+
+QUICK = ["--trainer.max_steps=2", "--trainer.accelerator=cpu", "--compare.seeds=1", "--compare.methods=none,znorm"]
+QUICK += ["--compare.sweep=model.init_args.lr=1e-3"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("experiment", "network", "metrics"),
+    [
+        ("cifar10", "resnet20", ["test_acc"]),
+        ("pcam", "resnet18", ["test_acc", "test_f1", "test_precision", "test_recall", "test_auroc"]),
+        ("lgg", "resnet34", ["test_dice", "test_iou", "test_sensitivity", "test_specificity"]),
+        ("depth", "plain20", ["test_acc"]),
+    ],
+)
+def test_small_preset(data, experiment, network, metrics):
+    done = run(experiment, "--optimizers", "sgd", *QUICK)
+    assert done.returncode == 0, done.stderr
+    out = Path("results/paper/small")
+    frame = pd.read_csv(out / f"{experiment}-{network}-sgd" / "runs.csv")
+    assert frame["status"].tolist() == ["finished"] * 2
+    assert frame["batches_hash"].nunique() == frame["weights_hash"].nunique() == 1
+    assert frame[metrics].notna().all(axis=None)
+    if experiment == "lgg":  # what is done is not done again
+        again = run(experiment, "--optimizers", "sgd", *QUICK)
+        assert again.returncode == 0, again.stderr
+        assert "Trying" not in again.stderr
+
+
+@pytest.mark.parametrize("preset", ["small", "full"])
+@pytest.mark.parametrize("has_trees", [False, True])
+def test_every_command_is_one_that_compare_takes(paper, preset, has_trees):
+    if has_trees:
+        for tree in ("cifar10-jpeg", "pcam-12k"):
+            Path("data", tree).mkdir(parents=True)
+    arguments = argparse.Namespace(
+        experiments=list(paper.NETWORKS),
+        preset=preset,
+        networks=None,
+        optimizers=["adam", "sgd"],
+        data="data",
+        out="results/paper",
+        jobs=None,
+        rest=[],
+    )
+    chosen = list(paper.choose(arguments))
+    names = [str(comparison) for comparison in chosen]
+    assert len(set(names)) == len(names)
+    if preset == "full":
+        assert {"cifar10-resnet110-adam", "cifar10-densenet40-sgd", "pcam-densenet121-adam", "lgg-resnet34-sgd"} <= {
+            *names
+        }
+        assert {f"depth-{kind}{depth}-sgd" for kind in ("plain", "resnet") for depth in (20, 56, 110)} <= {*names}
+    for comparison in chosen if preset == "small" else chosen[::3]:
+        command = paper.make_command(comparison, arguments, minutes=None)
+        cli = _make_parser("lightning.pytorch")(args=command[4:], run=False)
+        model, loaded = (clean_configuration(cli)[part]["init_args"] for part in ("model", "data"))
+        assert model["optimizer"] == {"adam": "Adam", "sgd": "SGD"}[comparison.optimizer]
+        assert loaded["root"].startswith("data")
+        assert len(cli.config.compare.methods.split(",")) == 5
+        assert int(cli.config.compare.seeds) == {"small": 3, "full": 5}[preset]
+        assert str(comparison) in cli.config.compare.out
+
+
+def test_unknown_experiment():
+    done = run("imagenet")
+    assert done.returncode == 2
+    assert "no experiment 'imagenet', only cifar10, pcam, lgg, depth" in done.stderr
+
+
+def test_without_time(data):
+    done = run("cifar10", "--minutes", "0.1")
+    assert done.returncode == 130
+    assert "Time is up before cifar10-resnet20-adam" in done.stderr
+
+
+@pytest.mark.slow
+def test_cosine():
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, ROOT / "examples" / "paper" / "cosine.py", "--steps=3"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=280, env=environment)
+    assert done.returncode == 0, done.stderr
+    frame = pd.read_csv("results/cosine/cosine.csv")
+    assert set(frame["parameters"]) == {
+        "convolutions", "linear layer", "BatchNorm and biases", "biases before BatchNorm"
+    }  # fmt: skip
+    assert frame["median"].between(0.5, 1).all()
+    assert Path("results/cosine/cosine.png").stat().st_size > 10_000
