@@ -119,8 +119,11 @@ def test_every_command_is_one_that_compare_takes(paper, preset, has_trees):
         assert model["optimizer"] == {"adam": "Adam", "sgd": "SGD"}[comparison.optimizer]
         assert loaded["root"].startswith("data")
         assert len(cli.config.compare.methods.split(",")) == 5
-        assert int(cli.config.compare.seeds) == {"small": 3, "full": 5}[preset]
+        assert int(cli.config.compare.seeds) == (5 if preset == "full" and comparison.experiment != "depth" else 3)
         assert str(comparison) in cli.config.compare.out
+    arguments.optimizers = None
+    adam = {name for name in names if name.endswith("-adam")}
+    assert {str(comparison) for comparison in paper.choose(arguments)} == (adam if preset == "small" else {*names})
 
 
 def test_unknown_experiment():
@@ -147,3 +150,46 @@ def test_cosine():
     }  # fmt: skip
     assert frame["median"].between(0.5, 1).all()
     assert Path("results/cosine/cosine.png").stat().st_size > 10_000
+
+
+def test_rates_of_known_curves():
+    rates = [0.001, 0.01, 0.1, 1.0]
+    curves = {"none": [0.2, 0.5, 0.31, 0.1], "znorm": [0.4, 0.3, 0.1, None], "clip": [0.2, 0.3, 0.4, 0.5]}
+    rows = [
+        {"method": method, "model.init_args.lr": rate, "seed": seed, "status": "finished", "validation": value}
+        for method, values in curves.items()
+        for rate, value in zip(rates, values, strict=True)
+        for seed in (0, 1)
+    ]
+    Path("results/one").mkdir(parents=True)
+    pd.DataFrame(rows).to_csv("results/one/runs.csv", index=False)
+    script = SCRIPT.with_name("rates.py")
+    command = [sys.executable, script, "results/one", "--chance=0.1"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=100)
+    assert done.returncode == 0, done.stderr
+    table = pd.read_csv("results/rates/rates.csv").set_index("method")
+    assert table["best rate"].to_dict() == {"none": 0.01, "znorm": 0.001, "clip": 1.0}
+    assert table["highest useful rate"].to_dict() == {"none": "0.1", "znorm": "0.01", "clip": "≥ 1"}
+    assert table["times the best"].to_dict() == {"none": "10", "znorm": "10", "clip": "≥ 1"}
+    assert table["failed runs"].to_dict() == {"none": 0, "znorm": 2, "clip": 0}
+    assert Path("results/rates/rates.png").stat().st_size > 10_000
+
+    missing = subprocess.run([sys.executable, script, "results/two"], capture_output=True, text=True, check=False)
+    assert missing.returncode == 2
+    assert "results/two has no runs.csv" in missing.stderr
+
+
+@pytest.mark.slow
+def test_gradients(data):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, SCRIPT.with_name("gradients.py"), "--kinds=plain", "--depths", "20", "--steps=2"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=280, env=environment)
+    assert done.returncode == 0, done.stderr
+    frame = pd.read_csv("results/gradients/gradients.csv")
+    assert frame.groupby(["method", "step"])["layer"].agg(list).map(lambda layers: layers == [*range(1, 20)]).all()
+    none, znorm = (frame[frame["method"] == method].reset_index() for method in ("none", "znorm"))
+    assert np.allclose(none.loc[none["step"] == 0, "std"], znorm.loc[znorm["step"] == 0, "std"], rtol=1e-3)
+    assert np.allclose(none["received_std"], none["std"], rtol=1e-3)
+    assert np.allclose(znorm["received_std"], 1, rtol=1e-3)
+    for picture in ("gradients", "plain20-none", "plain20-znorm"):
+        assert Path(f"results/gradients/{picture}.png").stat().st_size > 10_000

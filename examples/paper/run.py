@@ -28,11 +28,18 @@ NETWORKS = {
     "lgg": {"resnet34": "resnet34"},
     "depth": {f"{kind}{depth}": f"cifar_{kind}{depth}" for depth in (20, 56, 110) for kind in ("plain", "resnet")},
 }
-SMALL_NETWORKS = {"cifar10": ["resnet20"], "pcam": ["resnet18"], "lgg": ["resnet34"], "depth": ["plain20", "resnet20"]}
+SMALL_NETWORKS = {
+    "cifar10": ["resnet20"],
+    "pcam": ["resnet18"],
+    "lgg": ["resnet34"],
+    "depth": ["plain20", "resnet20", "plain56", "resnet56"],
+}
 # under SGD, ZNorm wants a far smaller rate than the others: the values must hold the best of both
 RATES = {
     "full": {"adam": "3e-4,1e-3,3e-3,1e-2", "sgd": "3e-4,1e-3,3e-3,1e-2,3e-2,1e-1"},
     "small": {"adam": "1e-3,3e-3,1e-2", "sgd": "1e-3,5e-3,2e-2,1e-1"},
+    # up to where nothing is learnt
+    "depth": {"adam": "3e-4,1e-3,3e-3,1e-2,3e-2,1e-1,3e-1", "sgd": "1e-3,3e-3,1e-2,3e-2,1e-1,3e-1,1,3"},
 }
 OPTIMIZERS = {
     "adam": ["--model.init_args.optimizer=Adam"],
@@ -42,7 +49,7 @@ TREES = {
     "cifar10": ("cifar10-jpeg", "flip_and_crop", [0.4914, 0.4822, 0.4465], [0.2470, 0.2435, 0.2616]),
     "pcam": ("pcam-12k", "quarter_turns", [0.7008, 0.5384, 0.6916], [0.2350, 0.2774, 0.2129]),
 }
-# about half an hour for each network and optimizer on two CPU cores
+# about half an hour for each experiment and optimizer on two CPU cores
 SMALL = {
     "cifar10": ["--trainer.max_steps=120", "--data.init_args.batch_size=64"],
     "pcam": ["--trainer.max_steps=100", "--data.init_args.batch_size=32"],
@@ -52,10 +59,14 @@ SMALL = {
         "--data.init_args.image_size=64",
         "--data.init_args.only_tumor=true",
     ],
+    "depth": ["--trainer.max_steps=100", "--data.init_args.batch_size=32"],
 }
+# more networks and rates, so fewer epochs
+FULL = {"depth": ["--trainer.max_epochs=10", "--compare.seeds=3"]}
 SMALL_TREES = {
     "cifar10": ["--data.init_args.eval_per_class=200"],
     "pcam": ["--data.init_args.eval_per_class=400", "--data.init_args.image_size=48"],
+    "depth": ["--data.init_args.eval_per_class=50", "--data.init_args.image_size=16"],
 }
 
 
@@ -77,43 +88,53 @@ def choose(arguments: argparse.Namespace) -> Iterator[Comparison]:
         default = SMALL_NETWORKS[experiment] if arguments.preset == "small" else list(NETWORKS[experiment])
         for network in NETWORKS[experiment]:
             if network in (arguments.networks or default):
-                for optimizer in arguments.optimizers:
+                for optimizer in arguments.optimizers or (["adam"] if arguments.preset == "small" else OPTIMIZERS):
                     yield Comparison(experiment, network, optimizer)
 
 
 def make_command(comparison: Comparison, arguments: argparse.Namespace, minutes: float | None) -> list[str]:
     """Return the command line."""
     experiment = "cifar10" if comparison.experiment == "depth" else comparison.experiment
-    is_small, folder = arguments.preset == "small", Path(arguments.data)
+    is_small = arguments.preset == "small"
+    rates = RATES["depth" if comparison.experiment == "depth" else arguments.preset]
     backbone = "encoder" if experiment == "lgg" else "backbone"
     flags = [
         f"--config={HERE / experiment}.yaml",
         f"--model.init_args.{backbone}={NETWORKS[comparison.experiment][comparison.network]}",
         *OPTIMIZERS[comparison.optimizer],
-        *make_data_flags(experiment, folder, Path(arguments.out), is_small),
-        f"--compare.sweep=model.init_args.lr={RATES[arguments.preset][comparison.optimizer]}",
+        *make_data_flags(experiment, Path(arguments.data), Path(arguments.out)),
+        f"--compare.sweep=model.init_args.lr={rates[comparison.optimizer]}",
         f"--compare.out={Path(arguments.out) / arguments.preset / str(comparison)}",
     ]
     if is_small:
         # one epoch or less: the data are validated once, at the end
-        flags += [*SMALL[experiment], "--trainer.max_epochs=-1", "--trainer.precision=32-true"]
+        flags += [*SMALL[comparison.experiment], "--trainer.max_epochs=-1", "--trainer.precision=32-true"]
         flags += ["--trainer.check_val_every_n_epoch=1000", "--compare.seeds=3"]
+        if is_tree(experiment, Path(arguments.data)):
+            flags += SMALL_TREES[comparison.experiment]
+    else:
+        flags += FULL.get(comparison.experiment, [])
     flags += [] if arguments.jobs is None else [f"--compare.jobs={arguments.jobs}"]
     flags += [] if minutes is None else [f"--compare.minutes={minutes:.2f}"]
     return [sys.executable, "-m", "lightning_znorm", "compare", *flags, *arguments.rest]
 
 
-def make_data_flags(experiment: str, folder: Path, out: Path, is_small: bool) -> list[str]:
+def is_tree(experiment: str, folder: Path) -> bool:
+    """Tell whether the data are there as a tree of images."""
+    return experiment in TREES and (folder / TREES[experiment][0]).is_dir()
+
+
+def make_data_flags(experiment: str, folder: Path, out: Path) -> list[str]:
     """Return where the data are, and in which form."""
     if experiment == "lgg":
         return [f"--data.init_args.root={folder / 'kaggle_3m'}"]
-    tree, augment, mean, std = TREES[experiment]
-    if not (folder / tree).is_dir():
+    if not is_tree(experiment, folder):
         return [f"--data.init_args.root={folder}"]
+    tree, augment, mean, std = TREES[experiment]
     init_args: dict[str, Any] = {"root": str(folder / tree), "augment": augment, "mean": mean, "std": std}
     init_args |= {"on_device": True, "cache": str(out / "cache")}
     data = {"class_path": "lightning_znorm.vision.ImageFolder", "init_args": init_args}
-    return [f"--data={json.dumps(data)}", *(SMALL_TREES[experiment] if is_small else [])]
+    return [f"--data={json.dumps(data)}"]
 
 
 def main() -> None:
@@ -122,8 +143,10 @@ def main() -> None:
     known = ", ".join(NETWORKS)
     parser.add_argument("experiments", nargs="*", metavar="experiment", help=f"{known}; all by default")
     parser.add_argument("--preset", choices=("small", "full"), default="small")
-    parser.add_argument("--networks", nargs="+", choices=[name for names in NETWORKS.values() for name in names])
-    parser.add_argument("--optimizers", nargs="+", choices=list(OPTIMIZERS), default=list(OPTIMIZERS))
+    networks = sorted({name for names in NETWORKS.values() for name in names})
+    parser.add_argument("--networks", nargs="+", choices=networks)
+    optimizers = "%(choices)s; by default Adam for the small preset, both for the full one"
+    parser.add_argument("--optimizers", nargs="+", choices=list(OPTIMIZERS), help=optimizers)
     parser.add_argument("--data", default="data", help="folder of the data sets (%(default)s)")
     parser.add_argument("--out", default="results/paper", help="folder of the results (%(default)s)")
     parser.add_argument("--jobs", type=int, help="runs side by side")
