@@ -179,6 +179,29 @@ def test_rates_of_known_curves():
     assert "results/two has no runs.csv" in missing.stderr
 
 
+def test_overview():
+    def row(method, **figures):
+        empty = dict.fromkeys(["difference", "difference_low", "difference_high", "p_holm"])
+        known = {"method": method, "setting": "lr=0.1", "test": 0.5, "test_low": 0.4, "test_high": 0.6}
+        return known | empty | figures | {"failed": 0, "test_f1": 0.25}
+
+    compared = {"difference": -0.0123, "difference_low": -0.05, "difference_high": 0.02, "p_holm": 0.034}
+    for name, rows in (("both", [row("none"), row("znorm", **compared)]), ("alone", [row("none")])):
+        Path("results", name).mkdir(parents=True)
+        pd.DataFrame(rows).to_csv(f"results/{name}/summary.csv", index=False)
+    command = [sys.executable, SCRIPT.with_name("overview.py"), "results/both"]
+    done = subprocess.run([*command, "results/alone"], capture_output=True, text=True, check=False, timeout=100)
+    assert done.returncode == 0, done.stderr
+    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in done.stdout.splitlines()]
+    assert ["`znorm`", "lr=0.1", "0.500", "0.400 to 0.600", "−0.012", "−0.050 to +0.020", "0.034", "0.250"] in lines
+    assert lines.count(["`none`", "lr=0.1", "0.500", "0.400 to 0.600", "", "", "", "0.250"]) == 2
+    assert Path("results/overview.png").stat().st_size > 5_000
+
+    missing = subprocess.run([*command, "results"], capture_output=True, text=True, check=False)
+    assert missing.returncode == 2
+    assert "results has no summary.csv" in missing.stderr
+
+
 @pytest.mark.slow
 def test_gradients(data):
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}

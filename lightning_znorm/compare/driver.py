@@ -166,5 +166,5 @@ def _sigterm_as_interrupt() -> Iterator[None]:
 
 def report_paths(folder: Path) -> list[Path]:
     """Return the files of a report that are there."""
-    names = ("report.html", "summary.md", "runs.csv", "curves.png", "sweep.png", "differences.png")
+    names = ("report.html", "summary.md", "summary.csv", "runs.csv", "curves.png", "sweep.png", "differences.png")
     return [folder / name for name in names if (folder / name).exists()]

@@ -1,4 +1,4 @@
-"""The report of a comparison: `summary.md`, `runs.csv`, pictures, and `report.html` with all of it."""
+"""The report of a comparison: `summary.md`, `summary.csv`, `runs.csv`, pictures, and `report.html` with all of it."""
 
 import base64
 from collections.abc import Callable, Sequence
@@ -85,6 +85,8 @@ def write_report(question: Question, store: Store, show_command: Callable[[Run],
     findings = find(question, store.results(question.runs))
     folder = store.folder
     write_atomically(folder / "runs.csv", findings.runs.drop(columns="setting").to_csv(index=False))
+    others = findings.metrics.rename(columns=lambda name: tables.metric_column(name, findings.summary.columns))
+    write_atomically(folder / "summary.csv", findings.summary.join(others).to_csv())
     figures = [
         ("differences.png", plots.plot_differences(question, findings.summary, findings.runs, findings.unit)),
         ("curves.png", plots.plot_curves(question, findings.summary, findings.curves, findings.losses, findings.unit)),

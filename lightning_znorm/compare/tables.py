@@ -57,7 +57,7 @@ def make_runs_table(question: Question, results: Sequence[Mapping[str, Any]]) ->
         frame.insert(position, name, pd.Series([result["setting"][key] for result in results], dtype=object))
     for metric in list_metrics(results):
         values = [result["test"].get(metric) for result in results]
-        frame[_metric_column(metric, frame)] = pd.Series(values, dtype=float)
+        frame[metric_column(metric, frame)] = pd.Series(values, dtype=float)
     return frame
 
 
@@ -66,7 +66,8 @@ def list_metrics(results: Sequence[Mapping[str, Any]]) -> list[str]:
     return list(dict.fromkeys(name for result in results for name in result["test"]))
 
 
-def _metric_column(metric: str, columns: Container[str]) -> str:
+def metric_column(metric: str, columns: Container[str]) -> str:
+    """Return the name of a metric's column beside others."""
     return f"metric.{metric}" if metric in columns else metric
 
 

@@ -40,6 +40,10 @@ def test_other_metrics_of_the_test():
     assert frame["test_f1"].tolist()[:2] == [0.1, 1.1]
     assert frame["seconds"].tolist() == [2.0] * 8
     assert frame["metric.seconds"].dropna().tolist() == [7.0] * 7
+    by_method = pd.read_csv("out/summary.csv").set_index("method")
+    assert by_method.loc["none", ["setting", "seeds", "test_f1"]].tolist() == ["lr=0.2", 2, 0.7]
+    assert by_method["seconds"].tolist() == [2.0] * 2
+    assert by_method["metric.seconds"].tolist() == [7.0] * 2
 
 
 def test_no_other_metrics():
