@@ -43,7 +43,7 @@ def probe(question: Question, recipe: Recipe, pool: Pool, store: Store | None) -
 
     """
     runs = [Run(method, question.settings[0], question.seeds[0]) for method in question.methods]
-    remembered = store.folder / "trial.json" if store else None
+    remembered = store.trial if store else None
     known = (read_json(remembered) if remembered and remembered.exists() else None) or {}
     keys = {run.method.label: fingerprint([run.method.identity(), find_versions()]) for run in runs}
     todo = [run for run in runs if keys[run.method.label] not in known]

@@ -39,7 +39,7 @@ class Store:
         """Take possession of the folder.
 
         Args:
-            configuration: What is compared, as JSON takes it. The folder must belong to the same, or be empty.
+            configuration: What is compared, as JSON takes it. The folder must belong to the same, or have no result.
 
         Raises:
             ValueError: If the folder cannot be written, belongs to something else or is in use.
@@ -59,14 +59,18 @@ class Store:
                 f"Argument `out`: the folder `{self.folder}` cannot be written ({error.strerror}). Choose another one."
             ) from error
         try:
-            self.check(configuration)
+            if self.check(configuration):
+                self._forget_trial()
             write_json(self.folder / _ABOUT, {"schema": SCHEMA, "configuration": configuration})
             yield self
         finally:
             lock.release()
 
-    def check(self, configuration: Mapping[str, Any]) -> None:
-        """Raise if the folder belongs to something else; a folder that is not there is fine.
+    def check(self, configuration: Mapping[str, Any]) -> bool:
+        """Raise if the folder belongs to something else; one that is not there or has no result yet is fine.
+
+        Returns:
+            Whether it was of another configuration, for instance one that failed in the trial.
 
         Raises:
             ValueError: Naming what is different.
@@ -75,7 +79,7 @@ class Store:
         about = self.folder / _ABOUT
         choose = "Choose another folder with `--compare.out`"
         if not self.folder.exists():
-            return
+            return False
         if not self.folder.is_dir():
             raise ValueError(f"Argument `out`: `{self.folder}` is not a folder. {choose}.")
         if not about.exists():
@@ -85,7 +89,7 @@ class Store:
                     f"Argument `out`: the folder `{self.folder}` has other things in it ({listing(sorted(others), 5)})."
                     f" {choose}."
                 )
-            return
+            return False
         known = read_json(about)
         if not isinstance(known, dict) or known.get("schema") != SCHEMA:
             raise ValueError(
@@ -93,12 +97,22 @@ class Store:
             )
         # once through JSON, as what was stored went
         differing = differences(known["configuration"], json.loads(json.dumps(configuration, default=repr)))
-        if differing:
+        if differing and any(self.folder.glob("runs/*/result.json")):
             shown = "; ".join(f"{key} is {new!r}, was {old!r}" for key, old, new in differing[:5])
             raise ValueError(
                 f"Argument `out`: the folder `{self.folder}` belongs to a comparison of another configuration"
                 f" ({shown}). {choose}, or delete this one."
             )
+        return bool(differing)
+
+    @property
+    def trial(self) -> Path:
+        """Where the trial is remembered."""
+        return self.folder / "trial.json"
+
+    def _forget_trial(self) -> None:
+        self.trial.unlink(missing_ok=True)
+        shutil.rmtree(self.folder / "runs", ignore_errors=True)
 
     def folder_of(self, run: Run) -> Path:
         """Return where a run's files are."""

@@ -28,9 +28,24 @@ def test_a_folder_is_taken_and_found_again():
         assert store.result_of(RUN) is None
 
 
+def test_a_mistake_that_the_trial_found_can_be_corrected_in_place():
+    with Store(Path("out")).opened(CONFIGURATION) as store:
+        write_json(store.trial, {})
+        store.folder_of(RUN).mkdir(parents=True)
+        (store.folder_of(RUN) / "log.txt").write_text("interrupted")
+    with Store(Path("out")).opened(CONFIGURATION) as store:
+        assert store.trial.exists()
+    with Store(Path("out")).opened({"trainer": {"max_epochs": 3}}) as store:
+        assert not store.trial.exists()
+        assert not store.folder_of(RUN).exists()
+        store.keep(RUN, {"schema": 1})
+    with pytest.raises(ValueError, match="max_epochs is 2, was 3"):
+        Store(Path("out")).check(CONFIGURATION)
+
+
 def test_of_another_configuration():
-    with Store(Path("out")).opened(CONFIGURATION):
-        pass
+    with Store(Path("out")).opened(CONFIGURATION) as store:
+        store.keep(RUN, {"schema": 1})
     other = json.loads(json.dumps(CONFIGURATION))
     other["model"]["init_args"]["lr"] = 0.2
     with pytest.raises(
