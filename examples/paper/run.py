@@ -34,13 +34,20 @@ SMALL_NETWORKS = {
     "lgg": ["resnet34"],
     "depth": ["plain20", "resnet20", "plain56", "resnet56"],
 }
-# under SGD, ZNorm wants a far smaller rate than the others: the values must hold the best of both
+# by optimizer and preset; under SGD, ZNorm wants a far smaller rate than the others: the values must hold the best of all
 RATES = {
-    "full": {"adam": "3e-4,1e-3,3e-3,1e-2", "sgd": "3e-4,1e-3,3e-3,1e-2,3e-2,1e-1"},
-    "small": {"adam": "1e-3,3e-3,1e-2", "sgd": "1e-3,5e-3,2e-2,1e-1"},
-    # up to where nothing is learnt
-    "depth": {"adam": "3e-4,1e-3,3e-3,1e-2,3e-2,1e-1,3e-1", "sgd": "1e-3,3e-3,1e-2,3e-2,1e-1,3e-1,1,3"},
+    "adam": {
+        "full": "3e-4,1e-3,3e-3,1e-2",
+        "small": "1e-3,3e-3,1e-2",
+        "small pcam": "3e-4,1e-3,3e-3",
+    },
+    "sgd": {
+        "full": "3e-4,1e-3,3e-3,1e-2,3e-2,1e-1",
+        "small": "1e-3,5e-3,2e-2,1e-1",
+    },
 }
+# up to where nothing is learnt
+DEPTH_RATES = {"adam": "3e-4,1e-3,3e-3,1e-2,3e-2,1e-1,3e-1", "sgd": "1e-3,3e-3,1e-2,3e-2,1e-1,3e-1,1,3"}
 OPTIMIZERS = {
     "adam": ["--model.init_args.optimizer=Adam"],
     "sgd": ["--model.init_args.optimizer=SGD", '--model.init_args.optimizer_args={"momentum": 0.9}'],
@@ -96,14 +103,13 @@ def make_command(comparison: Comparison, arguments: argparse.Namespace, minutes:
     """Return the command line."""
     experiment = "cifar10" if comparison.experiment == "depth" else comparison.experiment
     is_small = arguments.preset == "small"
-    rates = RATES["depth" if comparison.experiment == "depth" else arguments.preset]
     backbone = "encoder" if experiment == "lgg" else "backbone"
     flags = [
         f"--config={HERE / experiment}.yaml",
         f"--model.init_args.{backbone}={NETWORKS[comparison.experiment][comparison.network]}",
         *OPTIMIZERS[comparison.optimizer],
         *make_data_flags(experiment, Path(arguments.data), Path(arguments.out)),
-        f"--compare.sweep=model.init_args.lr={rates[comparison.optimizer]}",
+        f"--compare.sweep=model.init_args.lr={find_rates(comparison, arguments.preset)}",
         f"--compare.out={Path(arguments.out) / arguments.preset / str(comparison)}",
     ]
     if is_small:
@@ -117,6 +123,14 @@ def make_command(comparison: Comparison, arguments: argparse.Namespace, minutes:
     flags += [] if arguments.jobs is None else [f"--compare.jobs={arguments.jobs}"]
     flags += [] if minutes is None else [f"--compare.minutes={minutes:.2f}"]
     return [sys.executable, "-m", "lightning_znorm", "compare", *flags, *arguments.rest]
+
+
+def find_rates(comparison: Comparison, preset: str) -> str:
+    """Return the learning rates to choose from."""
+    if comparison.experiment == "depth":
+        return DEPTH_RATES[comparison.optimizer]
+    rates = RATES[comparison.optimizer]
+    return rates.get(f"{preset} {comparison.experiment}", rates[preset])
 
 
 def is_tree(experiment: str, folder: Path) -> bool:
