@@ -34,7 +34,7 @@ SMALL_NETWORKS = {
     "lgg": ["resnet34"],
     "depth": ["plain20", "resnet20", "plain56", "resnet56"],
 }
-# by optimizer and preset; under SGD, ZNorm wants a far smaller rate than the others: the values must hold the best of all
+# under SGD, ZNorm wants a far smaller rate than the others: the values must hold the best of all
 RATES = {
     "adam": {
         "full": "3e-4,1e-3,3e-3,1e-2",
