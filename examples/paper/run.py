@@ -40,6 +40,7 @@ RATES = {
         "full": "3e-4,1e-3,3e-3,1e-2",
         "small": "1e-3,3e-3,1e-2",
         "small pcam": "3e-4,1e-3,3e-3",
+        "small lgg": "1e-3,3e-3,1e-2,3e-2",
     },
     "sgd": {
         "full": "3e-4,1e-3,3e-3,1e-2,3e-2,1e-1",
