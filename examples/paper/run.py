@@ -48,7 +48,7 @@ RATES = {
     },
 }
 # up to where nothing is learnt
-DEPTH_RATES = {"adam": "3e-4,1e-3,3e-3,1e-2,3e-2,1e-1,3e-1", "sgd": "1e-3,3e-3,1e-2,3e-2,1e-1,3e-1,1,3"}
+DEPTH_RATES = {"adam": "3e-4,1e-3,3e-3,1e-2,3e-2,1e-1,3e-1", "sgd": "1e-4,3e-4,1e-3,3e-3,1e-2,3e-2,1e-1,3e-1,1,3"}
 OPTIMIZERS = {
     "adam": ["--model.init_args.optimizer=Adam"],
     "sgd": ["--model.init_args.optimizer=SGD", '--model.init_args.optimizer_args={"momentum": 0.9}'],
