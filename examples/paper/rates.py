@@ -1,8 +1,8 @@
 """How far can the learning rate be raised before nothing is learnt, with each method?
 
 Reads the results of comparisons that sweep one learning rate, draws the validation metric (the larger the better)
-against the rate for each of them, and tabulates per method the best rate, the highest that is of use, and how far that
-is above the best. Of use is a rate whose mean over the seeds is at least half as far above guessing as that of the best
+against the rate for each of them, and tabulates per method the best rate, how far it can be raised, and by which factor
+that is. It can be raised as long as the mean over the seeds is at least half as far above guessing as with the best
 one; a run that fails or diverges has learnt nothing.
 
     python examples/paper/run.py depth --optimizers sgd
@@ -46,12 +46,13 @@ def read(folder: Path, chance: float) -> pd.DataFrame:
 
 
 def tabulate(runs: pd.DataFrame, chance: float) -> pd.DataFrame:
-    """Return the best and the highest useful rate by comparison and method, with the metric at the best one."""
+    """Return the best rate by comparison and method, with the metric there, and how far it can be raised."""
     rows = []
     for (comparison, method), own in runs.groupby(["comparison", "method"], sort=False):
         means = own.groupby("rate")["metric"].mean()
         best, peak = float(means.index[int(means.argmax())]), float(means.max())
-        highest = float(means.index[means - chance >= 0.5 * (peak - chance)].max())
+        above = (means - chance >= 0.5 * (peak - chance))[means.index >= best]
+        highest = float(means.index[means.index >= best][above.cummin()].max())
         edge = "≥ " if highest == means.index.max() else ""
         rows.append(
             {
@@ -59,8 +60,8 @@ def tabulate(runs: pd.DataFrame, chance: float) -> pd.DataFrame:
                 "method": method,
                 "best rate": f"{best:g}",
                 "metric there": peak,
-                "highest useful rate": f"{edge}{highest:g}",
-                "times the best": f"{edge}{highest / best:.3g}",
+                "can be raised to": f"{edge}{highest:g}",
+                "by a factor of": f"{edge}{highest / best:.3g}",
                 "failed runs": int(own["failed"].sum()),
             }
         )
