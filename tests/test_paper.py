@@ -132,6 +132,21 @@ def test_unknown_experiment():
     assert "no experiment 'imagenet', only cifar10, pcam, lgg, depth" in done.stderr
 
 
+def test_network_of_another_experiment():
+    done = run("lgg", "--networks", "resnet20")
+    assert done.returncode == 2
+    assert "none of lgg has a network resnet20" in done.stderr
+
+
+@pytest.mark.parametrize(("script", "table"), [("rates.py", "runs.csv"), ("overview.py", "summary.csv")])
+def test_comparisons_of_one_name(script, table):
+    folders = [Path("results", preset, "lgg-resnet34-adam") for preset in ("small", "full")]
+    command = [sys.executable, SCRIPT.with_name(script), *folders]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=100)
+    assert done.returncode == 2
+    assert "different names" in done.stderr
+
+
 def test_without_time(data):
     done = run("cifar10", "--minutes", "0.1")
     assert done.returncode == 130

@@ -89,6 +89,8 @@ def main() -> None:
     parser.add_argument("folders", nargs="+", type=Path, metavar="folder", help="of a comparison")
     parser.add_argument("--out", type=Path, default=Path("results/overview.png"), help="picture (%(default)s)")
     options = parser.parse_args()
+    if len({folder.name for folder in options.folders}) < len(options.folders):
+        parser.error("the folders must have different names: give those of one preset")
     for folder in options.folders:
         if not (folder / "summary.csv").is_file():
             parser.error(f"{folder} has no summary.csv: give the folders of comparisons (--compare.out)")

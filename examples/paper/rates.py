@@ -107,6 +107,8 @@ def main() -> None:
     parser.add_argument("--chance", type=float, default=0.0, help="the metric of guessing (%(default)s)")
     parser.add_argument("--out", type=Path, default=Path("results/rates"), help="folder (%(default)s)")
     options = parser.parse_args()
+    if len({folder.name for folder in options.folders}) < len(options.folders):
+        parser.error("the folders must have different names: give those of one preset")
     for folder in options.folders:
         if not (folder / "runs.csv").is_file():
             parser.error(f"{folder} has no runs.csv: give the folders of comparisons (--compare.out)")

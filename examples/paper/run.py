@@ -174,7 +174,9 @@ def main() -> None:
         if experiment not in NETWORKS:
             parser.error(f"there is no experiment {experiment!r}, only {known}")
     end = None if arguments.minutes is None else time.monotonic() + 60 * arguments.minutes
-    for comparison in choose(arguments):
+    if not (comparisons := list(choose(arguments))):
+        parser.error(f"none of {', '.join(arguments.experiments)} has a network {' or '.join(arguments.networks)}")
+    for comparison in comparisons:
         left = None if end is None else (end - time.monotonic()) / 60
         if left is not None and left <= 0.5:
             print(f"Time is up before {comparison}. The same command goes on from here.", file=sys.stderr)

@@ -101,12 +101,21 @@ class QuarterTurns(Augmentation):
     draws: ClassVar[int] = 3
 
     def transform(self, height: int, width: int) -> v2.Transform:
+        self._check(height, width)
         turn = v2.RandomApply([v2.RandomRotation((90, 90))], p=0.5)
         return v2.Compose([turn, v2.RandomHorizontalFlip(), v2.RandomVerticalFlip()])
 
     def __call__(self, images: Tensor, masks: Tensor | None, draws: Tensor) -> tuple[Tensor, Tensor | None]:
+        self._check(*images.shape[-2:])
         chosen = draws < 0.5
         return self._change(images, chosen), None if masks is None else self._change(masks, chosen)
+
+    def _check(self, height: int, width: int) -> None:
+        if height != width:
+            raise ValueError(
+                f"Quarter turns need square images, but got {height} x {width} pixels. Set `image_size`, or choose"
+                " another `augment`."
+            )
 
     def _change(self, images: Tensor, chosen: Tensor) -> Tensor:
         images = _where(chosen[:, 0], images.rot90(1, (-2, -1)), images)

@@ -92,7 +92,7 @@ def read_image(path: Path, mode: str) -> Tensor:
     try:
         with Image.open(path) as image:
             pixels: Tensor = pil_to_tensor(image.convert(mode))
-    except (OSError, SyntaxError) as error:  # Pillow's errors of broken files
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # Pillow's, of broken files
         raise ValueError(f"{path} is not a readable image ({error}). Replace it, or remove it.") from error
     return pixels
 

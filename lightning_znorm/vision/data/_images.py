@@ -17,10 +17,12 @@ from tqdm import tqdm
 from lightning_znorm.vision.data._arguments import at_least
 from lightning_znorm.vision.data._augmentation import Augmentation
 from lightning_znorm.vision.data._on_device import DeviceLoader, Resident
+from lightning_znorm.vision.data._order import Order, mix
 
 __all__ = ["ImageDataModule", "Samples", "Split", "Tensors"]
 
 _MOST_WORKERS = 8
+_READ_AT_ONCE = 256
 
 
 class Samples(Protocol):
@@ -70,7 +72,8 @@ class Split:
 class ImageDataModule(pl.LightningDataModule):
     """Splits ``train``, ``val`` and ``test`` of images, read by worker processes or kept whole on the device.
 
-    The order of the training batches comes from a generator of its own, seeded by ``seed`` and PyTorch's global seed.
+    The order of the training batches follows from ``seed``, PyTorch's global seed and the epoch, and from nothing else.
+    Under DDP each rank gets its part of it.
 
     Args:
         batch_size: Samples per batch.
@@ -115,44 +118,58 @@ class ImageDataModule(pl.LightningDataModule):
 
     def train_dataloader(self) -> Any:
         """Training batches, augmented, in a new random order each epoch."""
-        seed = (torch.initial_seed() + self.seed) % 2**63
-        if self.trainer is not None:  # the ranks share one order, also where nobody has seeded them alike
-            seed = self.trainer.strategy.broadcast(seed)
-        generator = torch.Generator().manual_seed(seed)
-        return self._loader("train", self.augmentation, generator)
+        trainer, seed = self.trainer, (torch.initial_seed() + self.seed) % 2**62
+        shuffle = True
+        if trainer is not None:  # the ranks share one order, also where nobody has seeded them alike
+            seed = trainer.strategy.broadcast(seed)
+            shuffle = not getattr(trainer, "overfit_batches", 0)  # then always the same ones
+        order = self._order("train", seed, shuffle)
+        if self.on_device:
+            return DeviceLoader(self._on_device("train"), self.batch_size, order, self.augmentation)
+        epoch = 0 if trainer is None else trainer.current_epoch
+        generator = torch.Generator().manual_seed(mix(seed, epoch, order.rank))  # seeds the workers
+        return self._by_workers("train", self.augmentation, sampler=order, generator=generator)
 
     def val_dataloader(self) -> Any:
         """Validation batches."""
-        return self._loader("val")
+        return self._evaluation("val")
 
     def test_dataloader(self) -> Any:
         """Test batches."""
-        return self._loader("test")
+        return self._evaluation("test")
 
     def predict_dataloader(self) -> Any:
-        """The test batches."""
-        return self._loader("test")
+        """The test batches, each sample once."""
+        return self._evaluation("test", pads=False)
 
-    def _loader(
-        self, name: str, augmentation: Augmentation | None = None, generator: torch.Generator | None = None
-    ) -> Any:
+    def _evaluation(self, name: str, pads: bool = True) -> Any:
         if self.on_device:
-            device, rank, world_size = torch.device("cpu"), 0, 1
-            if self.trainer is not None:
-                device = self.trainer.strategy.root_device
-                rank, world_size = self.trainer.global_rank, self.trainer.world_size
-            if name not in self._resident or self._resident[name].images.device != device:
-                self._resident[name] = self._move(name, device)
-            return DeviceLoader(self._resident[name], self.batch_size, augmentation, generator, rank, world_size)
+            order = self._order(name, seed=0, shuffle=False, pads=pads)
+            return DeviceLoader(self._on_device(name), self.batch_size, order)
+        return self._by_workers(name)  # a Trainer shares them out
+
+    def _order(self, name: str, seed: int, shuffle: bool, pads: bool = True) -> Order:
+        rank, world_size = (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
+        return Order(self._splits[name].samples, seed, rank, world_size, shuffle, pads)
+
+    def _by_workers(self, name: str, augmentation: Augmentation | None = None, **arguments: Any) -> Any:
         return DataLoader(
             Prepared(self._splits[name], augmentation),
             batch_size=self.batch_size,
-            shuffle=generator is not None,
-            generator=generator,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
-            pin_memory=torch.cuda.is_available(),
+            pin_memory=self._device.type == "cuda",
+            **arguments,
         )
+
+    @property
+    def _device(self) -> torch.device:
+        return torch.device("cpu") if self.trainer is None else self.trainer.strategy.root_device
+
+    def _on_device(self, name: str) -> Resident:
+        if name not in self._resident or self._resident[name].images.device != self._device:
+            self._resident[name] = self._move(name, self._device)
+        return self._resident[name]
 
     def _move(self, name: str, device: torch.device) -> Resident:
         split = self._splits[name]
@@ -163,11 +180,20 @@ class ImageDataModule(pl.LightningDataModule):
         """Read all samples of a split, by the worker processes, and show the progress."""
         if isinstance(samples, Tensors):
             return samples
-        loader = DataLoader(Raw(samples), batch_size=256, num_workers=self.num_workers)
+        loader = DataLoader(Raw(samples), batch_size=_READ_AT_ONCE, num_workers=self.num_workers)
         about = f"Reading {type(self).__name__}'s {name} split"
-        batches = list(tqdm(loader, desc=about, delay=2, mininterval=1, leave=False))
-        images, targets = (torch.cat(parts) for parts in zip(*batches, strict=True))
-        return Tensors(images, targets)
+        whole: Tensors | None = None
+        start = 0
+        # each batch is let go at once: it holds shared memory and open files of the workers
+        for images, targets in tqdm(loader, desc=about, delay=2, mininterval=1, leave=False):
+            if whole is None:
+                whole = Tensors(*(part.new_empty(len(samples), *part.shape[1:]) for part in (images, targets)))
+            whole.images[start : start + len(images)] = images
+            whole.targets[start : start + len(images)] = targets
+            start += len(images)
+        if whole is None:
+            raise ValueError(f"The {name} split of {type(self).__name__} is empty.")
+        return whole
 
 
 class Raw(Dataset[tuple[Tensor, Tensor]]):

@@ -3,10 +3,11 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
+from torch.utils.data import BatchSampler
 
 from lightning_znorm.vision.data._augmentation import Augmentation
+from lightning_znorm.vision.data._order import Order
 
 __all__ = ["DeviceLoader", "Resident"]
 
@@ -38,11 +39,8 @@ class DeviceLoader:
     Args:
         split: What to deal out.
         batch_size: Samples per batch; the last one may have fewer.
+        order: Which samples, and in which order. A Trainer finds it in ``batch_sampler`` and sets its epoch.
         augmentation: Of training batches.
-        generator: Shuffles and augments; ``None`` leaves the order as it is.
-        rank: Which part of each epoch is this process's.
-        world_size: Number of parts. As in ``DistributedSampler``, the first samples come twice where the number of
-            samples is no multiple of it.
 
     Yields:
         Images ``(n, C, H, W)`` float32, standardized; targets ``(n,)`` int64, or ``(n, 1, H, W)`` float32.
@@ -50,39 +48,24 @@ class DeviceLoader:
     """
 
     def __init__(
-        self,
-        split: Resident,
-        batch_size: int,
-        augmentation: Augmentation | None = None,
-        generator: torch.Generator | None = None,
-        rank: int = 0,
-        world_size: int = 1,
+        self, split: Resident, batch_size: int, order: Order, augmentation: Augmentation | None = None
     ) -> None:
         self.split = split
         self.batch_size = batch_size
+        self.order = order
+        self.batch_sampler = BatchSampler(order, batch_size, drop_last=False)
         self.augmentation = augmentation
-        self.generator = generator
-        self.rank = rank
-        self.world_size = world_size
 
     def __len__(self) -> int:
-        return -(-self._share // self.batch_size)
-
-    @property
-    def _share(self) -> int:
-        return -(-len(self.split.images) // self.world_size)
+        return len(self.batch_sampler)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        count, device = len(self.split.images), self.split.images.device
-        order = torch.arange(count) if self.generator is None else torch.randperm(count, generator=self.generator)
-        missing = self._share * self.world_size - count
-        order = torch.cat([order, order[:missing]])
-        draws = torch.empty(len(order), 0)
-        if self.augmentation is not None:
-            draws = torch.rand(len(order), self.augmentation.draws, generator=self.generator)
-        mine = slice(self.rank, None, self.world_size)
+        device = self.split.images.device
+        order = self.order.share()
+        draws = self.order.draw(self.augmentation.draws if self.augmentation is not None else 0)
+        self.order.epoch += 1
         for chosen, numbers in zip(
-            order[mine].to(device).split(self.batch_size), draws[mine].to(device).split(self.batch_size), strict=True
+            order.to(device).split(self.batch_size), draws.to(device).split(self.batch_size), strict=True
         ):
             yield self._batch(chosen, numbers)
 

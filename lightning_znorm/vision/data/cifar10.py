@@ -4,6 +4,7 @@ from pathlib import Path
 
 import torch
 from torchvision import datasets
+from torchvision.datasets.utils import download_and_extract_archive
 
 from lightning_znorm.vision.data._arguments import at_least
 from lightning_znorm.vision.data._augmentation import FlipAndCrop
@@ -68,7 +69,10 @@ class CIFAR10(ImageDataModule):
         """Download."""
         if self.download and not self._is_complete():
             with alone_in(self.root), explained(datasets.CIFAR10.url, self.root):
-                datasets.CIFAR10(str(self.root), download=True)
+                archive = datasets.CIFAR10
+                download_and_extract_archive(
+                    archive.url, str(self.root), filename=archive.filename, md5=archive.tgz_md5
+                )
 
     def _is_complete(self) -> bool:
         try:

@@ -4,13 +4,17 @@ import hashlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, Literal
 
+import PIL
 import torch
+import torchvision
 from torch import Tensor
 from torchvision.datasets.folder import IMG_EXTENSIONS
 from torchvision.transforms.v2 import functional
 
+from lightning_znorm._compat import rank_zero_warn
 from lightning_znorm.vision._choices import unknown_choice
 from lightning_znorm.vision.data._arguments import at_least, between
 from lightning_znorm.vision.data._augmentation import Augmentation, FlipAndCrop, FlipAndRotate, QuarterTurns
@@ -116,12 +120,19 @@ class ImageFolder(ImageDataModule):
         folder = Path(self.cache or "").expanduser()
         path = folder / f"{name}-{samples.fingerprint()}.pt"
         with alone_in(folder):
-            if not path.exists():
-                read_whole = self.read_whole(name, samples)
-                part = path.with_suffix(".part")
-                torch.save({"images": read_whole.images, "targets": read_whole.targets}, part)
-                os.replace(part, path)
-        return Tensors(**torch.load(path, mmap=True, weights_only=True))
+            if path.exists():
+                try:
+                    return _load(path)
+                except (OSError, RuntimeError, ValueError, EOFError, UnpicklingError):  # cut short by a crash, say
+                    rank_zero_warn(f"{path} is damaged, and is made anew.")
+            whole = self.read_whole(name, samples)
+            part = path.with_suffix(".part")
+            with open(part, "wb") as file:
+                torch.save({"images": whole.images, "targets": whole.targets}, file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(part, path)
+            return _load(path)
 
     def _hold_out(self, own: list[Path], wants_held_out: bool) -> list[Path]:
         """Return the training or the validation part of a class's training images."""
@@ -153,12 +164,14 @@ class Files:
         return len(self.files)
 
     def fingerprint(self) -> str:
-        """Return what changes with the files, their labels, and the size."""
+        """Return what changes with the files, their labels, the size, and the packages that read them."""
         about = [
             (str(path.absolute()), label, (status := path.stat()).st_size, status.st_mtime_ns)
             for path, label in self.files
         ]
-        return hashlib.sha256(repr((self.size, about)).encode()).hexdigest()[:16]
+        return hashlib.sha256(repr((self.size, about, PIL.__version__, torchvision.__version__)).encode()).hexdigest()[
+            :16
+        ]
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         path, label = self.files[index]
@@ -173,6 +186,10 @@ class Files:
                 f" {self._shape[2]}. Set `image_size`."
             )
         return image, torch.tensor(label)
+
+
+def _load(path: Path) -> Tensors:
+    return Tensors(**torch.load(path, mmap=True, weights_only=True))
 
 
 def _classes(train: Path) -> list[str]:

@@ -17,6 +17,8 @@ from lightning_znorm.vision.data._images import ImageDataModule, Split, Tensors
 
 __all__ = ["LGGSegmentation"]
 
+_PATIENTS, _SLICES = 110, 3929
+
 _HINT = (
     "It is the folder `kaggle_3m` of the data set `mateuszbuda/lgg-mri-segmentation` on Kaggle, as unpacked, or the one"
     " that `kaggle_3m` lies in."
@@ -85,6 +87,11 @@ class LGGSegmentation(ImageDataModule):
         mean, std = mean.repeat_interleave(counts, dim=0), std.repeat_interleave(counts, dim=0)
         if self.only_tumor:
             chosen = masks.flatten(1).amax(dim=1) > 0
+            if not chosen.any():
+                raise ValueError(
+                    f"Argument `only_tumor`: none of the {len(volumes)} patient(s) of the split `{name}` has a tumour."
+                    " Set `only_tumor=False`, or choose another `seed` or larger shares."
+                )
             images, masks, mean, std = images[chosen], masks[chosen], mean[chosen], std[chosen]
         return Split(Tensors(images, masks), mean, std)
 
@@ -123,7 +130,8 @@ def find_patients(root: Path) -> list[Path]:
     """Return the folders of the patients, sorted by name.
 
     Raises:
-        FileNotFoundError: If there are none, or fewer than ``data.csv`` lists.
+        FileNotFoundError: If there are none, fewer than ``data.csv`` lists, or slices of the whole set are missing.
+        ValueError: If ``data.csv`` is not what it should be.
 
     """
     folder = existing(root, "root", _HINT)
@@ -134,13 +142,25 @@ def find_patients(root: Path) -> list[Path]:
         raise FileNotFoundError(f"There is no folder `TCGA_…` in {folder}. {_HINT}")
     table = folder / "data.csv"
     if table.exists():
-        with open(table, newline="") as file:
-            listed = [row["Patient"] for row in csv.DictReader(file)]
+        try:
+            with open(table, newline="") as file:
+                listed = [row["Patient"] for row in csv.DictReader(file)]
+        except (KeyError, UnicodeDecodeError, csv.Error) as error:
+            raise ValueError(
+                f"{table} is not the table of the data set: it has no readable column `Patient`. Replace it, or remove"
+                " it to use the patients that are there."
+            ) from error
         missing = [name for name in listed if not any(path.name.startswith(name) for path in patients)]
         if missing:
             raise FileNotFoundError(
                 f"{table} lists {len(listed)} patients, but {len(missing)} of them have no folder in {folder}, such as"
                 f" {missing[0]}. Unpack the whole set, or remove data.csv to use the part that is there."
+            )
+        slices = sum(len(list(patient.glob("*_mask.tif"))) for patient in patients)
+        if len(listed) == _PATIENTS == len(patients) and slices != _SLICES:
+            raise FileNotFoundError(
+                f"{folder} has {slices} masks of {_PATIENTS} patients, but the data set has {_SLICES}. Unpack the whole"
+                " set, or remove data.csv to use what is there."
             )
     return patients
 

@@ -1,6 +1,7 @@
 """PatchCamelyon."""
 
-import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +90,7 @@ class PCam(ImageDataModule):
 
 
 class Patches:
-    """Images and labels in a pair of HDF5 files; each process that reads opens them for itself.
+    """Images and labels in a pair of HDF5 files, which is opened when the first image is asked for.
 
     Args:
         images: File with ``x`` of shape ``(N, H, W, 3)``.
@@ -103,13 +104,12 @@ class Patches:
 
     def __init__(self, images: Path, targets: Path) -> None:
         self.path = images
-        try:
-            labels = torch.from_numpy(_open(targets, "y")[:]).long()
-        except OSError as error:
-            raise _damaged(targets, error) from error
+        with _opened(targets, "y") as data:
+            labels = torch.from_numpy(data[:]).long()
         self.labels = labels.flatten()
-        self._opened: tuple[int, Any] | None = None
-        shape = self._data().shape
+        self._file: Any = None
+        with _opened(images, "x") as data:
+            shape = data.shape
         if len(shape) != 4 or shape[-1] != 3 or tuple(labels.shape) != (shape[0], 1, 1, 1):
             raise ValueError(
                 f"{images} has data of shape {tuple(shape)} and {targets} of {tuple(labels.shape)}, expected (N, H, W,"
@@ -120,33 +120,41 @@ class Patches:
         return len(self.labels)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        try:
-            patch = self._data()[index]
-        except OSError as error:
-            raise _damaged(self.path, error) from error
+        if self._file is None:
+            self._file = _open(self.path)
+        with _explained(self.path):
+            patch = self._file["x"][index]
         return torch.from_numpy(patch).permute(2, 0, 1).contiguous(), self.labels[index]
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_opened": None}
-
-    def _data(self) -> Any:
-        # a file handle that a fork has inherited shares its position with the parent's
-        if self._opened is None or self._opened[0] != os.getpid():
-            self._opened = (os.getpid(), _open(self.path, "x"))
-        return self._opened[1]
+        return {**self.__dict__, "_file": None}
 
 
-def _open(path: Path, name: str) -> Any:
-    """Return a data set of an HDF5 file, unread."""
+@contextmanager
+def _opened(path: Path, name: str) -> Iterator[Any]:
+    """Yield a data set of an HDF5 file, unread."""
+    with _open(path) as file, _explained(path):
+        yield file[name]
+
+
+def _open(path: Path) -> Any:
     import h5py
 
     if not path.exists():
         raise FileNotFoundError(f"There is no {path}. Set `download=True`, or correct `root`.")
+    with _explained(path):
+        return h5py.File(path)
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """Name the file in HDF5's errors, and tell those of the file from those of the system."""
     try:
-        return h5py.File(path)[name]
+        yield
     except (OSError, KeyError) as error:
-        raise _damaged(path, error) from error
-
-
-def _damaged(path: Path, error: Exception) -> ValueError:
-    return ValueError(f"{path} is damaged ({error}). Remove it and download it again.")
+        if not isinstance(error, OSError) or error.errno is None:
+            raise ValueError(f"{path} is damaged ({error}). Remove it and download it again.") from error
+        remedy = ""
+        if isinstance(error, BlockingIOError):
+            remedy = " On a network file system, try again with HDF5_USE_FILE_LOCKING=FALSE in the environment."
+        raise OSError(error.errno, f"{path} cannot be read ({error}).{remedy}") from error

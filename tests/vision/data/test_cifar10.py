@@ -107,6 +107,19 @@ def test_damaged_file_is_unpacked_again(cifar):
     assert len(cifar.requests) == asked
 
 
+@pytest.mark.parametrize("content", [None, b"damaged"])
+def test_names_of_the_classes_are_unpacked_again(cifar, content):
+    """torchvision takes no notice of that file when it looks what is there."""
+    made().prepare_data()
+    asked = len(cifar.requests)
+    path = Path("data", "cifar-10-batches-py", "batches.meta")
+    path.unlink() if content is None else path.write_bytes(content)
+    module = made()
+    module.prepare_data()
+    module.setup()
+    assert len(cifar.requests) == asked
+
+
 def test_no_server(cifar, monkeypatch):
     monkeypatch.setattr(datasets.CIFAR10, "url", "http://127.0.0.1:1/nothing.tar.gz")
     with pytest.raises(RuntimeError, match=r"http://127.0.0.1:1/nothing.tar.gz failed.*put the file into data by hand"):

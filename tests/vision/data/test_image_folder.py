@@ -150,6 +150,16 @@ class TestCache:
         assert not list(Path("cache").glob("*.pt"))
         assert values(ready(on_device=True, cache="cache"), "test") == expected("test")
 
+    @pytest.mark.parametrize("left", [0, 100, 1000, -100])
+    def test_damaged(self, tree, left):
+        ready(on_device=True, cache="cache")
+        for path in Path("cache").glob("test-*.pt"):
+            path.write_bytes(path.read_bytes()[:left])
+        with pytest.warns(UserWarning, match=r"cache/test-.*\.pt is damaged, and is made anew"):
+            again = ready(on_device=True, cache="cache")
+        assert values(again, "test") == expected("test")
+        assert values(ready(on_device=True, cache="cache"), "test") == expected("test")
+
     def test_unused_with_workers(self, tree):
         ready(cache="cache")
         assert not Path("cache").exists()
@@ -216,6 +226,20 @@ class TestRefusals:
         module = ready()
         with pytest.raises(ValueError, match=r"tree/valid/ant/1.png is not a readable image"):
             list(module.val_dataloader())
+
+    def test_image_that_is_too_large(self, tree, monkeypatch):
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+        with pytest.raises(ValueError, match=r"tree/.*\.\w+ is not a readable image \(Image size"):
+            list(ready().test_dataloader())
+
+    @pytest.mark.parametrize("on_device", [False, True])
+    def test_quarter_turns_of_what_is_not_square(self, tree, on_device):
+        for path in tree.rglob("*.*"):
+            if path.is_file():
+                Image.fromarray(np.zeros((8, 12, 3), np.uint8)).save(path)
+        loader = ready(augment="quarter_turns", on_device=on_device).train_dataloader()
+        with pytest.raises(ValueError, match=r"square images, but got 8 x 12 .*`image_size`.*`augment`"):
+            list(loader)
 
     def test_too_few_to_hold_out(self, tree):
         (tree / "valid").rename(tree / "other")

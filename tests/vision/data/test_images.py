@@ -1,4 +1,6 @@
 import itertools
+import json
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -6,10 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 from lightning.pytorch import Trainer, seed_everything
+from lightning.pytorch.demos.boring_classes import BoringModel
 
 from lightning_znorm.vision.data._augmentation import FlipAndCrop, QuarterTurns
 from lightning_znorm.vision.data._images import ImageDataModule, Split, Tensors
 from lightning_znorm.vision.data._on_device import DeviceLoader, Resident
+from lightning_znorm.vision.data._order import Order
 from tests.helpers import QUIET
 
 ROOT = Path(__file__).parents[3]
@@ -26,7 +30,7 @@ class Numbered:
         return self.count
 
     def __getitem__(self, index):
-        image = torch.full((3, 4, 4), index, dtype=torch.uint8)
+        image = torch.full((3, 4, 4), index % 256, dtype=torch.uint8)
         return image, (image[:1] % 2 if self.masks else torch.tensor(index))
 
 
@@ -117,10 +121,13 @@ class TestBatches:
     def test_augmentation_follows_the_seed(self, on_device):
         def first_epoch(seed):
             seed_everything(seed, verbose=False)
-            loader = ready(on_device=on_device, augmentation=QuarterTurns(), masks=True).train_dataloader()
-            return torch.cat([images for images, _ in loader])
+            augmentation = FlipAndCrop(padding=3)
+            loader = ready(on_device=on_device, augmentation=augmentation, batch_size=50).train_dataloader()
+            images, numbers = next(iter(loader))
+            return images[numbers.argsort()]  # apart from their order
 
         assert torch.equal(first_epoch(3), first_epoch(3))
+        assert not torch.equal(first_epoch(3), first_epoch(4))
 
     @pytest.mark.slow
     def test_workers_read_the_same(self):
@@ -153,6 +160,22 @@ class TestSetup:
     def test_workers_by_default(self):
         assert 1 <= Module(num_workers=None).num_workers <= 8
 
+    def test_reading_holds_few_files(self):
+        """What the workers send has open files for as long as it is kept."""
+        before = resource.getrlimit(resource.RLIMIT_NOFILE)
+        opened = len(list(Path("/proc/self/fd").iterdir()))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (opened + 60, before[1]))
+        try:
+            whole = Module(num_workers=1).read_whole("train", Numbered(100 * 256))
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, before)
+        assert whole.targets.tolist() == list(range(100 * 256))
+        assert torch.equal(whole.images[:, 0, 0, 0], whole.targets.to(torch.uint8))
+
+    def test_empty_split(self):
+        with pytest.raises(ValueError, match="test split of Module is empty"):
+            Module().read_whole("test", Numbered(0))
+
     def test_read_once_and_kept(self):
         module = ready(on_device=True)
         assert module.test_dataloader().split is module.predict_dataloader().split
@@ -164,12 +187,37 @@ class TestRanks:
             torch.zeros(10, 3, 2, 2, dtype=torch.uint8), torch.arange(10), torch.zeros(1, 3), torch.ones(1, 3)
         )
 
+    @pytest.mark.parametrize("pads", [False, True])
+    @pytest.mark.parametrize(("count", "world_size"), [(10, 3), (2, 7), (5, 1), (8, 4)])
+    def test_parts_of_an_order(self, count, world_size, pads):
+        for epoch in range(2):
+            parts = []
+            for rank in range(world_size):
+                order = Order(range(count), 5, rank, world_size, pads=pads)
+                order.set_epoch(epoch)
+                share, part = order.share().tolist(), list(order)
+                assert share == part
+                assert len(order) == len(part)
+                parts.append(part)
+            joined = sorted(itertools.chain(*parts))
+            assert set(joined) == set(range(count))
+            assert {len(part) for part in parts} == {-(-count // world_size)} if pads else len(joined) == count
+
+    def test_ranks_draw_other_numbers(self):
+        draws = [Order(range(6), 5, rank, world_size=2).draw(4) for rank in (0, 1)]
+        assert draws[0].shape == (3, 4)
+        assert not torch.equal(*draws)
+
+    def test_seeds_do_not_share_epochs(self):
+        """As they would if seed and epoch were added."""
+        seen = [tuple(order) for order in (Order(range(20), seed) for seed in range(4)) for _ in range(4)]
+        assert len(set(seen)) == 16
+
     @pytest.mark.parametrize("shuffle", [False, True])
     def test_ranks_share_an_epoch(self, shuffle):
         parts = []
         for rank in range(4):
-            generator = torch.Generator().manual_seed(5) if shuffle else None
-            loader = DeviceLoader(self.resident(), 2, None, generator, rank, world_size=4)
+            loader = DeviceLoader(self.resident(), 2, Order(range(10), 5, rank, world_size=4, shuffle=shuffle))
             parts.append(labels(loader))
             assert len(loader) == len(list(loader)) == 2
         assert {len(part) for part in parts} == {3}
@@ -193,46 +241,105 @@ def test_in_a_trainer(on_device):
     assert 0 <= metrics["test_acc"] <= 1
 
 
-DDP = """
-import sys
-from pathlib import Path
-
-import torch
-from lightning.pytorch import Trainer
-from lightning.pytorch.demos.boring_classes import BoringModel
-from lightning.pytorch.strategies import DDPStrategy
-
-sys.path.insert(0, {root!r})
-from tests.vision.data.test_images import Module
-
 class Collect(BoringModel):
+    """Notes the numbers of the samples of each epoch."""
+
     def __init__(self):
         super().__init__()
-        self.seen = []
+        self.epochs = []
+
+    def on_train_epoch_start(self):
+        self.epochs.append([])
 
     def training_step(self, batch, batch_idx):
-        self.seen += batch[1].tolist()
+        self.epochs[-1] += batch[1].tolist()
         return self.layer(torch.ones(1, 32)).sum()
 
     def validation_step(self, batch, batch_idx):
         pass
 
+    def predict_step(self, batch, batch_idx):
+        return batch[1]
+
+
+@BOTH
+class TestOrder:
+    def fit(self, on_device, epochs, model=None, **arguments):
+        seed_everything(0, verbose=False)
+        model = model or Collect()
+        checkpoint = arguments.pop("ckpt_path", None)
+        trainer = Trainer(max_epochs=epochs, limit_val_batches=0, **{**QUIET, **arguments})
+        trainer.fit(model, datamodule=Module(on_device=on_device), ckpt_path=checkpoint)
+        return trainer, model.epochs
+
+    def test_goes_on_where_loaders_are_made_anew(self, on_device):
+        _, usual = self.fit(on_device, 3)
+        assert len({tuple(epoch) for epoch in usual}) == 3
+        assert usual == self.fit(on_device, 3, reload_dataloaders_every_n_epochs=1)[1]
+
+    def test_goes_on_where_a_training_is_resumed(self, on_device):
+        _, usual = self.fit(on_device, 3)
+        trainer, first = self.fit(on_device, 2)
+        trainer.save_checkpoint("model.ckpt")
+        _, rest = self.fit(on_device, 3, ckpt_path="model.ckpt")
+        assert first + rest == usual
+
+    @pytest.mark.filterwarnings("ignore:You requested to overfit")
+    def test_overfitting_takes_the_same_batches(self, on_device):
+        _, epochs = self.fit(on_device, 3, overfit_batches=2)
+        assert epochs == [list(range(16))] * 3
+
+    def test_predictions_are_in_order(self, on_device):
+        trainer = Trainer(**QUIET)
+        predictions = trainer.predict(Collect(), datamodule=Module(on_device=on_device))
+        assert torch.cat(predictions).tolist() == list(range(17))
+
+
+DDP = """
+import json
+import sys
+from pathlib import Path
+
+import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.strategies import DDPStrategy
+
+sys.path.insert(0, {root!r})
+from lightning_znorm.vision.data._augmentation import FlipAndCrop
+from tests.vision.data.test_images import Collect, Module
+
+class Pixels(Collect):
+    pixels = 0.0
+
+    def training_step(self, batch, batch_idx):
+        images, numbers = batch
+        black = (torch.zeros(3) - torch.tensor([1.0, 2.0, 3.0])) / torch.tensor([2.0, 4.0, 8.0])
+        self.pixels = (images == black[:, None, None]).all(dim=1).flatten(1).float().tolist()
+        return super().training_step(batch, batch_idx)
+
 if __name__ == "__main__":
-    model = Collect()
+    model = Pixels()
     trainer = Trainer(
         accelerator="cpu", devices=2, strategy=DDPStrategy(process_group_backend="gloo"), max_epochs=1, logger=False,
         enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
     )
-    trainer.fit(model, datamodule=Module(on_device=True))
-    Path(f"rank{{trainer.global_rank}}.txt").write_text(" ".join(map(str, model.seen)))
+    arguments = dict(batch_size=50, augmentation=FlipAndCrop(padding=3))
+    trainer.fit(model, datamodule=Module(on_device={on_device}, num_workers={workers}, **arguments))
+    predicted = trainer.predict(model, datamodule=Module(on_device={on_device}))
+    found = dict(seen=model.epochs[0], black=model.pixels, predicted=torch.cat(predicted).tolist())
+    Path(f"rank{{trainer.global_rank}}.json").write_text(json.dumps(found))
 """
 
 
 @pytest.mark.slow
-def test_ddp_shares_what_is_on_the_devices():
-    Path("train.py").write_text(DDP.format(root=str(ROOT)))
+@BOTH
+def test_ddp_shares_the_samples(on_device):
+    """Every sample once, each rank with an augmentation of its own, though nobody has seeded them."""
+    Path("train.py").write_text(DDP.format(root=str(ROOT), on_device=on_device, workers=0 if on_device else 1))
     done = subprocess.run([sys.executable, "train.py"], capture_output=True, text=True, check=False, timeout=240)
     assert done.returncode == 0, done.stderr
-    seen = [list(map(int, Path(f"rank{rank}.txt").read_text().split())) for rank in (0, 1)]
-    assert [len(part) for part in seen] == [25, 25]
-    assert sorted(itertools.chain(*seen)) == list(range(50))
+    found = [json.loads(Path(f"rank{rank}.json").read_text()) for rank in (0, 1)]
+    assert [len(part["seen"]) for part in found] == [25, 25]
+    assert sorted(itertools.chain(*(part["seen"] for part in found))) == list(range(50))
+    assert found[0]["black"] != found[1]["black"]
+    assert sorted(itertools.chain(*(part["predicted"] for part in found))) == list(range(17))

@@ -152,6 +152,31 @@ class TestRefusals:
         (folder / "data.csv").unlink()
         ready()
 
+    def test_slices_at_the_end_are_missing(self, folder, monkeypatch):
+        """Their names tell of no gap, but the number of all slices of the data set is known."""
+        monkeypatch.setattr("lightning_znorm.vision.data.lgg._PATIENTS", COUNT)
+        monkeypatch.setattr("lightning_znorm.vision.data.lgg._SLICES", COUNT * SLICES)
+        ready()
+        for end in ("", "_mask"):
+            (folder / patient(2) / f"{patient(2)}_{SLICES}{end}.tif").unlink()
+        with pytest.raises(FileNotFoundError, match=r"kaggle_3m has 31 masks of 8 patients, .* has 32.*data.csv"):
+            ready()
+        (folder / "data.csv").unlink()
+        ready()
+
+    @pytest.mark.parametrize("content", [b"Name,x\na,1\n", b"Patient,x\n\xff\xfe,1\n"])
+    def test_other_table(self, folder, content):
+        (folder / "data.csv").write_bytes(content)
+        with pytest.raises(ValueError, match=r"kaggle_3m/data.csv .*`Patient`.*remove it"):
+            ready()
+
+    @pytest.mark.parametrize("on_device", [False, True])
+    def test_no_tumor(self, folder, on_device):
+        for mask in folder.rglob("*_mask.tif"):
+            Image.fromarray(np.zeros((SIDE, SIDE), np.uint8)).save(mask)
+        with pytest.raises(ValueError, match=r"`only_tumor`.* split `train`"):
+            ready(only_tumor=True, on_device=on_device)
+
     def test_slice_is_missing(self, folder):
         for end in ("", "_mask"):
             (folder / patient(2) / f"{patient(2)}_3{end}.tif").unlink()

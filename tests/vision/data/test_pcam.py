@@ -1,3 +1,4 @@
+import errno
 import gzip
 import hashlib
 import pickle
@@ -93,6 +94,9 @@ class TestReading:
 
     def test_file_is_not_read_whole(self, folder):
         patches = Patches(*(folder / name for name in NAMES["train"]))
+        assert patches[3][0].shape == (3, 96, 96)
+        assert isinstance(patches._file["x"], h5py.Dataset)
+        assert not any(getattr(value, "size", 0) == 12 * 96 * 96 * 3 for value in vars(patches).values())
         assert not any(isinstance(value, torch.Tensor) and value.numel() > 12 for value in vars(patches).values())
 
 
@@ -122,6 +126,24 @@ class TestDamage:
         module.setup("fit")
         with pytest.raises(ValueError, match=rf"{path.name} is damaged"):
             list(module.train_dataloader())
+
+    @pytest.mark.parametrize(
+        ("error", "remedy"),
+        [
+            (PermissionError(errno.EACCES, "Unable to open file"), ""),
+            (BlockingIOError(errno.EAGAIN, "Unable to lock file"), ".*HDF5_USE_FILE_LOCKING=FALSE"),
+        ],
+    )
+    def test_what_is_no_damage(self, folder, monkeypatch, error, remedy):
+        """Nobody should fetch eight gigabytes again for want of a permission."""
+
+        def refuse(path):
+            raise error
+
+        monkeypatch.setattr(h5py, "File", refuse)
+        with pytest.raises(type(error), match=rf"test_y.h5 cannot be read \(.*Unable{remedy}") as caught:
+            made().setup("test")
+        assert "damaged" not in str(caught.value)
 
     def test_no_hdf5(self, folder):
         path = folder / NAMES["test"][0]
