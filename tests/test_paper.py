@@ -174,6 +174,7 @@ def test_rates_of_known_curves():
         "znorm": [0.4, 0.3, 0.1, None],
         "gc": [0.3, 0.5, 0.1, 0.4],
         "clip": [0.2, 0.3, 0.4, 0.5],
+        "slow": [0.1, 0.12, 0.12, 0.1],
     }
     rows = [
         {"method": method, "model.init_args.lr": rate, "seed": seed, "status": "finished", "validation": value}
@@ -188,10 +189,16 @@ def test_rates_of_known_curves():
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=100)
     assert done.returncode == 0, done.stderr
     table = pd.read_csv("results/rates/rates.csv").set_index("method")
-    assert table["best rate"].to_dict() == {"none": 0.01, "znorm": 0.001, "gc": 0.01, "clip": 1.0}
-    assert table["can be raised to"].to_dict() == {"none": "0.1", "znorm": "0.01", "gc": "0.01", "clip": "≥ 1"}
-    assert table["by a factor of"].to_dict() == {"none": "10", "znorm": "10", "gc": "1", "clip": "≥ 1"}
-    assert table["failed runs"].to_dict() == {"none": 0, "znorm": 2, "gc": 0, "clip": 0}
+    assert table["best rate"].to_dict() == {"none": "0.01", "znorm": "0.001", "gc": "0.01", "clip": "1", "slow": "–"}
+    assert table["can be raised to"].to_dict() == {
+        "none": "0.1",
+        "znorm": "0.01",
+        "gc": "0.01",
+        "clip": "≥ 1",
+        "slow": "–",
+    }
+    assert table["by a factor of"].to_dict() == {"none": "10", "znorm": "10", "gc": "1", "clip": "≥ 1", "slow": "–"}
+    assert table["failed runs"].to_dict() == {"none": 0, "znorm": 2, "gc": 0, "clip": 0, "slow": 0}
     assert Path("results/rates/rates.png").stat().st_size > 10_000
 
     missing = subprocess.run([sys.executable, script, "results/two"], capture_output=True, text=True, check=False)

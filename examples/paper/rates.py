@@ -3,7 +3,7 @@
 Reads the results of comparisons that sweep one learning rate, draws the validation metric (the larger the better)
 against the rate for each of them, and tabulates per method the best rate, how far it can be raised, and by which factor
 that is. It can be raised as long as the mean over the seeds is at least half as far above guessing as with the best
-one; a run that fails or diverges has learnt nothing.
+one; a run that fails or diverges has learnt nothing. A method that learns nothing at any rate has neither.
 
     python examples/paper/run.py depth --optimizers sgd
     python examples/paper/rates.py results/paper/small/depth-*-sgd --chance 0.1
@@ -45,23 +45,27 @@ def read(folder: Path, chance: float) -> pd.DataFrame:
     )
 
 
-def tabulate(runs: pd.DataFrame, chance: float) -> pd.DataFrame:
-    """Return the best rate by comparison and method, with the metric there, and how far it can be raised."""
+def tabulate(runs: pd.DataFrame, chance: float, least: float) -> pd.DataFrame:
+    """Return the best rate by comparison and method, with the metric there, and how far it can be raised.
+
+    A best metric of less than ``chance + least`` is nothing.
+    """
     rows = []
     for (comparison, method), own in runs.groupby(["comparison", "method"], sort=False):
         means = own.groupby("rate")["metric"].mean()
         best, peak = float(means.index[int(means.argmax())]), float(means.max())
         above = (means - chance >= 0.5 * (peak - chance))[means.index >= best]
         highest = float(means.index[means.index >= best][above.cummin()].max())
+        is_learnt = peak >= chance + least
         edge = "≥ " if highest == means.index.max() else ""
         rows.append(
             {
                 "comparison": comparison,
                 "method": method,
-                "best rate": f"{best:g}",
-                "metric there": peak,
-                "can be raised to": f"{edge}{highest:g}",
-                "by a factor of": f"{edge}{highest / best:.3g}",
+                "best rate": f"{best:g}" if is_learnt else "–",
+                "metric": peak,
+                "can be raised to": f"{edge}{highest:g}" if is_learnt else "–",
+                "by a factor of": f"{edge}{highest / best:.3g}" if is_learnt else "–",
                 "failed runs": int(own["failed"].sum()),
             }
         )
@@ -72,7 +76,7 @@ def draw(runs: pd.DataFrame, chance: float, path: Path) -> None:
     """Draw mean and range of the seeds against the rate, a panel per comparison."""
     comparisons = list(runs["comparison"].unique())
     methods = list(runs["method"].unique())
-    columns = min(MOST_COLUMNS, math.ceil(math.sqrt(len(comparisons))))
+    columns = len(comparisons) if len(comparisons) <= 3 else min(MOST_COLUMNS, math.ceil(math.sqrt(len(comparisons))))
     rows = math.ceil(len(comparisons) / columns)
     figure = Figure(figsize=(max(6.0, 4.4 * columns), 0.9 + 3.2 * rows), layout="constrained")
     grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flat
@@ -80,11 +84,11 @@ def draw(runs: pd.DataFrame, chance: float, path: Path) -> None:
         _draw_panel(axis, runs[runs["comparison"] == comparison], methods, chance)
         axis.set_title(comparison, fontsize=10.5)
         axis.set(xlabel="learning rate", ylabel="validation metric")
-        axis.label_outer()
+        axis.tick_params(labelbottom=True)
     for axis in figure.axes[len(comparisons) :]:
         axis.set_visible(False)
     handles, labels = figure.axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 3 * columns), frameon=False)
+    figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 6, 3 * columns), frameon=False)
     figure.savefig(path, dpi=110)
 
 
@@ -105,6 +109,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", nargs="+", type=Path, metavar="folder", help="of a comparison")
     parser.add_argument("--chance", type=float, default=0.0, help="the metric of guessing (%(default)s)")
+    least = "what a method that has learnt is above guessing, at least (%(default)s)"
+    parser.add_argument("--least", type=float, default=0.03, help=least)
     parser.add_argument("--out", type=Path, default=Path("results/rates"), help="folder (%(default)s)")
     options = parser.parse_args()
     if len({folder.name for folder in options.folders}) < len(options.folders):
@@ -113,7 +119,7 @@ def main() -> None:
         if not (folder / "runs.csv").is_file():
             parser.error(f"{folder} has no runs.csv: give the folders of comparisons (--compare.out)")
     runs = pd.concat([read(folder, options.chance) for folder in options.folders])
-    table = tabulate(runs, options.chance)
+    table = tabulate(runs, options.chance, options.least)
     print(table.to_markdown(index=False, floatfmt=".3f", disable_numparse=[2, 4, 5]))
     options.out.mkdir(parents=True, exist_ok=True)
     table.to_csv(options.out / "rates.csv", index=False, float_format="%.4g")
