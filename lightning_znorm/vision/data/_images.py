@@ -125,7 +125,7 @@ class ImageDataModule(pl.LightningDataModule):
             shuffle = not getattr(trainer, "overfit_batches", 0)  # then always the same ones
         order = self._order("train", seed, shuffle)
         if self.on_device:
-            return DeviceLoader(self._on_device("train"), self.batch_size, order, self.augmentation)
+            return DeviceLoader(self._held("train"), self.batch_size, order, self.augmentation)
         epoch = 0 if trainer is None else trainer.current_epoch
         generator = torch.Generator().manual_seed(mix(seed, epoch, order.rank))  # seeds the workers
         return self._by_workers("train", self.augmentation, sampler=order, generator=generator)
@@ -145,7 +145,7 @@ class ImageDataModule(pl.LightningDataModule):
     def _evaluation(self, name: str, pads: bool = True) -> Any:
         if self.on_device:
             order = self._order(name, seed=0, shuffle=False, pads=pads)
-            return DeviceLoader(self._on_device(name), self.batch_size, order)
+            return DeviceLoader(self._held(name), self.batch_size, order)
         return self._by_workers(name)  # a Trainer shares them out
 
     def _order(self, name: str, seed: int, shuffle: bool, pads: bool = True) -> Order:
@@ -166,7 +166,7 @@ class ImageDataModule(pl.LightningDataModule):
     def _device(self) -> torch.device:
         return torch.device("cpu") if self.trainer is None else self.trainer.strategy.root_device
 
-    def _on_device(self, name: str) -> Resident:
+    def _held(self, name: str) -> Resident:
         if name not in self._resident or self._resident[name].images.device != self._device:
             self._resident[name] = self._move(name, self._device)
         return self._resident[name]

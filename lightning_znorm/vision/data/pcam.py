@@ -107,7 +107,7 @@ class Patches:
         with _opened(targets, "y") as data:
             labels = torch.from_numpy(data[:]).long()
         self.labels = labels.flatten()
-        self._file: Any = None
+        self._data: Any = None
         with _opened(images, "x") as data:
             shape = data.shape
         if len(shape) != 4 or shape[-1] != 3 or tuple(labels.shape) != (shape[0], 1, 1, 1):
@@ -120,14 +120,15 @@ class Patches:
         return len(self.labels)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        if self._file is None:
-            self._file = _open(self.path)
+        file = _open(self.path) if self._data is None else None
         with _explained(self.path):
-            patch = self._file["x"][index]
+            if file is not None:
+                self._data = file["x"]
+            patch = self._data[index]
         return torch.from_numpy(patch).permute(2, 0, 1).contiguous(), self.labels[index]
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_file": None}
+        return {**self.__dict__, "_data": None}
 
 
 @contextmanager

@@ -95,9 +95,15 @@ class TestReading:
     def test_file_is_not_read_whole(self, folder):
         patches = Patches(*(folder / name for name in NAMES["train"]))
         assert patches[3][0].shape == (3, 96, 96)
-        assert isinstance(patches._file["x"], h5py.Dataset)
-        assert not any(getattr(value, "size", 0) == 12 * 96 * 96 * 3 for value in vars(patches).values())
-        assert not any(isinstance(value, torch.Tensor) and value.numel() > 12 for value in vars(patches).values())
+        assert isinstance(patches._data, h5py.Dataset)
+        in_memory = [value for value in vars(patches).values() if isinstance(value, (torch.Tensor, np.ndarray))]
+        assert [len(value) for value in in_memory] == [12]
+
+    def test_file_that_goes_away(self, folder):
+        patches = Patches(*(folder / name for name in NAMES["train"]))
+        (folder / NAMES["train"][0]).unlink()
+        with pytest.raises(FileNotFoundError, match=rf"no data/pcam/{NAMES['train'][0]}"):
+            patches[0]
 
 
 class TestDamage:
