@@ -10,11 +10,11 @@ from typing import Any, Literal
 import PIL
 import torch
 import torchvision
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 from torchvision.datasets.folder import IMG_EXTENSIONS
 from torchvision.transforms.v2 import functional
 
-from lightning_znorm._compat import rank_zero_warn
 from lightning_znorm.vision._choices import unknown_choice
 from lightning_znorm.vision.data._arguments import at_least, between
 from lightning_znorm.vision.data._augmentation import Augmentation, FlipAndCrop, FlipAndRotate, QuarterTurns
