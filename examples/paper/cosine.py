@@ -10,9 +10,10 @@ import argparse
 from pathlib import Path
 
 import pandas as pd
-from lightning.pytorch import Trainer, seed_everything
+from lightning.pytorch import seed_everything
 from matplotlib.figure import Figure
 from torch import nn
+from training import fit
 
 from lightning_znorm import GradientMonitor, ZNorm
 from lightning_znorm.vision import Digits, ImageClassifier
@@ -37,18 +38,7 @@ def train(backbone: str, steps: int) -> pd.DataFrame:
     model = ImageClassifier(backbone, in_channels=1, lr=0.003)
     useless = set(add_biases(model))
     monitor = GradientMonitor(every_n_steps=max(1, steps // 40))
-    trainer = Trainer(
-        max_steps=steps,
-        max_epochs=-1,
-        accelerator="auto",
-        devices=1,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        callbacks=[ZNorm(), monitor],
-    )
-    trainer.fit(model, Digits(image_size=16))
+    fit(model, Digits(image_size=16), steps, monitor, ZNorm())
     frame = pd.DataFrame(monitor.history)
     frame["kind"] = frame["ndim"].map(KINDS)
     frame["is_useless"] = frame["name"].isin(useless)

@@ -9,8 +9,9 @@ import argparse
 from pathlib import Path
 
 import pandas as pd
-from lightning.pytorch import LightningDataModule, Trainer, seed_everything
+from lightning.pytorch import LightningDataModule, seed_everything
 from matplotlib.figure import Figure
+from training import fit
 
 from lightning_znorm import GradientMonitor, ZNorm
 from lightning_znorm.vision import CIFAR10, ImageClassifier, ImageFolder
@@ -32,20 +33,9 @@ def train(network: str, method: str, options: argparse.Namespace) -> pd.DataFram
     seed_everything(0, verbose=False)
     name = f"{network}-{method}"
     monitor = GradientMonitor(every_n_steps=max(1, options.steps // 20), exclude=["*head*"], picture=f"{name}.png")
-    trainer = Trainer(
-        max_steps=options.steps,
-        max_epochs=-1,
-        limit_val_batches=0,
-        accelerator="auto",
-        devices=1,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        default_root_dir=options.out,
-        callbacks=[ZNorm(enabled=method == "znorm"), monitor],
-    )
-    trainer.fit(ImageClassifier(f"cifar_{network}", num_classes=10, lr=options.lr), make_data(options.data))
+    model, znorm = ImageClassifier(f"cifar_{network}", num_classes=10, lr=options.lr), ZNorm(enabled=method == "znorm")
+    further = {"limit_val_batches": 0, "default_root_dir": options.out}
+    trainer = fit(model, make_data(options.data), options.steps, monitor, znorm, **further)
     frame = monitor.to_frame()
     frame = frame[frame["ndim"] == 4].copy()
     frame["layer"] = frame.groupby("step").cumcount() + 1

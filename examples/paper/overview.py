@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from comparisons import COLORS, add_folders, check_folders
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 Summary = dict[str, dict[str, Any]]  # a row of `summary.csv` by method
-COLORS = ("#5f6b7a", "#2a78b8", "#3a9a52", "#d9480f", "#8250a8", "#b8860b")
 LAST = "failed"
 
 
@@ -86,14 +86,10 @@ def _draw_panel(axis: Axes, summary: Summary, methods: list[str], colors: list[s
 def main() -> None:
     """Read, print and draw."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folders", nargs="+", type=Path, metavar="folder", help="of a comparison")
+    add_folders(parser)
     parser.add_argument("--out", type=Path, default=Path("results/overview.png"), help="picture (%(default)s)")
     options = parser.parse_args()
-    if len({folder.name for folder in options.folders}) < len(options.folders):
-        parser.error("the folders must have different names: give those of one preset")
-    for folder in options.folders:
-        if not (folder / "summary.csv").is_file():
-            parser.error(f"{folder} has no summary.csv: give the folders of comparisons (--compare.out)")
+    check_folders(parser, options.folders, "summary.csv")
     summaries = {folder.name: read(folder) for folder in options.folders}
     for name, summary in summaries.items():
         print(f"\n## {name}\n\n{show(summary).to_markdown(index=False, disable_numparse=True)}")

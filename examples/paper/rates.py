@@ -14,11 +14,11 @@ import math
 from pathlib import Path
 
 import pandas as pd
+from comparisons import COLORS, add_folders, check_folders
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 KEY = "model.init_args.lr"
-COLORS = ("#5f6b7a", "#2a78b8", "#3a9a52", "#d9480f", "#8250a8", "#b8860b")
 MARKERS = "osD^vP"
 MOST_COLUMNS = 4
 
@@ -107,17 +107,13 @@ def _draw_panel(axis: Axes, runs: pd.DataFrame, methods: list[str], chance: floa
 def main() -> None:
     """Read, print and draw."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folders", nargs="+", type=Path, metavar="folder", help="of a comparison")
+    add_folders(parser)
     parser.add_argument("--chance", type=float, default=0.0, help="the metric of guessing (%(default)s)")
     least = "what a method that has learnt is above guessing, at least (%(default)s)"
     parser.add_argument("--least", type=float, default=0.03, help=least)
     parser.add_argument("--out", type=Path, default=Path("results/rates"), help="folder (%(default)s)")
     options = parser.parse_args()
-    if len({folder.name for folder in options.folders}) < len(options.folders):
-        parser.error("the folders must have different names: give those of one preset")
-    for folder in options.folders:
-        if not (folder / "runs.csv").is_file():
-            parser.error(f"{folder} has no runs.csv: give the folders of comparisons (--compare.out)")
+    check_folders(parser, options.folders, "runs.csv")
     runs = pd.concat([read(folder, options.chance) for folder in options.folders])
     table = tabulate(runs, options.chance, options.least)
     print(table.to_markdown(index=False, floatfmt=".3f", disable_numparse=[2, 4, 5]))

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 from torch.utils.data import BatchSampler
 
@@ -61,9 +62,8 @@ class DeviceLoader:
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         device = self.split.images.device
-        order = self.order.share()
         draws = self.order.draw(self.augmentation.draws if self.augmentation is not None else 0)
-        self.order.epoch += 1
+        order = torch.tensor(list(self.order), dtype=torch.int64)
         for chosen, numbers in zip(
             order.to(device).split(self.batch_size), draws.to(device).split(self.batch_size), strict=True
         ):

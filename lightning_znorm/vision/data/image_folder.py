@@ -165,13 +165,12 @@ class Files:
 
     def fingerprint(self) -> str:
         """Return what changes with the files, their labels, the size, and the packages that read them."""
-        about = [
+        files = [
             (str(path.absolute()), label, (status := path.stat()).st_size, status.st_mtime_ns)
             for path, label in self.files
         ]
-        return hashlib.sha256(repr((self.size, about, PIL.__version__, torchvision.__version__)).encode()).hexdigest()[
-            :16
-        ]
+        about = repr((self.size, files, PIL.__version__, torchvision.__version__))
+        return hashlib.sha256(about.encode()).hexdigest()[:16]
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         path, label = self.files[index]

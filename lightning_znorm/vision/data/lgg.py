@@ -156,12 +156,13 @@ def find_patients(root: Path) -> list[Path]:
                 f"{table} lists {len(listed)} patients, but {len(missing)} of them have no folder in {folder}, such as"
                 f" {missing[0]}. Unpack the whole set, or remove data.csv to use the part that is there."
             )
-        slices = sum(len(list(patient.glob("*_mask.tif"))) for patient in patients)
-        if len(listed) == _PATIENTS == len(patients) and slices != _SLICES:
-            raise FileNotFoundError(
-                f"{folder} has {slices} masks of {_PATIENTS} patients, but the data set has {_SLICES}. Unpack the whole"
-                " set, or remove data.csv to use what is there."
-            )
+        if len(listed) == _PATIENTS == len(patients):
+            slices = sum(len(list(patient.glob("*_mask.tif"))) for patient in patients)
+            if slices != _SLICES:
+                raise FileNotFoundError(
+                    f"{folder} has {slices} masks of {_PATIENTS} patients, but the data set has {_SLICES}. Unpack the"
+                    " whole set, or remove data.csv to use what is there."
+                )
     return patients
 
 

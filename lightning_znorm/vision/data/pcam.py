@@ -104,12 +104,12 @@ class Patches:
 
     def __init__(self, images: Path, targets: Path) -> None:
         self.path = images
-        with _opened(targets, "y") as data:
+        data = _open(targets, "y")
+        with _explained(targets):
             labels = torch.from_numpy(data[:]).long()
         self.labels = labels.flatten()
         self._data: Any = None
-        with _opened(images, "x") as data:
-            shape = data.shape
+        shape = _open(images, "x").shape
         if len(shape) != 4 or shape[-1] != 3 or tuple(labels.shape) != (shape[0], 1, 1, 1):
             raise ValueError(
                 f"{images} has data of shape {tuple(shape)} and {targets} of {tuple(labels.shape)}, expected (N, H, W,"
@@ -120,10 +120,9 @@ class Patches:
         return len(self.labels)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        file = _open(self.path) if self._data is None else None
+        if self._data is None:
+            self._data = _open(self.path, "x")
         with _explained(self.path):
-            if file is not None:
-                self._data = file["x"]
             patch = self._data[index]
         return torch.from_numpy(patch).permute(2, 0, 1).contiguous(), self.labels[index]
 
@@ -131,20 +130,14 @@ class Patches:
         return {**self.__dict__, "_data": None}
 
 
-@contextmanager
-def _opened(path: Path, name: str) -> Iterator[Any]:
-    """Yield a data set of an HDF5 file, unread."""
-    with _open(path) as file, _explained(path):
-        yield file[name]
-
-
-def _open(path: Path) -> Any:
+def _open(path: Path, name: str) -> Any:
+    """Return a data set of an HDF5 file, unread."""
     import h5py
 
     if not path.exists():
         raise FileNotFoundError(f"There is no {path}. Set `download=True`, or correct `root`.")
     with _explained(path):
-        return h5py.File(path)
+        return h5py.File(path)[name]
 
 
 @contextmanager
