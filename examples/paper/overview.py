@@ -78,6 +78,7 @@ def _draw_panel(axis: Axes, summary: Summary, methods: list[str], colors: list[s
     axis.set_xlim(-1.08 * reach, 1.08 * reach)
     axis.set_yticks(range(len(methods)), methods)
     axis.set_ylim(len(methods) - 0.5, -0.5)
+    axis.locator_params(axis="x", nbins=6)
     axis.tick_params(labelsize=8.5)
     axis.grid(alpha=0.25, axis="x")
     axis.spines[["top", "right"]].set_visible(False)

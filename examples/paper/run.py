@@ -35,17 +35,11 @@ SMALL_NETWORKS = {
     "depth": ["plain20", "resnet20", "plain56", "resnet56"],
 }
 # under SGD, ZNorm wants a far smaller rate than the others: the values must hold the best of all
-RATES = {
-    "adam": {
-        "full": "3e-4,1e-3,3e-3,1e-2",
-        "small": "1e-3,3e-3,1e-2",
-        "small pcam": "3e-4,1e-3,3e-3",
-        "small lgg": "1e-3,3e-3,1e-2,3e-2",
-    },
-    "sgd": {
-        "full": "3e-4,1e-3,3e-3,1e-2,3e-2,1e-1",
-        "small": "1e-3,5e-3,2e-2,1e-1",
-    },
+RATES = {"adam": "3e-4,1e-3,3e-3,1e-2", "sgd": "3e-4,1e-3,3e-3,1e-2,3e-2,1e-1"}
+SMALL_RATES = {
+    "cifar10": {"adam": "1e-3,3e-3,1e-2", "sgd": "1e-4,3e-4,1e-3,3e-2,1e-1,3e-1"},
+    "pcam": {"adam": "3e-4,1e-3,3e-3", "sgd": "3e-4,1e-3,3e-3,1e-2,3e-2"},
+    "lgg": {"adam": "1e-3,3e-3,1e-2,3e-2", "sgd": "1e-3,1e-2,3e-2,1e-1"},
 }
 # up to where nothing is learnt
 DEPTH_RATES = {"adam": "3e-4,1e-3,3e-3,1e-2,3e-2,1e-1,3e-1", "sgd": "1e-4,3e-4,1e-3,3e-3,1e-2,3e-2,1e-1,3e-1,1,3"}
@@ -130,8 +124,7 @@ def find_rates(comparison: Comparison, preset: str) -> str:
     """Return the learning rates to choose from."""
     if comparison.experiment == "depth":
         return DEPTH_RATES[comparison.optimizer]
-    rates = RATES[comparison.optimizer]
-    return rates.get(f"{preset} {comparison.experiment}", rates[preset])
+    return (SMALL_RATES[comparison.experiment] if preset == "small" else RATES)[comparison.optimizer]
 
 
 def is_tree(experiment: str, folder: Path) -> bool:
