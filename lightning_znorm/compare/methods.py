@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import Any
 
 from lightning_znorm._compat import Callback, import_all
+from lightning_znorm.compare.identity import describe
 from lightning_znorm.compare.text import did_you_mean, listing, parse_value, split_outside_brackets
 
 _CALLBACKS = {"gc": "lightning_znorm.GradientCentralization", "znorm": "lightning_znorm.ZNorm"}
@@ -40,7 +41,7 @@ class Method:
             "class_path": self.class_path,
             "init_args": dict(self.init_args),
             "trainer": dict(self.trainer),
-            "callbacks": [_describe(callback) for callback in self.callbacks],
+            "callbacks": [describe(callback) for callback in self.callbacks],
         }
 
     def flags(self) -> list[str]:
@@ -107,6 +108,11 @@ def name_methods(methods: Mapping[str, Any]) -> list[Method]:
     """
     named = []
     for label, value in methods.items():
+        if not isinstance(label, str) or not label.strip() or not label.isprintable():
+            raise ValueError(
+                "Expected the keys of argument `methods` to be labels of the methods, each a text of one line, but got"
+                f" {label!r}."
+            )
         if value is None or isinstance(value, str):
             (method,) = parse_methods(value or "none")
             named.append(Method(label, method.class_path, method.init_args, method.trainer))
@@ -181,9 +187,3 @@ def _callback_classes() -> tuple[type, ...]:
 
 def _is_callback(value: Any) -> bool:
     return isinstance(value, _callback_classes())
-
-
-def _describe(callback: Any) -> str:
-    """Return the callback's class and whatever it holds that a new process would write in the same way."""
-    shown = {name: value for name, value in vars(callback).items() if isinstance(value, (bool, int, float, str, tuple))}
-    return f"{type(callback).__module__}.{type(callback).__qualname__}({shown})"

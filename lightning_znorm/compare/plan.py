@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
+from lightning_znorm.compare.identity import identify
 from lightning_znorm.compare.methods import Method
 from lightning_znorm.compare.text import parse_value, show_value, split_outside_brackets
 
@@ -142,13 +143,8 @@ def short_names(keys: Mapping[str, Any] | Sequence[str]) -> list[str]:
 
 
 def fingerprint(value: Any) -> str:
-    """Return a hash of a value that JSON can write; in it, functions and classes go by name, others by ``repr``."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True, default=_identify).encode()).hexdigest()
-
-
-def _identify(value: Any) -> str:
-    name = getattr(value, "__qualname__", None)
-    return repr(value) if name is None else f"{value.__module__}.{name}"
+    """Return a hash of a value that JSON can write; what JSON does not know goes by value, too."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=identify).encode()).hexdigest()
 
 
 def _parse_pair(text: str) -> tuple[str, list[Any]]:

@@ -7,7 +7,27 @@ from typing import Any
 
 import yaml
 
+from lightning_znorm.compare.identity import identify
+
 _PAIRS = {"(": ")", "[": "]", "{": "}"}
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML without what only its version 1.1 takes for a truth value, a time or a date."""
+
+
+_RESOLVED = {
+    "null": (r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+    "bool": (r"true|True|TRUE|false|False|FALSE", [*"tTfF"]),
+    "int": (r"[-+]?(0|[1-9][0-9]*)|0o[0-7]+|0x[0-9a-fA-F]+", [*"-+0123456789"]),
+    "float": (
+        r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
+        [*"-+.0123456789"],
+    ),
+}
+_Loader.yaml_implicit_resolvers = {}
+for _tag, (_pattern, _first) in _RESOLVED.items():
+    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), _first)
 
 
 def split_outside_brackets(text: str, separator: str) -> list[str]:
@@ -50,28 +70,25 @@ def split_outside_brackets(text: str, separator: str) -> list[str]:
 
 
 def parse_value(text: str) -> Any:
-    """Read a value as YAML does, and as numbers also those that YAML takes for text.
+    """Read a value as YAML 1.2 does: dates, times and words such as ``no`` are text, ``1e-3`` is a number.
 
     Example::
 
         >>> parse_value("1e-3"), parse_value("true"), parse_value("[a, 2]"), parse_value("SGD")
         (0.001, True, ['a', 2], 'SGD')
+        >>> parse_value("2024-01-01"), parse_value("no"), parse_value("1:30")
+        ('2024-01-01', 'no', '1:30')
 
     """
     try:
-        value = yaml.safe_load(text)
+        value = yaml.load(text, _Loader)
     except yaml.YAMLError as error:
         raise ValueError(f"`{text}` is not a value that YAML can read.") from error
-    if isinstance(value, str) and not text.lstrip().startswith(("'", '"')):
-        try:
-            return float(value)
-        except ValueError:
-            return value
     return value
 
 
 def show_value(value: Any) -> str:
-    """Write a value as short as it is clear.
+    """Write a value as short as it is clear, in every process alike.
 
     Example::
 
@@ -81,7 +98,10 @@ def show_value(value: Any) -> str:
     """
     if isinstance(value, float):
         return f"{value:.6g}"
-    return str(getattr(value, "__qualname__", value))  # classes and functions by name
+    shown = str(getattr(value, "__qualname__", value))  # classes and functions by name
+    if "<lambda>" in shown or " at 0x" in shown:
+        shown = f"{type(value).__qualname__}-{identify(value)[:6]}"
+    return shown
 
 
 def listing(names: Sequence[str], limit: int = 20) -> str:

@@ -64,6 +64,15 @@ def test_methods_by_name():
     assert quarter.identity() != half.identity()
     with pytest.raises(ValueError, match="to map 'x' to a callback, a list of callbacks, text"):
         name_methods({"x": [3]})
+    for label in (7, "", "two\nlines"):
+        with pytest.raises(ValueError, match="to be labels of the methods, each a text of one line, but got"):
+            name_methods({label: None})
+
+
+def test_values_are_shown_alike_in_every_process():
+    assert show_setting({"layer": object()}) == show_setting({"layer": object()})
+    first, second = (lambda: 1), (lambda: 2)
+    assert show_setting({"f": first}) != show_setting({"f": second})
 
 
 @pytest.mark.parametrize(
@@ -75,6 +84,8 @@ def test_methods_by_name():
         (["a=1,2", "b=true"], {"a": [1, 2], "b": [True]}),
         ("betas=[0.9, 0.99],[0.5, 0.9]", {"betas": [[0.9, 0.99], [0.5, 0.9]]}),
         ({"a": ["1e-3", 2], "b": "3,4"}, {"a": [1e-3, 2], "b": [3, 4]}),
+        ("day=2024-01-01,2024-06-01 time=1:30,2:30", {"day": ["2024-01-01", "2024-06-01"], "time": ["1:30", "2:30"]}),
+        ("word=no,on,true,null", {"word": ["no", "on", True, None]}),
     ],
 )
 def test_sweeps(sweep, expected):

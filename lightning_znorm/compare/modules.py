@@ -1,0 +1,71 @@
+"""Which modules are the user's own, and what they import."""
+
+import site
+import sys
+import sysconfig
+from collections.abc import Iterable
+from functools import lru_cache
+from pathlib import Path
+from types import ModuleType
+
+_PACKAGE = __name__.partition(".")[0]
+
+
+def is_installed(name: str) -> bool:
+    """Say whether a module belongs to Python, to this package or to an installed one, not to the user's own code.
+
+    Args:
+        name: Of a module that is imported already.
+
+    Example::
+
+        >>> is_installed("torch.nn"), is_installed("json"), is_installed("__main__")
+        (True, True, False)
+
+    """
+    if name.partition(".")[0] == _PACKAGE or name in sys.builtin_module_names:
+        return True
+    module = sys.modules.get(name)
+    if module is None or name in ("__main__", "__mp_main__"):
+        return False
+    origin = getattr(module, "__file__", None)
+    if origin is None:  # frozen, or a namespace package
+        spec = getattr(module, "__spec__", None)
+        return spec is not None and spec.origin in ("built-in", "frozen")
+    return any(Path(origin).resolve().is_relative_to(folder) for folder in _installed_folders())
+
+
+def find_imports(names: Iterable[str]) -> list[str]:
+    """Return the installed modules that the user's modules import, directly or through each other.
+
+    Args:
+        names: Modules to begin with, the user's own or installed ones; those that are not imported are left out.
+
+    """
+    waiting, seen, found = list(names), set(), dict[str, None]()
+    while waiting:
+        name = waiting.pop()
+        module = sys.modules.get(name)
+        if name in seen or module is None:
+            continue
+        seen.add(name)
+        if is_installed(name):
+            found[name] = None
+        else:
+            waiting += _mentioned(module)
+    return list(found)
+
+
+def _mentioned(module: ModuleType) -> list[str]:
+    values = list(vars(module).values())
+    names = [
+        value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", None) for value in values
+    ]
+    return [name for name in names if isinstance(name, str)]
+
+
+@lru_cache(maxsize=1)
+def _installed_folders() -> list[Path]:
+    paths = [sysconfig.get_paths()[key] for key in ("stdlib", "platstdlib", "purelib", "platlib")]
+    paths += [*site.getsitepackages(), site.getusersitepackages()]
+    return list(dict.fromkeys(Path(path).resolve() for path in paths))

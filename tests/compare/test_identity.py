@@ -1,0 +1,239 @@
+"""What a run depends on, by value, in whatever process it is looked at."""
+
+import functools
+import json
+import logging
+import os
+import random
+import subprocess
+import sys
+import threading
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+
+import cloudpickle
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch import nn
+
+from lightning_znorm.compare.identity import describe, differing, identify
+from lightning_znorm.compare.methods import Method, name_methods
+from lightning_znorm.compare.modules import find_imports, is_installed
+from lightning_znorm.compare.plan import Run
+from tests.compare import odd
+from tests.compare.tiny import TinyData, TinyModel
+
+ROOT = Path(__file__).parents[2]
+WIDTH = 4
+LOGGER = logging.getLogger(__name__)
+
+
+class Color(Enum):
+    RED = 1
+    BLUE = 2
+
+
+@dataclass
+class Options:
+    names: list
+    table: dict
+
+
+class Slotted:
+    __slots__ = ("value",)
+
+    def __init__(self, value):
+        self.value = value
+
+
+def closure(value):
+    return lambda lr: (value, lr)
+
+
+def with_default(lr, width=WIDTH):
+    return lr, width
+
+
+def code(source):
+    """A function of a script, made of its source."""
+    namespace = {"__name__": "__main__"}
+    exec(source, namespace)
+    return namespace["make"]
+
+
+def with_buffer(value):
+    module = nn.Linear(2, 2)
+    module.register_buffer("buffer", torch.tensor([value]))
+    with torch.no_grad():
+        module.weight.zero_(), module.bias.zero_()
+    return module
+
+
+DIFFERENT = {
+    "partials": (functools.partial(TinyModel, lr=0.3), functools.partial(TinyModel, lr=1e-9)),
+    "closures": (closure(4), closure(8)),
+    "closures over functions": (closure(closure(1)), closure(closure(2))),
+    "defaults": (code("def make(lr=1): pass"), code("def make(lr=2): pass")),
+    "bodies": (code("def make(lr): return lr"), code("def make(lr): return lr + 1")),
+    "globals": (code("A = 1\ndef make(lr): return A"), code("A = 2\ndef make(lr): return A")),
+    "globals of inner functions": (
+        code("A = 1\ndef make(lr): return lambda: A"),
+        code("A = 2\ndef make(lr): return lambda: A"),
+    ),
+    "classes of a script": (
+        code("class make:\n def f(self): return 1"),
+        code("class make:\n def f(self): return 2"),
+    ),
+    "bases of a class": (
+        code("class A: x = 1\nclass make(A): pass"),
+        code("class A: x = 2\nclass make(A): pass"),
+    ),
+    "data modules": (TinyData(20), TinyData(200)),
+    "lists": (["a"], ["b"]),
+    "dictionaries": ({"a": 1}, {"a": 2}),
+    "sets": ({1, 2}, {1, 3}),
+    "types": (1, 1.0),
+    "tuples and lists": ((1,), [1]),
+    "text and bytes": ("a", b"a"),
+    "enumerations": (Color.RED, Color.BLUE),
+    "dataclasses": (Options(["a"], {}), Options(["a"], {"b": 1})),
+    "slots": (Slotted(1), Slotted(2)),
+    "tensors": (torch.tensor([1.0, 2.0]), torch.tensor([1.0, 3.0])),
+    "dtypes": (torch.zeros(2), torch.zeros(2, dtype=torch.float16)),
+    "shapes": (torch.zeros(2, 1), torch.zeros(1, 2)),
+    "buffers of a module": (with_buffer(1.0), with_buffer(2.0)),
+    "arrays": (np.array([1, 2]), np.array([1, 3])),
+    "arrays of objects": (np.array([{"a": 1}, None]), np.array([{"a": 2}, None])),
+    "frames": (pd.DataFrame({"a": [1]}), pd.DataFrame({"a": [2]})),
+    "generators": (torch.Generator().manual_seed(1), torch.Generator().manual_seed(2)),
+    "methods of objects": (TinyData(20)._loader, TinyData(40)._loader),
+    "bound arguments": (functools.partial(print, {"deep": [1]}), functools.partial(print, {"deep": [2]})),
+}
+
+
+@pytest.mark.parametrize("name", DIFFERENT)
+def test_what_differs_has_another_identity(name):
+    first, second = DIFFERENT[name]
+    assert identify(first) != identify(second)
+    assert identify(first) == identify(cloudpickle.loads(cloudpickle.dumps(first)))
+
+
+def test_order_addresses_and_lines_do_not_count():
+    assert identify({"a": 1, "b": 2}) == identify({"b": 2, "a": 1})
+    assert identify(object()) == identify(object())
+    source = "def make(lr):\n    return lr"
+    assert identify(code(source)) == identify(code("# a comment\n\n" + source))
+    numbers = list(range(100))
+    random.shuffle(numbers)
+    assert identify({*map(str, numbers)}) == identify({*map(str, range(100))})
+
+
+def test_what_cannot_be_pickled_goes_by_its_class():
+    assert identify(threading.Lock()) == identify(threading.Lock())
+    assert identify(threading.Lock()) != identify(threading.RLock())
+
+
+def test_a_class_stays_what_it_is_when_its_objects_are_pickled():
+    class Local:
+        pass
+
+    before = identify(Local)
+    identify(Local())  # copyreg leaves a note in the class
+    assert identify(Local) == before
+
+
+def test_classes_of_a_function_are_recognized_where_they_arrive():
+    class Small(nn.Tanh):
+        pass
+
+    class Large(nn.Tanh):
+        size = 2
+
+    script = "import sys, pickle; from lightning_znorm.compare.identity import identify;"
+    script += "print(*map(identify, pickle.load(sys.stdin.buffer)))"
+    values = [Small, Large, lambda: Small, functools.partial(Small)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", script], input=cloudpickle.dumps(values), capture_output=True, env=environment
+    )
+    assert done.stdout.decode().split() == [*map(identify, values)], done.stderr
+    assert len({*map(identify, values)}) == 4
+
+
+def test_what_contains_itself():
+    first, second = [1], [2]
+    first.append(first), second.append(second)
+    assert identify(first) == identify(cloudpickle.loads(cloudpickle.dumps(first)))
+    assert identify(first) != identify(second)
+
+
+def test_a_process_with_another_hash_seed_sees_the_same():
+    """Also where the order of a set, a random name or an address might creep in."""
+    script = """
+import json
+from tests.compare.test_identity import DIFFERENT, Color, LOGGER, with_default
+from lightning_znorm.compare.identity import identify
+values = {name: pair[0] for name, pair in DIFFERENT.items()}
+values |= {"many": {Color.RED, "a", 3, 2.5, None, frozenset("abc")}, "logger": LOGGER, "default": with_default}
+class Local:
+    table = {"x", "y", "z"}
+    def make(self): return {"p", "q"}
+values |= {"local": Local, "instance": Local(), "lambda": lambda: Local().make()}
+print(json.dumps({name: identify(value) for name, value in values.items()}))
+"""
+
+    def run(seed):
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONHASHSEED": seed}
+        done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    first, second = run("1"), run("2")
+    assert len(first) == len(DIFFERENT) + 6
+    assert not differing(first, second)
+
+
+def test_a_description_names_what_a_reader_knows():
+    described = describe(functools.partial(TinyModel, lr=0.3))
+    assert described["name"] == "partial of tests.compare.tiny.TinyModel"
+    assert described["arguments"] == {"lr": 0.3}
+    assert describe(TinyData(20))["attributes"]["batch_size"] == 20
+    assert describe([1, {"a": None}]) == [1, {"a": None}]
+    assert json.loads(json.dumps(describe([TinyData(20), torch.zeros(3)])))
+
+
+def test_runs_of_callbacks_with_other_arguments_have_keys_of_their_own():
+    class Mine(odd.Drawing):
+        def __init__(self, layers, table=None):
+            self.layers, self.table = layers, table
+
+    methods = {"a": Mine(["a"]), "b": Mine(["b"]), "c": Mine(["a"], {"x": 1}), "d": Mine(["a"], {"x": 2})}
+    keys = {Run(Method("m", callbacks=method.callbacks), {}, 0).key for method in name_methods(methods)}
+    assert len(keys) == 4
+    again = Run(Method("m", callbacks=name_methods({"a": Mine(["a"])})[0].callbacks), {}, 0).key
+    assert again in keys
+
+
+def test_runs_of_settings_that_are_objects():
+    assert Run(Method("none"), {"x": Slotted(1)}, 0).key == Run(Method("none"), {"x": Slotted(1)}, 0).key
+    keys = {
+        Run(Method("none"), {"x": value}, 0).key.rpartition("-")[2] for value in (Slotted(1), Slotted(2), closure(1))
+    }
+    assert len(keys) == 3
+
+
+def test_modules_of_the_user():
+    assert is_installed("torch.nn")
+    assert is_installed("json")
+    assert is_installed("sys")
+    assert is_installed("lightning_znorm.callbacks")
+    assert not is_installed("tests.compare.odd")
+    assert not is_installed("no_such_module")
+    found = find_imports(["tests.compare.odd"])
+    assert "torch.utils.data.dataset" in found
+    # of the module that it imports
+    assert "jsonargparse.typing" in found or "lightning.pytorch" in found
+    assert not [name for name in found if name.startswith("tests")]
