@@ -4,8 +4,9 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from lightning_znorm.compare.plan import Run
 from lightning_znorm.compare.text import listing
 
 SCHEMA = 1
+# what each result has, whatever else; a file that lacks it was damaged, and its run is made again
+_FORM = {"status": str, "curve": list, "test": dict, "versions": dict}
 _ABOUT = "comparison.json"
 _LOCK = ".lock"
 
@@ -27,12 +30,12 @@ class Store:
     not there.
 
     Args:
-        folder: The folder, which is made if it is not there.
+        folder: The folder, which is made if it does not exist.
 
     """
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
+        self.folder = folder.absolute()  # the module that is trained may change the working directory
 
     @contextmanager
     def opened(self, configuration: Mapping[str, Any]) -> Iterator["Store"]:
@@ -42,9 +45,11 @@ class Store:
             configuration: What is compared, as JSON takes it. The folder must belong to the same, or have no result.
 
         Raises:
-            ValueError: If the folder cannot be written, belongs to something else or is in use.
+            ValueError: If the folder cannot be written, belongs to something else or is in use. A folder that has no
+                result when a ``ValueError`` leaves the block, because the question was wrong, is left as it was found.
 
         """
+        existed = self.folder.exists()
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             lock = FileLock(self.folder / _LOCK)
@@ -61,10 +66,51 @@ class Store:
         try:
             if self.check(configuration):
                 self._forget_trial()
-            write_json(self.folder / _ABOUT, {"schema": SCHEMA, "configuration": configuration})
-            yield self
+            for temporary in filter(_is_temporary, self.folder.iterdir()):  # of a process that was killed
+                temporary.unlink()
+            self._configuration, self._unstable = configuration, self._read_unstable()
+            self._write_about()
+            with self._removed_if_refused(with_folder=not existed):
+                yield self
         finally:
             lock.release()
+
+    @contextmanager
+    def _removed_if_refused(self, with_folder: bool) -> Iterator[None]:
+        """Remove what a comparison without results has written if a ``ValueError`` leaves the block."""
+        try:
+            yield
+        except ValueError:
+            if not self._has_results():
+                self._forget_trial()
+                for name in (_ABOUT, "config.yaml", _LOCK):
+                    (self.folder / name).unlink(missing_ok=True)
+                if with_folder:
+                    with suppress(OSError):  # something else is in it
+                        self.folder.rmdir()
+            raise
+
+    def mark_unstable(self, parts: Iterable[str]) -> bool:
+        """Note that the runs depend on what other processes do not recognize: the results cannot be used again.
+
+        Returns:
+            Whether that is new.
+
+        """
+        before, self._unstable = self._unstable, list(dict.fromkeys([*self._unstable, *parts]))
+        self._write_about()
+        return before != self._unstable
+
+    def _write_about(self) -> None:
+        about = {"schema": SCHEMA, "configuration": _encode(self._configuration), "unstable": self._unstable}
+        write_json(self.folder / _ABOUT, about)
+
+    def _read_unstable(self) -> list[str]:
+        about = self.folder / _ABOUT
+        return list((read_json(about) if about.exists() else {}).get("unstable", [])) if self._has_results() else []
+
+    def _has_results(self) -> bool:
+        return any(self.folder.glob("runs/*/result.json"))
 
     def check(self, configuration: Mapping[str, Any]) -> bool:
         """Raise if the folder belongs to something else; one that is not there or has no result yet is fine.
@@ -92,18 +138,29 @@ class Store:
             return False
         known = read_json(about)
         if not isinstance(known, dict) or known.get("schema") != SCHEMA:
+            schema = known.get("schema") if isinstance(known, dict) else None
             raise ValueError(
-                f"Argument `out`: `{about}` is not of the form that this version reads (schema {SCHEMA}). {choose}."
+                f"Argument `out`: `{about}` was not written by this version (schema {schema}; this version reads schema"
+                f" {SCHEMA}). {choose}."
             )
         # once through JSON, as what was stored went
-        differing = differences(known["configuration"], json.loads(json.dumps(configuration, default=repr)))
-        if differing and any(self.folder.glob("runs/*/result.json")):
-            shown = "; ".join(f"{key} is {new!r}, was {old!r}" for key, old, new in differing[:5])
+        differing = differences(known["configuration"], json.loads(json.dumps(_encode(configuration), default=repr)))
+        if not self._has_results():
+            return bool(differing)
+        if differing:
+            telling = [entry for entry in differing if not entry[0].endswith(".digest")] or differing
+            shown = "; ".join(f"{key} is {new!r}, was {old!r}" for key, old, new in telling[:5])
             raise ValueError(
                 f"Argument `out`: the folder `{self.folder}` belongs to a comparison of another configuration"
                 f" ({shown}). {choose}, or delete this one."
             )
-        return bool(differing)
+        if unstable := known.get("unstable"):
+            raise ValueError(
+                f"Argument `out`: the results in the folder `{self.folder}` cannot be used again. They depend on"
+                f" objects that look different in every process ({listing(unstable)}), so that nobody can tell whether"
+                f" these are still the same. {choose}, or delete this one."
+            )
+        return False
 
     @property
     def trial(self) -> Path:
@@ -121,13 +178,14 @@ class Store:
     def result_of(self, run: Run) -> dict[str, Any] | None:
         """Return a run's result, ``None`` if there is none yet."""
         path = self.folder_of(run) / "result.json"
-        result = read_json(path) if path.exists() else None
-        if not isinstance(result, dict) or result.get("schema") != SCHEMA:
+        result: Any = read_json(path) if path.is_file() else None
+        if not _is_result(result):
             return None
-        return result | {"setting": dict(run.setting)}  # a tuple or a class, say, which JSON does not give back
+        # JSON does not give back a tuple or a class
+        return dict(result) | {"method": run.method.label, "setting": dict(run.setting), "seed": run.seed}
 
     def results(self, runs: Iterable[Run]) -> list[dict[str, Any]]:
-        """Return the results that are there."""
+        """Return the existing results."""
         found = (self.result_of(run) for run in runs)
         return [result for result in found if result is not None]
 
@@ -137,23 +195,47 @@ class Store:
 
     def clear(self, run: Run) -> None:
         """Remove what an interrupted run has left."""
-        shutil.rmtree(self.folder_of(run), ignore_errors=True)
+        folder = self.folder_of(run)
+        if folder.is_dir() and not folder.is_symlink():
+            shutil.rmtree(folder, ignore_errors=True)
+        else:
+            folder.unlink(missing_ok=True)
 
 
 def write_json(path: Path, value: Any) -> None:
     """Write a file that is either whole or not there; what is not a finite number becomes ``null``."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, json.dumps(_without_nan(value), indent=1, default=repr) + "\n")
+    write_atomically(path, json.dumps(as_json(value), indent=1) + "\n")
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write to a temporary file beside it, and move it into place."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("wb") as file:
-        file.write(content.encode() if isinstance(content, str) else content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    """Write to a temporary file beside it, and move it into place.
+
+    Raises:
+        OSError: Naming the file, if it cannot be written.
+
+    """
+    # no other process has this name, not even one of another machine in the same folder
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        with suppress(OSError):
+            temporary.unlink()
+        raise OSError(
+            error.errno,
+            f"`{path}` cannot be written ({error.strerror or error}). Finished runs are kept: when this is mended, run"
+            " the same command again",
+        ) from error
+
+
+def as_json(value: Any) -> Any:
+    """Return a value as JSON gives it back: ``null`` for what is not a finite number, ``repr`` of other objects."""
+    return json.loads(json.dumps(_replace_floats(value, lambda number: None), default=repr))
 
 
 def read_json(path: Path) -> Any:
@@ -181,13 +263,27 @@ def differences(old: Any, new: Any, key: str = "") -> list[tuple[str, Any, Any]]
     return [] if old == new else [(key, old, new)]
 
 
+def _is_result(value: Any) -> bool:
+    if not isinstance(value, dict) or value.get("schema") != SCHEMA:
+        return False
+    metrics = (int, float, type(None))
+    has_form = all(isinstance(value.get(key), kind) for key, kind in _FORM.items())
+    return has_form and all(isinstance(metric, metrics) for metric in value["test"].values())
+
+
+def _encode(configuration: Any) -> Any:
+    """Write what is not a finite number as YAML does, so that JSON gives back the same."""
+    return _replace_floats(configuration, lambda number: f".{number}")
+
+
 def _is_temporary(path: Path) -> bool:
     return path.name.startswith(".") and path.name.endswith(".tmp")
 
 
-def _without_nan(value: Any) -> Any:
+def _replace_floats(value: Any, replace: Callable[[float], Any]) -> Any:
+    """Replace what is not a finite number in nested mappings and lists."""
     if isinstance(value, Mapping):
-        return {name: _without_nan(item) for name, item in value.items()}
+        return {name: _replace_floats(item, replace) for name, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_without_nan(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+        return [_replace_floats(item, replace) for item in value]
+    return replace(value) if isinstance(value, float) and not math.isfinite(value) else value

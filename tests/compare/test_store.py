@@ -10,20 +10,21 @@ import pytest
 from lightning_znorm.compare.methods import Method
 from lightning_znorm.compare.plan import Run
 from lightning_znorm.compare.store import Store, differences, read_json, write_atomically, write_json
+from tests.compare.helpers import result
 
 CONFIGURATION = {
     "model": {"class_path": "a.B", "init_args": {"lr": 0.1, "sizes": [1, 2]}},
     "trainer": {"max_epochs": 2},
 }
 RUN = Run(Method("none"), {"lr": 0.1}, 0)
+RESULT = result("none", 0, {"lr": 0.1})
 
 
 def test_a_folder_is_taken_and_found_again():
     with Store(Path("new/folder")).opened(CONFIGURATION) as store:
-        store.keep(RUN, {"schema": 1, "test": {"acc": 0.5}})
+        store.keep(RUN, RESULT)
     with Store(Path("new/folder")).opened(CONFIGURATION) as store:
-        found = store.results([RUN, Run(Method("none"), {"lr": 0.1}, 1)])
-        assert found == [{"schema": 1, "test": {"acc": 0.5}, "setting": {"lr": 0.1}}]
+        assert store.results([RUN, Run(Method("none"), {"lr": 0.1}, 1)]) == [RESULT]
         store.clear(RUN)
         assert store.result_of(RUN) is None
 
@@ -38,14 +39,14 @@ def test_a_mistake_that_the_trial_found_can_be_corrected_in_place():
     with Store(Path("out")).opened({"trainer": {"max_epochs": 3}}) as store:
         assert not store.trial.exists()
         assert not store.folder_of(RUN).exists()
-        store.keep(RUN, {"schema": 1})
+        store.keep(RUN, RESULT)
     with pytest.raises(ValueError, match="max_epochs is 2, was 3"):
         Store(Path("out")).check(CONFIGURATION)
 
 
 def test_of_another_configuration():
     with Store(Path("out")).opened(CONFIGURATION) as store:
-        store.keep(RUN, {"schema": 1})
+        store.keep(RUN, RESULT)
     other = json.loads(json.dumps(CONFIGURATION))
     other["model"]["init_args"]["lr"] = 0.2
     with pytest.raises(
@@ -65,8 +66,12 @@ def test_tuples_and_lists_are_the_same_configuration():
     ("name", "content", "message"),
     [
         ("notes.txt", "mine", r"has other things in it \(notes\.txt\)"),
-        ("comparison.json", '{"schema": 99}', r"is not of the form that this version reads \(schema 1\)"),
-        ("comparison.json", "not json", "is not of the form"),
+        (
+            "comparison.json",
+            '{"schema": 99}',
+            r"not written by this version \(schema 99; this version reads schema 1\)",
+        ),
+        ("comparison.json", "not json", "was not written by this version"),
     ],
 )
 def test_of_something_else(name, content, message):
@@ -115,6 +120,118 @@ def test_what_a_killed_process_has_left_is_no_obstacle():
         assert store.result_of(RUN) is None
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        '{"schema": 1}',
+        json.dumps({**RESULT, "test": {"test_acc": "high"}}),
+        json.dumps({**RESULT, "curve": None}),
+        "[]",
+    ],
+)
+def test_a_damaged_result_is_none(content):
+    with Store(Path("out")).opened(CONFIGURATION) as store:
+        store.keep(RUN, RESULT)
+        (store.folder_of(RUN) / "result.json").write_text(content)
+        assert store.result_of(RUN) is None
+
+
+def test_something_else_in_the_place_of_a_run():
+    with Store(Path("out")).opened(CONFIGURATION) as store:
+        (store.folder_of(RUN) / "result.json").mkdir(parents=True)
+        assert store.result_of(RUN) is None
+        store.clear(RUN)
+        store.folder_of(RUN).write_text("a file")
+        assert store.result_of(RUN) is None
+        store.clear(RUN)
+        store.keep(RUN, RESULT)
+        assert store.result_of(RUN) == RESULT
+
+
+def test_what_is_not_finite_is_recognized():
+    configuration = {"model": {"limit": math.inf, "scale": math.nan, "sizes": [-math.inf]}}
+    with Store(Path("out")).opened(configuration) as store:
+        store.keep(RUN, RESULT)
+    Store(Path("out")).check(configuration)
+    json.loads(Path("out/comparison.json").read_text(), parse_constant=pytest.fail)
+    with pytest.raises(ValueError, match=r"model\.limit is None, was '\.inf'"):
+        Store(Path("out")).check({"model": {**configuration["model"], "limit": None}})
+
+
+def test_digests_are_named_only_if_nothing_else_differs():
+    def configuration(size, digest):
+        return {"data": {"attributes": {"size": size}, "digest": digest}}
+
+    with Store(Path("out")).opened(configuration(1, "a")) as store:
+        store.keep(RUN, RESULT)
+    with pytest.raises(ValueError, match=r"configuration \(data\.attributes\.size is 2, was 1\)"):
+        Store(Path("out")).check(configuration(2, "b"))
+    with pytest.raises(ValueError, match=r"configuration \(data\.digest is 'b', was 'a'\)"):
+        Store(Path("out")).check(configuration(1, "b"))
+
+
+def test_results_that_no_other_process_recognizes_are_not_used_again():
+    with Store(Path("out")).opened(CONFIGURATION) as store:
+        assert store.mark_unstable(["datamodule"])
+        assert not store.mark_unstable(["datamodule"])
+        store.keep(RUN, RESULT)
+    with pytest.raises(ValueError, match=r"cannot be used again.*look different in every process \(datamodule\)"):
+        Store(Path("out")).check(CONFIGURATION)
+
+
+def test_a_wrong_question_leaves_nothing_behind():
+    def ask(folder):
+        with Store(Path(folder)).opened(CONFIGURATION) as store:
+            store.folder_of(RUN).mkdir(parents=True, exist_ok=True)
+            raise ValueError("a wrong monitor")
+
+    Path("empty").mkdir()
+    for folder in ("new", "empty"):
+        with pytest.raises(ValueError, match="a wrong monitor"):
+            ask(folder)
+    assert not Path("new").exists()
+    assert not list(Path("empty").iterdir())
+    with Store(Path("full")).opened(CONFIGURATION) as store:
+        store.keep(RUN, RESULT)
+    with pytest.raises(ValueError, match="a wrong monitor"):
+        ask("full")
+    assert Store(Path("full")).result_of(RUN) == RESULT
+
+
+def test_a_relative_folder_stays_where_it_was():
+    store = Store(Path("out"))
+    Path("elsewhere").mkdir()
+    os.chdir("elsewhere")
+    with store.opened(CONFIGURATION):
+        store.keep(RUN, RESULT)
+    os.chdir("..")
+    assert Path("out/comparison.json").exists()
+
+
+def test_temporary_files_have_names_of_their_own_and_go(monkeypatch):
+    """Processes of two machines can have the same number."""
+    names = []
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", lambda source, target: names.append(source))
+        for _ in range(2):
+            write_atomically(Path("file.json"), "{}")
+    assert len({*names}) == 2
+    Path("out").mkdir()
+    Path("out/.report.html.0123.tmp").touch()
+    with Store(Path("out")).opened(CONFIGURATION):
+        assert not Path("out/.report.html.0123.tmp").exists()
+
+
+def test_a_full_disk_is_named_and_leaves_no_file(monkeypatch):
+    def fail(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OSError, match=r"`out\.json` cannot be written \(No space left on device\).*same command again"):
+        write_json(Path("out.json"), {})
+    assert not list(Path().iterdir())
+
+
 def test_files_are_whole_or_not_there(monkeypatch):
     path = Path("file.json")
     write_json(path, {"value": 1})
@@ -129,7 +246,7 @@ def test_files_are_whole_or_not_there(monkeypatch):
 
 
 def test_what_is_not_a_number_is_null():
-    write_json(Path("file.json"), {"a": [math.nan, 1.5, {"b": math.inf}]})
+    write_json(Path("file.json"), {"a": (math.nan, 1.5, {"b": math.inf})})
     assert json.loads(Path("file.json").read_text(), parse_constant=pytest.fail) == {"a": [None, 1.5, {"b": None}]}
     write_atomically(Path("bytes"), b"\x00\x01")
     assert Path("bytes").read_bytes() == b"\x00\x01"
