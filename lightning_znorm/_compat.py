@@ -11,9 +11,9 @@ _PACKAGES = ("lightning.pytorch", "pytorch_lightning")
 
 
 def import_all(module: str) -> list[ModuleType]:
-    """Import ``module`` from each Lightning package that is installed."""
+    """Import ``module`` (the package itself if it is empty) from each Lightning package that is installed."""
     found = [
-        import_module(f"{package}.{module}")
+        import_module(f"{package}.{module}".rstrip("."))
         for package in _PACKAGES
         if find_spec(package.partition(".")[0]) is not None
     ]

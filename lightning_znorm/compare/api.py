@@ -1,6 +1,5 @@
 """A comparison from Python."""
 
-import contextlib
 import inspect
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -14,7 +13,6 @@ from torch import nn
 from lightning_znorm._compat import import_lightning
 from lightning_znorm.compare.driver import Comparison
 from lightning_znorm.compare.options import Mode, ask
-from lightning_znorm.compare.plan import fingerprint
 from lightning_znorm.compare.pool import Pool, make_slots
 from lightning_znorm.compare.recipes import FactoryRecipe, refuse_trainer
 from lightning_znorm.compare.report import find
@@ -96,16 +94,13 @@ def compare(
             raise ValueError(f"Argument `trainer`: The Trainer has no argument `{name}`.{did_you_mean(name, known)}")
     refuse_trainer(arguments)
     _check_factory(model_factory, question.sweep)
-    configuration = {
-        "model_factory": _identify(model_factory),
-        "datamodule": _identify(datamodule),
-        "trainer": {name: repr(value) for name, value in arguments.items() if name != "callbacks"},
-    }
     recipe = FactoryRecipe(model_factory, datamodule, arguments)
-    pool = Pool(make_slots(jobs, str(arguments.get("accelerator", "auto"))))
+    pool = Pool(
+        make_slots(jobs, str(arguments.get("accelerator", "auto"))), preload=_modules_of(model_factory, datamodule)
+    )
     with tempfile.TemporaryDirectory(prefix="lightning-znorm-") as temporary:
         store = Store(Path(temporary if out is None else out))
-        is_complete = Comparison(question, recipe, store, pool, configuration, arguments, retry).run()
+        is_complete = Comparison(question, recipe, store, pool, recipe.describe(), arguments, retry).run()
         if not is_complete:
             raise KeyboardInterrupt
         findings = find(question, store.results(question.runs))
@@ -127,13 +122,5 @@ def _check_factory(model_factory: Any, sweep: Mapping[str, Any]) -> None:
         raise ValueError(f"Argument `model_factory` does not go with the keys of `sweep` ({keys}): {error}.") from None
 
 
-def _identify(value: Any) -> str:
-    """Tell functions and data from others, as well as that can be told in another process."""
-    if value is None:
-        return "None"
-    subject = value if inspect.isclass(value) or inspect.isroutine(value) else type(value)
-    name = f"{subject.__module__}.{subject.__qualname__}"
-    with contextlib.suppress(OSError, TypeError):  # where there is no source, in an interactive session say
-        name += " " + fingerprint(inspect.getsource(subject))[:12]
-    hyperparameters = {} if inspect.isclass(value) else dict(getattr(value, "hparams", {}))
-    return f"{name} {hyperparameters}" if hyperparameters else name
+def _modules_of(*values: Any) -> list[str]:
+    return [module for value in values if isinstance(module := getattr(value, "__module__", None), str)]

@@ -98,13 +98,14 @@ def run_command(args: Sequence[str]) -> None:
     refuse_configuration(configuration)
     check_keys(cli.parser, configuration, question)
     trainer = configuration["trainer"]
-    pool = Pool(make_slots(options.jobs, str(trainer.get("accelerator"))), preload=find_modules(configuration))
-    folder = Path(options.out)
-    store = Store(folder)
+    modules = find_modules(configuration)
+    pool = Pool(make_slots(options.jobs, str(trainer.get("accelerator"))), preload=modules)
+    store = Store(Path(options.out))
+    folder = store.folder
     store.check(configuration)
 
     def compare_with(config_file: Path) -> Comparison:
-        recipe = ConfiguredRecipe(config_file, trainer, package)
+        recipe = ConfiguredRecipe(config_file, trainer, package, modules)
         return Comparison(question, recipe, store, pool, configuration, trainer, options.retry, options.minutes)
 
     if options.dry_run:

@@ -4,19 +4,22 @@ import contextlib
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from lightning_znorm._compat import rank_zero_warn
 from lightning_znorm.compare.deadline import Deadline
 from lightning_znorm.compare.display import Display, show_time
 from lightning_znorm.compare.options import Question
 from lightning_znorm.compare.plan import Run
 from lightning_znorm.compare.pool import Pool
-from lightning_znorm.compare.probe import estimate, probe
-from lightning_znorm.compare.recipes import Recipe
+from lightning_znorm.compare.probe import estimate, not_logged, probe
+from lightning_znorm.compare.recipes import ConfiguredRecipe, Recipe
 from lightning_znorm.compare.report import write_report
 from lightning_znorm.compare.store import Store
-from lightning_znorm.compare.worker import Task
+from lightning_znorm.compare.text import listing
+from lightning_znorm.compare.worker import Task, find_identities
 
 
 class Comparison:
@@ -49,6 +52,8 @@ class Comparison:
         self.configuration, self.trainer, self.retry = configuration, trainer, retry
         self.deadline = Deadline(minutes)
         self.prepare: Callable[[], None] = lambda: None
+        self._durations: list[float] = []
+        self._has_monitor = False
 
     def missing_runs(self) -> list[Run]:
         """Return the runs that have no result yet."""
@@ -72,6 +77,9 @@ class Comparison:
         with self.store.opened(self.configuration):
             self.prepare()
             missing = self.missing_runs()
+            known = self.store.results(self.question.runs)
+            self._durations = [result["seconds"]["all"] for result in known if "seconds" in result]
+            self._has_monitor = any(self.question.monitor in result.get("names", []) for result in known)
             is_cut = by_user = False
             try:
                 with _sigterm_as_interrupt(), self.deadline.enforced():
@@ -81,15 +89,18 @@ class Comparison:
                 is_cut, by_user = True, not self.deadline.is_over
             if is_cut:
                 print(self._explain_cut(len(missing), by_user), file=sys.stderr)
-            if self.store.results(self.question.runs):
-                write_report(self.question, self.store, getattr(self.recipe, "show_command", None))
-            return len(self.store.results(self.question.runs)) == len(self.question.runs)
+            done = len(self.store.results(self.question.runs))
+            if done:
+                write_report(self.question, self.store, self._show_command())
+            return done == len(self.question.runs)
 
     def _do(self, missing: Sequence[Run]) -> bool:
         """Do the runs, and say whether there was time for all."""
         total = len(self.question.runs)
         print(f"Trying {len(self.question.methods)} methods on a few batches …", file=sys.stderr, flush=True)
-        seconds = self._estimate(probe(self.question, self.recipe, self.pool, self.store))
+        trials = probe(self.question, self.recipe, self.pool, self.store)
+        self._tell_unstable(*trials)
+        seconds = self._estimate(trials)
         print(self._summary_of_time(len(missing), seconds), file=sys.stderr, flush=True)
         for run in missing:
             self.store.clear(run)
@@ -106,20 +117,50 @@ class Comparison:
         guess = 0.0 if seconds is None else seconds / total
         with display, contextlib.closing(self.pool.do(self._tasks(missing, guess))) as events:
             for event in events:
-                if event.result is not None and event.result.get("kind") == "process":
-                    self.store.keep(event.task.run, event.result)
+                if event.result is not None:
+                    self._take(event.task.run, event.result)
                 display.show(event)
+                if event.result is not None:
+                    self._refuse_missing_monitor(event.result)
                 started += event.kind == "started"
         return started == len(missing)
 
     def _tasks(self, missing: Sequence[Run], guess: float) -> Iterator[Task]:
         """Yield a task per run, as long as there is time for one that takes as long as the longest so far."""
         for run in missing:
-            results = self.store.results(self.question.runs)
-            durations = [result["seconds"]["all"] for result in results if "seconds" in result]
-            if not self.deadline.allows(max(durations, default=guess)):
+            if not self.deadline.allows(max(self._durations, default=guess)):
                 return
-            yield Task(run, self.recipe, self.store.folder_of(run))
+            yield Task(run, self.recipe, self.store.folder_of(run), identities=find_identities(run))
+
+    def _take(self, run: Run, result: Mapping[str, Any]) -> None:
+        """Keep the result of a run that has not written it itself."""
+        if self.store.result_of(run) is None:
+            self.store.keep(run, result)
+        self._durations += [result["seconds"]["all"]] if "seconds" in result else []
+        self._tell_unstable(result)
+
+    def _tell_unstable(self, *results: Mapping[str, Any]) -> None:
+        """Mark the folder if the runs depend on what a process that started anew would not recognize."""
+        parts = dict.fromkeys(part for result in results for part in result.get("unstable", []))
+        if parts and self.store.mark_unstable(parts):
+            rank_zero_warn(
+                f"The results in `{self.store.folder}` cannot be used again later, by the same call either: they depend"
+                f" on objects that look different in every process ({listing(list(parts))})."
+            )
+
+    def _refuse_missing_monitor(self, result: Mapping[str, Any]) -> None:
+        """Stop at the first run that was trained to its end without logging the monitor."""
+        names, monitor = result.get("names", []), self.question.monitor
+        if result["status"] == "finished" and monitor not in names and not self._has_monitor:
+            raise ValueError(not_logged(monitor, names))
+        self._has_monitor = self._has_monitor or monitor in names
+
+    def _show_command(self) -> Callable[[Run], str] | None:
+        if not isinstance(self.recipe, ConfiguredRecipe):
+            return None
+        question = self.question
+        options = {name: getattr(question, name) for name in ("monitor", "mode", "test_monitor")}
+        return partial(self.recipe.show_command, options=options | {"jobs": len(self.pool.slots)})
 
     def _explain_cut(self, before: int, by_user: bool) -> str:
         total, left = len(self.question.runs), len(self.missing_runs())

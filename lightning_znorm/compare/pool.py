@@ -1,8 +1,10 @@
 """Processes for the runs: forked from one that has imported everything."""
 
 import contextlib
+import multiprocessing
 import os
 import sys
+import time
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from multiprocessing import connection, get_context
@@ -10,9 +12,12 @@ from typing import Any
 
 import torch
 
-from lightning_znorm.compare.worker import Task, describe, pack, read_log, work
+from lightning_znorm.compare.modules import find_imports
+from lightning_znorm.compare.worker import Task, describe, end_group, pack, read_log, work
 
 _PRELOAD = "LIGHTNING_ZNORM_PRELOAD"
+_SECONDS = 1.0  # between two looks at processes whose fork server is gone, so that nobody tells of their end
+_SECONDS_TO_END = 30.0  # for a process that has sent its result, before it and all that it has started are killed
 
 
 @dataclass(frozen=True)
@@ -42,7 +47,19 @@ class _Worker:
     process: Any
     receiver: Any
     result: Mapping[str, Any] | None = None
+    finished: float | None = None
     is_open: bool = True
+
+    def sources(self) -> list[Any]:
+        """Return what becomes ready when there is news."""
+        sentinels = [self.process.sentinel] if self.process.is_alive() else []
+        return [*sentinels, self.receiver] if self.is_open else sentinels
+
+    def has_ended(self) -> bool:
+        """Say whether the process is gone, whoever else holds its end of the connection, or has nothing left to do."""
+        if self.finished is not None and time.monotonic() > self.finished + _SECONDS_TO_END:
+            return True
+        return not (self.process.is_alive() or _exists(self.process.pid))
 
 
 class Pool:
@@ -50,14 +67,15 @@ class Pool:
 
     Args:
         slots: Environment variables of each place at which one task at a time can run, see :func:`make_slots`.
-        preload: Modules that the runs will need.
+        preload: Modules that the runs will need. The user's own are imported by each run, as they may hold what runs
+            must not share, such as an open file; what these import from installed packages is imported once.
 
     """
 
     def __init__(self, slots: Sequence[Mapping[str, str]], preload: Iterable[str] = ()) -> None:
         self.slots = slots
         self.threads = max(1, available_cores() // len(slots))
-        self._preload = list(preload)
+        self._preload = find_imports(preload)
         # a fork takes along what is imported; where that is not to be trusted, each process imports anew
         self._context: Any = get_context("forkserver" if sys.platform == "linux" else "spawn")
 
@@ -80,28 +98,44 @@ class Pool:
                 if not workers:
                     return
                 for slot, worker in list(workers.items()):
+                    has_ended = worker.has_ended()  # first, so that nothing that it has sent is missed
                     yield from self._hear(worker)
-                    if not worker.is_open and not worker.process.is_alive():
-                        worker.process.join()
+                    if has_ended:
+                        self._end(worker)
                         yield Event(worker.task, "done", 1.0, result=worker.result or _lost(worker))
                         worker.process.close()
                         del workers[slot]
                 if workers:  # to wait for nothing takes forever
-                    connection.wait([w.receiver if w.is_open else w.process.sentinel for w in workers.values()])
+                    connection.wait([source for worker in workers.values() for source in worker.sources()], _SECONDS)
         finally:
             for worker in workers.values():
-                worker.process.kill()
-            for worker in workers.values():
-                worker.process.join()
+                self._end(worker)
 
     def _start(self, task: Task, slot: int) -> _Worker:
-        task = replace(task, threads=self.threads, environment=self.slots[slot])
+        task = replace(
+            task, threads=self.threads, environment=self.slots[slot], start_method=self._default_start_method()
+        )
         receiver, sender = self._context.Pipe(duplex=False)
         process = self._context.Process(target=work, args=(pack(task), sender), name=task.run.key)
         with self._server_environment():
             process.start()
         sender.close()
         return _Worker(task, slot, process, receiver)
+
+    @staticmethod
+    def _default_start_method() -> str:
+        """Return how this process would start others, without deciding it for good by asking."""
+        default, *_ = multiprocessing.get_all_start_methods()
+        return multiprocessing.get_start_method(allow_none=True) or default
+
+    @staticmethod
+    def _end(worker: _Worker) -> None:
+        """End a run's process and all that it has started."""
+        if worker.result is None:
+            worker.process.kill()
+        end_group(worker.process.pid)
+        worker.process.join()
+        worker.receiver.close()
 
     def _hear(self, worker: _Worker) -> Iterator[Event]:
         """Take the messages that are there."""
@@ -110,11 +144,11 @@ class Pool:
                 kind, *content = worker.receiver.recv()
                 if kind == "done":
                     (worker.result,) = content
+                    worker.finished = time.monotonic()
                 else:
                     yield Event(worker.task, kind, *content)
         except (EOFError, ConnectionError):
             worker.is_open = False
-            worker.receiver.close()
 
     @contextlib.contextmanager
     def _server_environment(self) -> Iterator[None]:
@@ -168,6 +202,15 @@ def visible_gpus() -> list[str]:
 def available_cores() -> int:
     """Return how many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _exists(pid: int) -> bool:
+    """Say whether a process exists, a child of the fork server or an orphan."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 def _lost(worker: _Worker) -> dict[str, Any]:

@@ -13,16 +13,15 @@ from lightning_znorm.compare.pool import Pool
 from lightning_znorm.compare.recipes import Recipe
 from lightning_znorm.compare.store import Store, read_json, write_json
 from lightning_znorm.compare.text import did_you_mean, listing
-from lightning_znorm.compare.worker import Task, find_versions, read_log
+from lightning_znorm.compare.worker import Task, find_identities, find_versions, read_log
 
-_REMEDIES = {
-    "validation_step": "the module has no `validation_step`: there is nothing to select the setting on",
-    "val_dataloader": "there is no `val_dataloader`, neither in the module nor in a datamodule: there is nothing to"
-    " select the setting on",
-    "test_step": "the module has no `test_step`: the setting is selected on the validation split, so that the figure to"
-    " report must come from another one",
-    "test_dataloader": "there is no `test_dataloader`, neither in the module nor in a datamodule: the setting is"
-    " selected on the validation split, so that the figure to report must come from another one",
+_SELECTION = "Settings are selected by their metric on the validation split"
+_REPORT = f"{_SELECTION}, so results must be reported on a separate test split"
+_MISSING = {
+    "validation_step": ("the module has no `validation_step`", _SELECTION),
+    "val_dataloader": ("there is no `val_dataloader`, neither in the module nor in a datamodule", _SELECTION),
+    "test_step": ("the module has no `test_step`", _REPORT),
+    "test_dataloader": ("there is no `test_dataloader`, neither in the module nor in a datamodule", _REPORT),
 }
 
 
@@ -39,7 +38,7 @@ def probe(question: Question, recipe: Recipe, pool: Pool, store: Store | None) -
         What came out of each method.
 
     Raises:
-        ValueError: If one fails, a step or a loader is missing, or a metric is not logged.
+        ValueError: If one fails, a step or a loader is missing, or the test metric is not logged.
 
     """
     runs = [Run(method, question.settings[0], question.seeds[0]) for method in question.methods]
@@ -48,7 +47,10 @@ def probe(question: Question, recipe: Recipe, pool: Pool, store: Store | None) -
     keys = {run.method.label: fingerprint([run.method.identity(), find_versions()]) for run in runs}
     todo = [run for run in runs if keys[run.method.label] not in known]
     with tempfile.TemporaryDirectory(prefix="lightning-znorm-") as folder:
-        tasks = [Task(run, recipe, Path(folder) / run.key, probe=True) for run in todo]
+        tasks = [
+            Task(run, recipe, Path(folder) / run.key, probe=True, identities=find_identities(run, recipe))
+            for run in todo
+        ]
         # the first one alone: what it downloads is there for the others
         for batch in filter(None, (tasks[:1], tasks[1:])):
             for event in pool.do(batch):
@@ -114,13 +116,24 @@ def _refuse_failure(result: Mapping[str, Any], task: Task) -> None:
 
 def _check(result: Mapping[str, Any], question: Question) -> None:
     for part in result["missing"]:
-        raise ValueError(f"This cannot be compared: {_REMEDIES[part]}.")
-    if question.monitor not in result["names"]:
+        what, why = _MISSING[part]
+        raise ValueError(f"This cannot be compared: {what}. {why}: add `{part}`.")
+    if result["lengths"]["validate"] == 0:
+        raise ValueError(f"This cannot be compared: the `val_dataloader` has no batch. {_SELECTION}.")
+    names, logged = result["names"], list(result["test"])
+    if not names:
         raise ValueError(
-            f"Argument `monitor` is {question.monitor!r}, but the module does not log that in its validation."
-            f"{did_you_mean(question.monitor, result['names'])} It logs {listing(result['names'])}."
+            f"Argument `monitor` is {question.monitor!r}, but the module logs nothing at the end of its validation. Log"
+            " a metric in `validation_step`, as in `self.log('val_loss', loss)` (without `on_epoch=False`), or return a"
+            " scalar and use `--compare.monitor validation_step`."
         )
-    logged = list(result["test"])
+    if question.monitor not in names:
+        message = not_logged(question.monitor, names)
+        if question.test_monitor not in logged:  # a wrong name, rather than a metric that comes later
+            raise ValueError(message)
+        rank_zero_warn(
+            f"{message} The comparison goes on, as it may be logged later; it stops if the first run ends without it."
+        )
     if question.test_monitor not in logged:
         raise ValueError(
             f"Argument `test_monitor` is {question.test_monitor!r}, but the module does not log that in its test."
@@ -130,3 +143,11 @@ def _check(result: Mapping[str, Any], question: Question) -> None:
         rank_zero_warn(
             f"The weights of method `{result['method']}` are not finite after a few steps: {result['error']}"
         )
+
+
+def not_logged(monitor: str, names: Sequence[str]) -> str:
+    """Say that a module does not log the monitor in its validation, and what it logs."""
+    return (
+        f"Argument `monitor` is {monitor!r}, but the module does not log that in its validation."
+        f"{did_you_mean(monitor, names)} It logs {listing(names)}."
+    )

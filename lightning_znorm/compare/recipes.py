@@ -1,5 +1,6 @@
 """How a run's Trainer, module and data are made: from a configuration file, or from functions."""
 
+import contextlib
 import json
 import shlex
 from collections.abc import Callable, Mapping, Sequence
@@ -8,11 +9,13 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
 
+from lightning_znorm._compat import import_lightning
 from lightning_znorm.cli import make_cli_class, package_of
+from lightning_znorm.compare.identity import describe
 from lightning_znorm.compare.plan import Run
 from lightning_znorm.transform import GradientTransform
 
-_PROBED_BATCHES = {"limit_train_batches": 4, "limit_val_batches": 2, "limit_test_batches": 2}
+_TRIED_BATCHES = {"limit_val_batches": 2, "limit_test_batches": 2}  # training is stopped from outside
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,9 @@ class Recipe(Protocol):
 
         """
 
+    def describe(self) -> dict[str, Any]:
+        """Return what all runs have in common and what may differ between processes, by value, as JSON takes it."""
+
 
 @dataclass(frozen=True)
 class ConfiguredRecipe:
@@ -47,24 +53,43 @@ class ConfiguredRecipe:
         config_file: The file.
         trainer: Its group ``trainer``.
         package: ``lightning.pytorch`` or ``pytorch_lightning``.
+        modules: Python modules of its class paths.
 
     """
 
     config_file: Path
     trainer: Mapping[str, Any]
     package: str
+    modules: Sequence[str] = ()
 
     def flags(self, run: Run) -> list[str]:
         """Return what tells the run from others on the command line of ``fit``."""
         setting = [make_flag(key, value) for key, value in run.setting.items()]
         return [f"--config={self.config_file}", f"--seed_everything={run.seed}", *setting, *run.method.flags()]
 
-    def show_command(self, run: Run) -> str:
-        """Write the command that repeats a run alone."""
-        return shlex.join(["lightning-znorm", "fit", *self.flags(run)])
+    def describe(self) -> dict[str, Any]:
+        """Return nothing: the file is the same for all processes."""
+        return {}
+
+    def show_command(self, run: Run, options: Mapping[str, Any]) -> str:
+        """Write the command that makes a run again, alone and in a folder of its own.
+
+        Args:
+            run: Which one.
+            options: Further arguments of the group ``compare``.
+
+        """
+        own = {"methods": [run.method.label], "seeds": [run.seed], "out": f"repeat/{run.key}"}
+        if run.setting:
+            own["sweep"] = {key: [value] for key, value in run.setting.items()}
+        flags = [make_flag(f"compare.{name}", value) for name, value in {**own, **options}.items()]
+        return shlex.join(["lightning-znorm", "compare", f"--config={self.config_file}", *flags])
 
     def make(self, run: Run, folder: Path, callbacks: Sequence[Any], probe: bool) -> Ingredients:
         """Parse and instantiate as ``fit`` does."""
+        for module in self.modules:  # here, as the parser works in the folder of the file
+            with contextlib.suppress(Exception):  # the parser says what is wrong
+                import_module(module)
         arguments = background_arguments(self.trainer, folder, probe)
         if arguments.pop("logger", None) is not None:
             logger = {"class_path": f"{self.package}.loggers.CSVLogger", "init_args": _logger_arguments(folder)}
@@ -74,8 +99,10 @@ class ConfiguredRecipe:
             args=[*self.flags(run), *flags],
             run=False,
             save_config_callback=None,
+            parser_kwargs={"exit_on_error": False},
             trainer_defaults={"callbacks": list(callbacks)},
         )
+        keep_checkpoints_apart(cli.trainer, run, folder, probe)
         return Ingredients(cli.trainer, cli.model, cli.datamodule)
 
 
@@ -96,9 +123,7 @@ class FactoryRecipe:
 
     def make(self, run: Run, folder: Path, callbacks: Sequence[Any], probe: bool) -> Ingredients:
         """Call the functions."""
-        from lightning.fabric.utilities.seed import seed_everything
-
-        seed_everything(run.seed, workers=True, verbose=False)
+        import_lightning("").seed_everything(run.seed, workers=True, verbose=False)
         model = self.model_factory(**run.setting)
         pl = import_module(package_of(type(model)))
         is_function = callable(self.datamodule) and not isinstance(self.datamodule, pl.LightningDataModule)
@@ -110,7 +135,16 @@ class FactoryRecipe:
         own = arguments.pop("callbacks", None) or []
         own = [*own] if isinstance(own, Sequence) else [own]
         trainer = pl.Trainer(**arguments, callbacks=[*own, *run.method.make_callbacks(), *callbacks])
+        keep_checkpoints_apart(trainer, run, folder, probe)
         return Ingredients(trainer, model, datamodule)
+
+    def describe(self) -> dict[str, Any]:
+        """Return functions, data and arguments by value."""
+        return {
+            "model_factory": describe(self.model_factory),
+            "datamodule": describe(self.datamodule),
+            "trainer": {name: describe(value) for name, value in self.trainer.items()},
+        }
 
 
 def background_arguments(trainer: Mapping[str, Any], folder: Path, probe: bool) -> dict[str, Any]:
@@ -122,7 +156,7 @@ def background_arguments(trainer: Mapping[str, Any], folder: Path, probe: bool) 
         probe: Whether it is only to try a few batches.
 
     Returns:
-        Arguments that replace those that were not given, and all that ask for a whole training when it is only tried.
+        Arguments that replace those that were not given, and limits of the evaluations when it is only tried.
         ``logger`` is ``"csv"`` where there is to be one.
 
     """
@@ -135,12 +169,18 @@ def background_arguments(trainer: Mapping[str, Any], folder: Path, probe: bool) 
     if not _has_callback(trainer, "ProgressBar"):
         arguments["enable_progress_bar"] = False
     if probe:
-        for name, batches in _PROBED_BATCHES.items():
+        for name, batches in _TRIED_BATCHES.items():
             limit = trainer.get(name)
             arguments[name] = min(batches, limit) if isinstance(limit, int) else batches
-        arguments |= {"max_epochs": 1, "max_steps": -1, "min_epochs": None, "min_steps": None}
-        arguments |= {"val_check_interval": 1.0, "check_val_every_n_epoch": 1, "num_sanity_val_steps": 0}
     return arguments
+
+
+def keep_checkpoints_apart(trainer: Any, run: Run, folder: Path, probe: bool) -> None:
+    """Give each run a folder of its own below one that the configuration names for checkpoints, a trial none there."""
+    for callback in trainer.callbacks:
+        is_checkpoint = any(base.__name__ == "Checkpoint" for base in type(callback).__mro__)
+        if is_checkpoint and getattr(callback, "dirpath", None) is not None:
+            callback.dirpath = str((folder if probe else Path(callback.dirpath)) / run.key)
 
 
 def make_flag(key: str, value: Any) -> str:

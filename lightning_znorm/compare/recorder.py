@@ -2,15 +2,17 @@
 
 import hashlib
 import math
+import statistics
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor
+from torch.nn.parameter import is_lazy
 
 from lightning_znorm._compat import Callback, MisconfigurationException
+from lightning_znorm.compare.hashes import hash_batch, hash_random_states, hash_weights
 from lightning_znorm.transform import GradientTransform
 
 if TYPE_CHECKING:
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
 
 _HASHED_BATCHES = 2  # of each epoch
 _SECONDS_BETWEEN_REPORTS = 0.5
+_TRIED_BATCHES = 4
 
 Report = Callable[[float, dict[str, float]], None]
 
@@ -33,10 +36,15 @@ class Recorder(Callback):
         report: Called every now and then with the share of the training that is done and the newest metrics.
 
     Attributes:
-        curve: A row per validation: ``epoch`` (1.0 after the first), ``step``, ``metrics``.
+        curve: A row per validation: ``epoch`` (1.0 after the first; ``None`` within an epoch of unknown length),
+            ``step``, ``metrics`` (what was logged in this validation).
+        steps: Optimizer steps that were made.
+        epochs: Epochs that were trained, ``None`` where the last one was not finished and has no known length.
         losses: Mean training loss of each epoch, where ``training_step`` returns one.
         weights_hash: SHA-256 of the module's weights and buffers before the first step.
-        batches_hash: SHA-256 of the dense tensors in the first two batches of each epoch.
+        batches_hash: SHA-256 of the first two batches of each epoch.
+        epoch_hashes: At the end of each epoch, the hash of the ``batches`` so far and that of the states of all
+            ``random`` number generators.
         seconds_per_step: Median over the epochs of the time per training batch, the first of an epoch and validations
             left out.
         batch_seconds: Duration of the last validation batch (``validate``) and test batch (``test``).
@@ -49,7 +57,10 @@ class Recorder(Callback):
         super().__init__()
         self.curve: list[dict[str, Any]] = []
         self.losses: list[float] = []
+        self.steps = 0
+        self.epochs: float | None = 0.0
         self.weights_hash = ""
+        self.epoch_hashes: list[dict[str, str]] = []
         self.batch_seconds: dict[str, float] = {}
         self.returned: dict[str, float] = {}
         self.validation_names: dict[str, None] = {}
@@ -57,11 +68,10 @@ class Recorder(Callback):
         self._report = report
         self._batches = hashlib.sha256()
         self._epoch_seconds_per_step: list[float] = []
-        self._other_names: set[str] = set()
+        self._metrics_before: dict[str, Any] = {}
         self._loss: list[Any] = [0.0, 0]
         self._reported = 0.0
         self._batches_of_epoch = 0
-        self._last_epoch = 0.0
         self._pause = 0.0
         self._sums: dict[str, list[Any]] = {}
 
@@ -73,8 +83,7 @@ class Recorder(Callback):
     @property
     def seconds_per_step(self) -> float | None:
         """Median over the epochs, ``None`` where no epoch had two batches."""
-        times = sorted(self._epoch_seconds_per_step)
-        return times[len(times) // 2] if times else None
+        return statistics.median(self._epoch_seconds_per_step) if self._epoch_seconds_per_step else None
 
     def setup(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", stage: str) -> None:
         """Refuse gradient transforms that the module brings itself: every method would be run with them."""
@@ -90,13 +99,13 @@ class Recorder(Callback):
                 )
 
     def on_train_start(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
-        """Hash the first weights."""
-        digest = hashlib.sha256()
-        for name, value in pl_module.state_dict().items():
-            digest.update(name.encode())
-            if isinstance(value, Tensor):
-                _hash_tensor(value, digest)
-        self.weights_hash = digest.hexdigest()
+        """Hash the first weights, as far as they exist already."""
+        if not any(map(is_lazy, [*pl_module.parameters(), *pl_module.buffers()])):
+            self.weights_hash = hash_weights(pl_module)
+
+    def on_before_backward(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", loss: Tensor) -> None:
+        """Hash the first weights of a module with lazy layers, which have their shapes by now."""
+        self.weights_hash = self.weights_hash or hash_weights(pl_module)
 
     def on_train_epoch_start(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
         """Begin a new epoch."""
@@ -108,7 +117,7 @@ class Recorder(Callback):
     ) -> None:
         """Hash the first batches of an epoch."""
         if batch_idx < _HASHED_BATCHES:
-            apply_to_collection(batch, Tensor, _hash_tensor, self._batches)
+            hash_batch(batch, self._batches)
 
     def on_train_batch_end(
         self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", outputs: Any, batch: Any, batch_idx: int
@@ -122,7 +131,8 @@ class Recorder(Callback):
             _synchronize(pl_module)
             self._first_batch_ended = time.perf_counter()
         self._batches_of_epoch = batch_idx + 1
-        ends = trainer.is_last_batch or 0 < trainer.max_steps <= trainer.global_step
+        self.steps, self.epochs = trainer.global_step, _count_epochs(trainer, self._batches_of_epoch)
+        ends = trainer.is_last_batch or trainer.should_stop or 0 < trainer.max_steps <= trainer.global_step
         if ends and batch_idx > 0:
             _synchronize(pl_module)
             elapsed = time.perf_counter() - self._first_batch_ended - self._pause
@@ -130,17 +140,18 @@ class Recorder(Callback):
         self._tell(trainer)
 
     def on_train_epoch_end(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
-        """Note the epoch's loss, and stop a training whose weights are lost."""
-        self._last_epoch = self._count_epochs(trainer)
+        """Note the epoch's loss and hashes, and stop a training whose weights are lost."""
         total, count = self._loss
         if count:
             self.losses.append(float(total) / count)
+        states = hash_random_states(pl_module.device)
+        self.epoch_hashes.append({"batches": self.batches_hash[:16], "random": states[:16]})
         if not _is_finite(pl_module):
             raise DivergedError(f"A weight is inf or NaN after epoch {trainer.current_epoch + 1}.")
 
     def on_validation_start(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
-        """Tell what validation logs from what was there before."""
-        self._other_names.update(name for name in trainer.callback_metrics if name not in self.validation_names)
+        """Remember the metrics from before, which Lightning keeps."""
+        self._metrics_before = dict(trainer.callback_metrics)
         self._validation_started = time.perf_counter()
         self._sums = {}
 
@@ -161,14 +172,15 @@ class Recorder(Callback):
         self._pause += time.perf_counter() - self._validation_started
         if trainer.sanity_checking:
             return
+        # each value that is logged is a new tensor
         metrics = {
-            name: float(value) for name, value in trainer.callback_metrics.items() if name not in self._other_names
+            name: float(value)
+            for name, value in trainer.callback_metrics.items()
+            if value is not self._metrics_before.get(name)
         }
         metrics.update(self._take_means())
         self.validation_names.update(dict.fromkeys(metrics))
-        if trainer.state.fn == "fit":
-            self._last_epoch = self._count_epochs(trainer)
-        self.curve.append({"epoch": self._last_epoch, "step": trainer.global_step, "metrics": metrics})
+        self.curve.append({"epoch": self.epochs, "step": trainer.global_step, "metrics": metrics})
 
     def has_validated_last(self, trainer: "pl.Trainer") -> bool:
         """Say whether the last step was followed by a validation."""
@@ -193,11 +205,6 @@ class Recorder(Callback):
     def on_test_end(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
         """Keep the means of what the steps returned."""
         self.returned = self._take_means()
-
-    def _count_epochs(self, trainer: "pl.Trainer") -> float:
-        batches = trainer.num_training_batches
-        share = self._batches_of_epoch / batches if math.isfinite(batches) and batches else 1.0
-        return round(trainer.current_epoch + share, 4)
 
     def _add(self, phase: str, step: str, outputs: Any) -> None:
         now = time.perf_counter()
@@ -235,13 +242,44 @@ def share_done(trainer: "pl.Trainer", batches_of_epoch: int) -> float:
     return min(max(shares), 1.0)
 
 
-def _hash_tensor(tensor: Tensor, digest: Any) -> Tensor:
-    digest.update(f"{tensor.dtype}{tensor.layout}".encode())
-    if tensor.layout is torch.strided:  # others have no bytes of their own; what they hold counts by their kind alone
-        digest.update(f"{tuple(tensor.shape)}".encode())
-        flat = tensor.detach().cpu().resolve_conj().resolve_neg().contiguous().reshape(-1)
-        digest.update(flat.view(torch.uint8).numpy())
-    return tensor
+class Brake(Callback):
+    """End the trial of a training after a few batches, whatever its configuration."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._batches = 0
+
+    def on_train_batch_end(
+        self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Stop, also before the least number of epochs or steps."""
+        self._batches += 1
+        if self._batches >= _TRIED_BATCHES:
+            trainer.fit_loop.min_epochs = trainer.fit_loop.epoch_loop.min_steps = None
+            trainer.should_stop = True
+
+
+def find_end(trainer: "pl.Trainer") -> tuple[str, bool]:
+    """Return why a training has ended, and whether it was before ``max_epochs`` and ``max_steps``."""
+    if 0 < trainer.max_steps <= trainer.global_step:
+        return "max_steps", False
+    if trainer.max_epochs is not None and 0 <= trainer.max_epochs <= trainer.current_epoch:
+        return "max_epochs", False
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        kinds = [base.__name__ for base in type(callback).__mro__]
+        if "Timer" in kinds and (callback.time_remaining() or 0) <= 0:
+            return "max_time", True
+        if "EarlyStopping" in kinds and callback.stopping_reason.value:
+            return f"early stopping ({type(callback).__name__})", True
+    return "trainer.should_stop" if trainer.should_stop else "no more training batches", True
+
+
+def _count_epochs(trainer: "pl.Trainer", batches_of_epoch: int) -> float | None:
+    """Return how many epochs are done, ``None`` within one of unknown length."""
+    batches = trainer.num_training_batches
+    if trainer.is_last_batch:
+        return trainer.current_epoch + 1.0
+    return round(trainer.current_epoch + batches_of_epoch / batches, 4) if math.isfinite(batches) else None
 
 
 def _is_finite(pl_module: "pl.LightningModule") -> bool:

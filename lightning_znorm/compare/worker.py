@@ -1,6 +1,7 @@
 """What happens in the process of one run."""
 
 import contextlib
+import multiprocessing
 import os
 import signal
 import sys
@@ -18,11 +19,13 @@ from typing import Any
 
 import torch
 
-from lightning_znorm.compare.plan import Run
+from lightning_znorm.compare.identity import differing
+from lightning_znorm.compare.plan import Run, fingerprint
 from lightning_znorm.compare.recipes import Ingredients, Recipe
-from lightning_znorm.compare.recorder import DivergedError, Recorder
-from lightning_znorm.compare.store import SCHEMA, write_json
+from lightning_znorm.compare.recorder import Brake, DivergedError, Recorder, find_end
+from lightning_znorm.compare.store import SCHEMA, as_json, write_json
 
+_LONGEST_END = 1 << 16  # bytes of a log
 PACKAGES = ("lightning-znorm", "torch", "lightning", "pytorch-lightning")
 
 
@@ -36,6 +39,8 @@ class Task:
         folder: Where its log and its result go.
         probe: Whether it is only tried, on a few batches.
         threads: Number of threads for PyTorch, ``None`` for as many as it likes.
+        identities: What the run depends on, by :func:`find_identities` of the process that asks for it.
+        start_method: How the run starts processes of its own by default, such as the workers of data loaders.
         environment: Environment variables, such as ``CUDA_VISIBLE_DEVICES``.
 
     """
@@ -45,6 +50,8 @@ class Task:
     folder: Path
     probe: bool = False
     threads: int | None = None
+    identities: Mapping[str, Any] = field(default_factory=dict)
+    start_method: str | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -59,10 +66,14 @@ def work(payload: bytes, sender: Any) -> None:
     import cloudpickle
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends this process
+    if hasattr(os, "setsid"):
+        os.setsid()  # all that the run starts can be ended together with it
     threading.Thread(target=_follow_the_parent, daemon=True).start()
     # before the task is unpickled, which may import what looks at them
-    environment, folder, rest = cloudpickle.loads(payload)
+    environment, start_method, folder, rest = cloudpickle.loads(payload)
     os.environ.update(environment)
+    # that of this process is the one by which it was started itself
+    multiprocessing.set_start_method(start_method, force=True)
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "log.txt").open("w") as log:
         os.dup2(log.fileno(), 1)
@@ -71,9 +82,11 @@ def work(payload: bytes, sender: Any) -> None:
     task: Task = cloudpickle.loads(rest)
     if task.threads is not None:
         torch.set_num_threads(task.threads)
-    result = perform(task, lambda share, metrics: sender.send(("progress", share, metrics)))
+    # a swept value need not be importable where the result is read
+    result = as_json(perform(task, lambda share, metrics: sender.send(("progress", share, metrics))))
     if not task.probe:
-        write_json(folder / "result.json", result)
+        with contextlib.suppress(OSError):  # the parent tries again, and says what is wrong
+            write_json(folder / "result.json", result)
     sys.stdout.flush()
     sender.send(("done", result))
 
@@ -82,7 +95,8 @@ def pack(task: Task) -> bytes:
     """Pickle a task for :func:`work`."""
     import cloudpickle
 
-    packed: bytes = cloudpickle.dumps((dict(task.environment), task.folder, cloudpickle.dumps(task)))
+    opening = (dict(task.environment), task.start_method, task.folder, cloudpickle.dumps(task))
+    packed: bytes = cloudpickle.dumps(opening)
     return packed
 
 
@@ -98,10 +112,13 @@ def perform(task: Task, report: Any = None) -> dict[str, Any]:
     recorder = Recorder(report)
     began = time.perf_counter()
     result: dict[str, Any] = {**describe(task.run), "status": "finished", "error": None, "test": {}}
-    result["started"] = datetime.now(UTC).isoformat(timespec="seconds")
+    result |= {"started": datetime.now(UTC).isoformat(timespec="seconds"), "ended": None, "stopped_early": False}
+    result["unstable"] = differing(task.identities, find_identities(task.run, task.recipe if task.probe else None))
     ready = fitted = None
     try:
-        ingredients = task.recipe.make(task.run, task.folder, [recorder], task.probe)
+        ingredients = task.recipe.make(
+            task.run, task.folder, [*([Brake()] if task.probe else []), recorder], task.probe
+        )
         trainer, model, datamodule = ingredients.trainer, ingredients.model, ingredients.datamodule
         recorder.own_callbacks = list(trainer.callbacks)
         if task.probe:
@@ -111,10 +128,10 @@ def perform(task: Task, report: Any = None) -> dict[str, Any]:
         fitted = time.perf_counter()
         if trainer.interrupted:
             raise RuntimeError("The training was interrupted.")
+        result["ended"], result["stopped_early"] = find_end(trainer)
         if not (recorder.has_validated_last(trainer) or result.get("missing")):
             trainer.validate(model, datamodule=datamodule, verbose=False)
         result["device"] = _name_device(model.device)
-        result["steps"], result["epochs"] = trainer.global_step, recorder.curve[-1]["epoch"] if recorder.curve else None
         if task.probe:
             result["lengths"] = measure_lengths(trainer)
         if not result.get("missing"):
@@ -127,10 +144,13 @@ def perform(task: Task, report: Any = None) -> dict[str, Any]:
         result |= {"status": "crashed", "error": last, "kind": type(error).__name__}
     ended = time.perf_counter()
     result |= {
+        "steps": recorder.steps,
+        "epochs": recorder.epochs,
         "curve": recorder.curve,
         "train_loss": recorder.losses,
         "weights_hash": recorder.weights_hash,
         "batches_hash": recorder.batches_hash,
+        "epoch_hashes": recorder.epoch_hashes,
         "seconds": {
             "make": (ready or ended) - began,
             "fit": (fitted or ended) - (ready or ended),
@@ -159,6 +179,13 @@ def describe(run: Run) -> dict[str, Any]:
         "seed": run.seed,
         "versions": find_versions(),
     }
+
+
+def find_identities(run: Run, recipe: Recipe | None = None) -> dict[str, Any]:
+    """Return what a run depends on, as this process sees it; only what others see alike can be recognized later."""
+    parts: dict[str, Any] = {f"method {run.method.label}": run.method.identity()}
+    parts |= {f"the swept value of {key}": fingerprint(value) for key, value in run.setting.items()}
+    return parts | (recipe.describe() if recipe is not None else {})
 
 
 def find_versions() -> dict[str, str]:
@@ -208,7 +235,7 @@ def _count(loaders: Any) -> float | None:
         return None if None in counts else float(sum(count or 0 for count in counts))
     try:
         return float(len(loaders))
-    except TypeError:
+    except (TypeError, NotImplementedError):  # as Lightning does
         return None
 
 
@@ -217,16 +244,26 @@ def _name_device(device: torch.device) -> str:
 
 
 def _follow_the_parent() -> None:
-    """End this process, and with it its data loaders, when the parent is gone, however that went."""
+    """End this process and all that it has started when the parent is gone, however that went."""
     parent = parent_process()
     if parent is not None:
         connection.wait([parent.sentinel])
+        end_group(os.getpid())
         os._exit(1)
 
 
+def end_group(leader: int) -> None:
+    """Kill a run's process and whatever it has started, also where it has ended already."""
+    if hasattr(os, "killpg"):
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(leader, signal.SIGKILL)
+
+
 def read_log(folder: Path, lines: int = 15) -> str:
-    """Return the end of a run's log."""
+    """Return the end of a run's log, at most 64 kB of it."""
     try:
-        return "\n".join((folder / "log.txt").read_text(errors="replace").splitlines()[-lines:])
+        with (folder / "log.txt").open("rb") as log:
+            log.seek(max(0, log.seek(0, os.SEEK_END) - _LONGEST_END))
+            return "\n".join(log.read().decode(errors="replace").splitlines()[-lines:])
     except OSError:
         return ""

@@ -1,5 +1,10 @@
 """`compare` from Python, with modules and data that no other process can import."""
 
+import os
+import subprocess
+import sys
+import time
+from functools import partial
 from pathlib import Path
 
 import lightning.pytorch as pl
@@ -115,10 +120,126 @@ def test_goes_on_and_refuses_another_configuration():
     frame = compare(TinyModel, TinyData(), **{**arguments, "seeds": 2})
     assert frame.loc["none", "seeds"] == 2
     assert before.items() <= read_results("out").items()
-    with pytest.raises(ValueError, match=r"another configuration \(trainer\.max_epochs is '3', was '2'\)"):
+    with pytest.raises(ValueError, match=r"another configuration \(trainer\.max_epochs is 3, was 2\)"):
         compare(TinyModel, TinyData(), **{**arguments, "trainer": {**QUICK, "max_epochs": 3}})
     with pytest.raises(ValueError, match="another configuration"):
         compare(lambda: TinyModel(width=8), TinyData(), **arguments)
+
+
+class Clock(TinyData):
+    """Says something else about itself whenever it is pickled."""
+
+    def __getstate__(self):
+        return {**vars(self), "packed": time.monotonic_ns()}
+
+
+@pytest.mark.slow
+def test_another_experiment_is_never_answered_with_the_results_of_the_first():
+    """Whatever hides the difference: a partial, a closure, the data module, a callback of the Trainer."""
+
+    def width(number):
+        return lambda: TinyModel(width=number)
+
+    first = {"model_factory": width(4), "datamodule": TinyData(20), "trainer": {**QUICK, "callbacks": [Halve(0.5)]}}
+    arguments = {"monitor": "val_acc", "out": "out", "methods": "none", "seeds": 1, "jobs": 1}
+    compare(**first, **arguments)
+    for name, value, message in [
+        ("model_factory", partial(TinyModel, width=4), "model_factory.name is 'partial of"),
+        ("model_factory", width(8), r"model_factory\.digest is"),
+        ("datamodule", TinyData(40), r"\(datamodule\.attributes\.batch_size is 40, was 20\)"),
+        ("trainer", {**QUICK, "callbacks": [Halve(0.1)]}, "trainer.callbacks is"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            compare(**{**first, name: value}, **arguments)
+    # the same, made once more
+    again = {"model_factory": width(4), "datamodule": TinyData(20), "trainer": {**QUICK, "callbacks": [Halve(0.5)]}}
+    before = {path: path.stat().st_mtime_ns for path in Path("out").glob("runs/*/result.json")}
+    compare(**again, **arguments)
+    assert {path: path.stat().st_mtime_ns for path in Path("out").glob("runs/*/result.json")} == before
+
+
+@pytest.mark.slow
+def test_methods_and_settings_that_are_objects_have_results_of_their_own():
+    class Steps(Halve):
+        def __init__(self, factors):
+            self.by, self.factors = factors[0], factors
+
+    class Small(nn.Tanh):
+        pass
+
+    def make(kind):
+        model = TinyModel()
+        model.network[1] = kind()
+        return model
+
+    arguments = {"monitor": "val_acc", "out": "out", "seeds": 1, "trainer": QUICK, "sweep": {"kind": [Small, nn.ReLU]}}
+    frame = compare(make, TinyData(20), {"none": None, "half": Steps([0.5, 1])}, **arguments)
+    assert set(frame["seeds"]) == {1}
+    assert len(read_results("out")) == 4
+    compare(make, TinyData(20), {"none": None, "half": Steps([0.1, 1])}, **arguments)
+    assert len(read_results("out")) == 6
+
+
+@pytest.mark.slow
+def test_what_no_other_process_recognizes_is_not_used_again():
+    arguments = {"monitor": "val_acc", "trainer": QUICK, "out": "out", "methods": "none", "seeds": 1}
+    data = Clock()
+    with pytest.warns(UserWarning, match=r"cannot be used again later.*look different in every process \(datamodule\)"):
+        compare(TinyModel, data, **arguments)
+    with pytest.raises(ValueError, match=r"datamodule\.digest is"):
+        compare(TinyModel, data, **arguments)
+
+
+SCRIPT = """
+import importlib.abc, sys
+class Blocked(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] == {missing!r}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+sys.meta_path.insert(0, Blocked())
+from importlib.util import find_spec as find
+import importlib.util
+importlib.util.find_spec = lambda name, *args: None if name.partition(".")[0] == {missing!r} else find(name, *args)
+import torch
+from torch.utils.data import DataLoader, TensorDataset
+from lightning_znorm.compare import compare
+import {package} as pl
+class Model(pl.LightningModule):
+    def __init__(self, activation):
+        super().__init__()
+        self.layer = torch.nn.Sequential(torch.nn.Linear(2, 2), activation(), torch.nn.Linear(2, 1))
+    def training_step(self, batch, batch_idx):
+        return self.layer(batch[0]).square().mean()
+    def validation_step(self, batch, batch_idx):
+        self.log("val_loss", self.training_step(batch, batch_idx))
+    def test_step(self, batch, batch_idx):
+        self.log("test_loss", self.training_step(batch, batch_idx))
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+    def train_dataloader(self):
+        return DataLoader(TensorDataset(torch.randn(8, 2)), 2)
+    val_dataloader = test_dataloader = train_dataloader
+class Mine(torch.nn.Tanh):
+    pass
+class Other(torch.nn.ReLU):
+    pass
+if __name__ == "__main__":
+    quick = dict(max_epochs=1, accelerator="cpu")
+    frame = compare(Model, None, "none,znorm", sweep=dict(activation=[Mine, Other]), seeds=1, trainer=quick, jobs=1)
+    print(frame["setting"].tolist())
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("package", "missing"), [("pytorch_lightning", "lightning"), ("lightning.pytorch", "pytorch_lightning")]
+)
+def test_classes_of_a_script_where_one_lightning_package_is_installed(package, missing):
+    Path("mine.py").write_text(SCRIPT.format(package=package, missing=missing))
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run([sys.executable, "mine.py"], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert "activation=" in done.stdout
 
 
 @pytest.mark.parametrize(

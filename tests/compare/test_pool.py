@@ -1,9 +1,12 @@
 """Processes, and where they run."""
 
+import json
+import multiprocessing
 import os
 import signal
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 
@@ -23,6 +26,10 @@ class Act:
     def make(self, run, folder, callbacks, probe):
         self.act(run)
         raise RuntimeError("done")
+
+
+def find(pid):
+    return psutil.Process(pid) if psutil.pid_exists(pid) else None
 
 
 def tasks(act, count=3):
@@ -48,6 +55,51 @@ def test_each_task_is_a_process_that_may_die():
     assert found[2]["error"].startswith("The process ended with exit status 3")
     assert {found[seed]["status"] for seed in found} == {"crashed"}
     assert "last words of 0" in Path("runs/0/log.txt").read_text()
+
+
+def test_a_dead_run_whose_child_lives_is_not_waited_for():
+    """The child holds the connection open, and ends with the run."""
+
+    def leave_a_child(run):
+        child = os.fork()
+        if child == 0:
+            signal.pause()
+        Path("child").write_text(str(child))
+        os._exit(3)
+
+    found = results(leave_a_child, count=1)
+    assert found[0]["error"].startswith("The process ended with exit status 3")
+    _, alive = psutil.wait_procs([p for p in [find(int(Path("child").read_text()))] if p], timeout=60)
+    assert not alive
+
+
+def test_a_value_that_pickle_cannot_take_comes_back():
+    class Local:
+        pass
+
+    task = Task(Run(Method("none"), {"kind": Local}, 0), Act(lambda run: None), Path("runs/0").absolute())
+    (result,) = [event.result for event in Pool([{}]).do([task]) if event.result is not None]
+    assert result["error"] == "RuntimeError: done"
+    assert json.loads(Path("runs/0/result.json").read_text()) == result
+
+
+def test_a_run_starts_processes_as_the_caller_does():
+    def tell(run):
+        raise ValueError(multiprocessing.get_start_method())
+
+    assert results(tell, count=1)[0]["error"] == f"ValueError: {multiprocessing.get_all_start_methods()[0]}"
+
+
+def test_only_the_end_of_a_log_is_read():
+    def flood(run):
+        for _ in range(30):
+            print("x" * 1_000_000)
+        print("last words", flush=True)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    error = results(flood, count=1)[0]["error"]
+    assert error.endswith("last words")
+    assert len(error) < 100_000
 
 
 def test_environment_and_threads_of_a_slot():

@@ -2,19 +2,26 @@
 
 import hashlib
 import math
+import random
 
+import numpy as np
 import pytest
 import torch
+from lightning.pytorch.callbacks import Callback, EarlyStopping
+from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
 
-from lightning_znorm.compare.recorder import DivergedError, Recorder, share_done
+from lightning_znorm.compare.hashes import hash_random_states
+from lightning_znorm.compare.recorder import DivergedError, Recorder, find_end, share_done
+from tests.compare import odd
 from tests.compare.tiny import TinyData, TinyModel, Unshared
 from tests.helpers import PACKAGES, make_trainer
 
 
-def record(seed=0, model=TinyModel, data=TinyData, epochs=2, report=None, **arguments):
+def record(seed=0, model=TinyModel, data=TinyData, epochs=2, report=None, callbacks_before=(), **arguments):
     torch.manual_seed(seed)
     recorder = Recorder(report)
-    trainer = make_trainer(max_epochs=epochs, callbacks=[recorder], num_sanity_val_steps=2, **arguments)
+    callbacks = [*callbacks_before, recorder]
+    trainer = make_trainer(max_epochs=epochs, callbacks=callbacks, num_sanity_val_steps=2, **arguments)
     module, datamodule = model(), data()
     trainer.fit(module, datamodule=datamodule)
     return recorder, trainer, module, datamodule
@@ -32,6 +39,23 @@ def test_a_row_per_validation():
     assert recorder.losses[1] < recorder.losses[0]
 
 
+def test_a_row_has_what_was_logged_in_its_validation():
+    """Lightning keeps the metrics of earlier ones."""
+    recorder, *_ = record(model=odd.Once, epochs=3)
+    assert ["val_first_loss" in row["metrics"] for row in recorder.curve] == [True, False, False]
+    assert all("val_acc" in row["metrics"] for row in recorder.curve)
+    assert "train_loss" not in recorder.validation_names
+    rare, *_ = record(model=odd.Rare, epochs=4)
+    assert ["val_fid_loss" in row["metrics"] for row in rare.curve] == [False, True, False, True]
+    assert "val_fid_loss" in rare.validation_names
+
+
+def test_the_epoch_is_unknown_where_the_data_have_no_length():
+    recorder, *_ = record(data=odd.Unsized, epochs=-1, max_steps=40, val_check_interval=10)
+    assert [(row["epoch"], row["step"]) for row in recorder.curve] == [(None, 10), (None, 20), (None, 30), (None, 40)]
+    assert (recorder.steps, recorder.epochs) == (40, None)
+
+
 def test_several_validations_in_an_epoch():
     recorder, *_ = record(val_check_interval=2)
     assert [row["epoch"] for row in recorder.curve] == [0.4, 0.8, 1.4, 1.8]
@@ -46,6 +70,76 @@ def test_hashes_tell_weights_and_batches_apart():
     assert foreign.weights_hash == first.weights_hash
     assert foreign.batches_hash != first.batches_hash
     assert record(epochs=1)[0].batches_hash != first.batches_hash
+
+
+def test_hashes_of_each_epoch_tell_where_two_trainings_part():
+    plain, again, longer = record(), record(), record(epochs=3)
+    drawing = record(callbacks_before=[odd.Drawing()])
+    first = plain[0].epoch_hashes
+    assert len(first) == 2
+    assert again[0].epoch_hashes == first
+    assert longer[0].epoch_hashes[:2] == first  # as where the other one was stopped early
+    # the order of the first epoch was drawn before; that of the second comes after
+    assert drawing[0].epoch_hashes[0]["batches"] == first[0]["batches"]
+    assert drawing[0].epoch_hashes[0]["random"] != first[0]["random"]
+    assert drawing[0].epoch_hashes[1]["batches"] != first[1]["batches"]
+
+
+@pytest.mark.parametrize("draw", [random.random, np.random.rand, lambda: torch.rand(1)])
+def test_the_states_of_all_generators_are_hashed(draw):
+    before = hash_random_states(torch.device("cpu"))
+    assert hash_random_states(torch.device("cpu")) == before
+    draw()
+    assert hash_random_states(torch.device("cpu")) != before
+
+
+def test_batches_of_a_class_of_the_users():
+    first, again, other = (record(seed, data=odd.Objects)[0].batches_hash for seed in (0, 0, 1))
+    assert first == again != other
+
+
+def test_lazy_layers_are_hashed_once_they_have_weights():
+    first, again, other = (record(seed, model=odd.Lazy)[0].weights_hash for seed in (0, 0, 1))
+    assert first == again != other
+    assert len(first) == 64
+
+
+def test_the_time_per_step_is_the_median_of_the_epochs():
+    recorder = Recorder()
+    assert recorder.seconds_per_step is None
+    recorder._epoch_seconds_per_step = [9.0, 1.0]
+    assert recorder.seconds_per_step == 5.0
+
+
+class Ready(EarlyStopping):
+    """Stops after the first validation."""
+
+    def on_validation_end(self, trainer, pl_module):
+        if not trainer.sanity_checking:
+            trainer.should_stop, self.stopping_reason = True, EarlyStoppingReason.PATIENCE_EXHAUSTED
+
+
+class Stop(Callback):
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        trainer.should_stop = True
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected", "steps"),
+    [
+        ({"epochs": 2}, ("max_epochs", False), 10),
+        ({"epochs": 9, "max_steps": 7}, ("max_steps", False), 7),
+        ({"epochs": 9, "callbacks_before": [Ready("val_loss")]}, ("early stopping (Ready)", True), 5),
+        ({"epochs": 1, "callbacks_before": [Ready("val_loss")]}, ("max_epochs", False), 5),
+        ({"epochs": 9, "callbacks_before": [EarlyStopping("val_loss", patience=9)]}, ("max_epochs", False), 45),
+        ({"epochs": 9, "max_time": {"seconds": 0}}, ("max_time", True), 0),
+        ({"epochs": 9, "callbacks_before": [Stop()]}, ("trainer.should_stop", True), 1),
+    ],
+)
+def test_why_a_training_has_ended(arguments, expected, steps):
+    recorder, trainer, *_ = record(**arguments)
+    assert find_end(trainer) == expected
+    assert recorder.steps == steps
 
 
 def test_the_weights_hash_is_that_of_the_first_weights():

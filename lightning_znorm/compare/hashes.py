@@ -1,0 +1,57 @@
+"""Hashes of what methods are to share: first weights, batches, random numbers."""
+
+import hashlib
+import random
+from typing import Any
+
+import numpy as np
+import torch
+from lightning_utilities.core.apply_func import apply_to_collection
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from lightning_znorm.compare.identity import identify
+
+
+def hash_weights(module: nn.Module) -> str:
+    """Hash all weights and buffers."""
+    digest = hashlib.sha256()
+    for name, value in module.state_dict().items():
+        digest.update(name.encode())
+        if isinstance(value, Tensor):
+            _hash_tensor(value, digest)
+    return digest.hexdigest()
+
+
+def hash_batch(batch: Any, digest: Any) -> None:
+    """Hash the tensors of a batch; one of a class of the user's that holds none openly goes by value."""
+    found = 0
+
+    def hash_one(tensor: Tensor) -> Tensor:
+        nonlocal found
+        found += 1
+        return _hash_tensor(tensor, digest)
+
+    apply_to_collection(batch, Tensor, hash_one)
+    if not found:
+        digest.update(identify(batch).encode())
+
+
+def _hash_tensor(tensor: Tensor, digest: Any) -> Tensor:
+    digest.update(f"{tensor.dtype}{tensor.layout}".encode())
+    if tensor.layout is torch.strided and not is_lazy(tensor):  # others have no bytes of their own
+        digest.update(f"{tuple(tensor.shape)}".encode())
+        flat = tensor.detach().cpu().resolve_conj().resolve_neg().contiguous().reshape(-1)
+        digest.update(flat.view(torch.uint8).numpy())
+    return tensor
+
+
+def hash_random_states(device: torch.device) -> str:
+    """Hash the states of the generators of Python, NumPy and PyTorch."""
+    _, keys, *rest = np.random.get_state()
+    digest = hashlib.sha256(repr((random.getstate(), rest)).encode())
+    digest.update(np.asarray(keys).tobytes())
+    digest.update(torch.get_rng_state().numpy().tobytes())
+    if device.type == "cuda":
+        digest.update(torch.cuda.get_rng_state(device).numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,140 @@
+"""The trial of the user's own configuration: what is sound passes, what is wrong is told before hours are spent."""
+
+import os
+import shlex
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from lightning_znorm.cli import main
+from tests.compare.helpers import TINY, compare, read_results, refusal
+
+ODD = "tests.compare.odd"
+ALONE = ["--compare.methods=none", "--compare.seeds=1", "--compare.monitor=val_loss"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "flags",
+    [
+        [f"--model={ODD}.OneCycle", "--trainer.max_steps=8"],
+        [f"--model={ODD}.WarmUp", "--trainer.max_epochs=3"],
+        [f"--model={ODD}.Lazy"],
+        [f"--model={ODD}.Limited"],
+        [f"--data={ODD}.Unsized", "--trainer.max_epochs=-1", "--trainer.max_steps=6", "--trainer.val_check_interval=2"],
+        [f"--data={ODD}.Objects"],
+        ["--trainer.min_epochs=2", "--trainer.check_val_every_n_epoch=2", "--trainer.max_epochs=4"],
+        ["--trainer.callbacks+=lightning.pytorch.callbacks.EarlyStopping", "--trainer.callbacks.monitor=val_loss"],
+    ],
+    ids=lambda flags: " ".join(flag.rpartition(".")[2] for flag in flags[:1]),
+)
+def test_a_sound_configuration_passes(flags):
+    assert compare(*ALONE, *flags) == 0
+    (result,) = read_results("out").values()
+    assert result["status"] == "finished", result["error"]
+    assert result["steps"] > 4  # the trial's
+    assert len(result["weights_hash"]) == 64
+    # and the same command finds its folder again
+    assert compare(*ALONE, *flags) == 0
+
+
+@pytest.mark.slow
+def test_the_trial_sees_the_configuration_of_the_runs_and_ends_early(capsys):
+    """The schedule of `OneCycle` is as long in the trial as it is in the run, whose steps are many more."""
+    flags = [f"--model={ODD}.OneCycle", "--trainer.max_steps=1000000", "--compare.dry_run=true"]
+    assert compare(*ALONE, *flags, "--trainer.max_epochs=-1") == 0
+    assert "1 runs (1 methods x 1 settings x 1 seeds)" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_a_monitor_that_comes_later():
+    flags = [f"--model={ODD}.Rare", "--compare.monitor=val_fid_loss"]
+    with pytest.warns(UserWarning, match="'val_fid_loss', but the module does not log that in its validation"):
+        assert compare(*ALONE, *flags) == 0
+    (result,) = read_results("out").values()
+    assert result["curve"][-1]["metrics"]["val_fid_loss"] > 0
+
+
+@pytest.mark.slow
+def test_a_monitor_that_never_comes_stops_at_the_first_run(capsys):
+    flags = ["--compare.monitor=val_accuracy", "--compare.test_monitor=test_acc"]
+    message = refusal(capsys, *flags, "--compare.seeds=3")
+    assert "does not log that in its validation. Did you mean 'val_acc'? It logs val_loss, val_acc." in message
+    assert len(read_results("out")) <= 2
+    # the run is not lost
+    before = {path: path.stat().st_mtime_ns for path in Path("out").glob("runs/*/result.json")}
+    assert compare("--compare.monitor=val_acc", "--compare.seeds=1") == 0
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ([f"--data={ODD}.EmptyValidation"], "the `val_dataloader` has no batch"),
+        (
+            [f"--model={ODD}.Silent"],
+            "logs nothing at the end of its validation. Log a metric in `validation_step`, as in",
+        ),
+        ([f"--model={ODD}.PerStep"], "(without `on_epoch=False`)"),
+        ([f"--model={TINY}.WithoutTest"], "so results must be reported on a separate test split: add `test_step`"),
+    ],
+)
+def test_refusals_name_the_remedy_and_leave_nothing_behind(capsys, flags, message):
+    assert message in refusal(capsys, *flags)
+    assert not Path("out").exists()
+
+
+@pytest.mark.slow
+def test_checkpoints_of_runs_and_trials_do_not_mix():
+    flags = ["--trainer.callbacks+=lightning.pytorch.callbacks.ModelCheckpoint", "--trainer.callbacks.dirpath=kept"]
+    assert compare(*flags, "--compare.dry_run=true") == 0
+    assert not Path("kept").exists()
+    assert compare(*flags) == 0
+    kept = {path.parent.name: path.name for path in Path("kept").rglob("*.ckpt")}
+    assert kept == dict.fromkeys(read_results("out"), "epoch=1-step=10.ckpt")
+
+
+@pytest.mark.slow
+def test_results_of_a_module_that_changes_its_folder():
+    assert compare(*ALONE, f"--model={ODD}.Moving") == 0
+    assert [result["status"] for result in read_results("out").values()] == ["finished"]
+    assert Path("out/report.html").exists()
+
+
+@pytest.mark.slow
+def test_runs_do_not_share_what_the_users_module_has_opened():
+    """With a file that both read through one position in it, the batches of runs side by side would mix."""
+    assert compare(f"--data={ODD}.FromOpenFile", "--compare.methods=none,gc,znorm") == 0
+    runs = pd.read_csv("out/runs.csv")
+    assert len(runs) == 6
+    assert runs["batches_hash"].nunique() == 1
+
+
+@pytest.mark.slow
+def test_loaders_with_workers_start_as_in_fit():
+    """The dataset holds a function that only a fork takes along."""
+    assert compare(*ALONE, f"--data={ODD}.Working") == 0
+    (result,) = read_results("out").values()
+    assert result["status"] == "finished", result["error"]
+
+
+@pytest.mark.slow
+def test_the_repeat_commands_repeat(capsys):
+    """Again and again, from anywhere, with the same weights and the metric of the test."""
+    sweep = "--compare.sweep=model.init_args.lr=0.3,0.03"
+    assert compare(sweep, "--compare.methods=none,znorm(min_ndim=2)", "--compare.seeds=[3]") == 0
+    summary = Path("out/summary.md").read_text()
+    commands = [line for line in summary.splitlines() if line.startswith("lightning-znorm")]
+    assert len(commands) == 2
+    known = {name: result["test"] for name, result in read_results("out").items()}
+    Path("elsewhere").mkdir()
+    os.chdir("elsewhere")
+    for command in 2 * commands:
+        main(shlex.split(command)[1:])
+    repeated = {
+        name: result["test"] for folder in Path("repeat").iterdir() for name, result in read_results(folder).items()
+    }
+    assert len(repeated) == 2
+    assert repeated.items() <= known.items()
