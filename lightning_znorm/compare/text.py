@@ -1,13 +1,14 @@
 """Values and lists as they are written on the command line."""
 
 import re
-from collections.abc import Sequence
-from difflib import get_close_matches
 from typing import Any
 
 import yaml
 
+from lightning_znorm._errors import did_you_mean, listing
 from lightning_znorm.compare.identity import identify
+
+__all__ = ["did_you_mean", "listing", "parse_value", "show_value", "split_outside_brackets"]
 
 _PAIRS = {"(": ")", "[": "]", "{": "}"}
 
@@ -102,15 +103,3 @@ def show_value(value: Any) -> str:
     if "<lambda>" in shown or " at 0x" in shown:
         shown = f"{type(value).__qualname__}-{identify(value)[:6]}"
     return shown
-
-
-def listing(names: Sequence[str], limit: int = 20) -> str:
-    """Join names for an error message."""
-    shown = ", ".join(names[:limit])
-    return shown + (f", … ({len(names)} in all)" if len(names) > limit else "") if names else "none at all"
-
-
-def did_you_mean(name: str, known: Sequence[str]) -> str:
-    """Return a hint at the nearest of the known names, or nothing."""
-    near = get_close_matches(name, known, n=1)
-    return f" Did you mean {near[0]!r}?" if near else ""
