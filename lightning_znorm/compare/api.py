@@ -12,6 +12,7 @@ from torch import nn
 
 from lightning_znorm._compat import import_lightning
 from lightning_znorm.compare.driver import Comparison
+from lightning_znorm.compare.main_guard import check_main_guard
 from lightning_znorm.compare.options import Mode, ask
 from lightning_znorm.compare.pool import Pool, make_slots
 from lightning_znorm.compare.recipes import FactoryRecipe, refuse_trainer
@@ -87,6 +88,7 @@ def compare(
         '`znorm` against `none`: two seeds are too few to tell ...'
 
     """
+    check_main_guard()
     question = ask(methods, sweep, seeds, monitor, mode, test_monitor, baseline)
     arguments = dict(trainer or {})
     for name in arguments:
