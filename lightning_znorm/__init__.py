@@ -1,10 +1,17 @@
-"""ZNorm (z-score gradient normalization, arXiv 2408.01215) for PyTorch Lightning."""
+"""ZNorm (z-score gradient normalization, arXiv 2408.01215) for PyTorch Lightning.
 
-from lightning_znorm.callbacks import GradientCentralization, ZNorm
-from lightning_znorm.functional import GradientStats, centralize_, znorm_
-from lightning_znorm.hooks import AttachedTransform, attach
-from lightning_znorm.monitor import GradientMonitor
-from lightning_znorm.transform import GradientTransform
+Each name is imported on first use, so that ``lightning-znorm --help`` needs neither Lightning nor torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lightning_znorm.callbacks import GradientCentralization, ZNorm
+    from lightning_znorm.functional import GradientStats, centralize_, znorm_
+    from lightning_znorm.hooks import AttachedTransform, attach
+    from lightning_znorm.monitor import GradientMonitor
+    from lightning_znorm.transform import GradientTransform
 
 __version__ = "0.1.0.dev0"
 
@@ -19,3 +26,29 @@ __all__ = [
     "centralize_",
     "znorm_",
 ]
+
+_HOME = {
+    "AttachedTransform": "hooks",
+    "GradientCentralization": "callbacks",
+    "GradientMonitor": "monitor",
+    "GradientStats": "functional",
+    "GradientTransform": "transform",
+    "ZNorm": "callbacks",
+    "attach": "hooks",
+    "centralize_": "functional",
+    "znorm_": "functional",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME.values():
+        return import_module(f"{__name__}.{name}")
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,6 +1,7 @@
-"""What `import lightning_znorm` brings in, in a fresh interpreter."""
+"""What `import lightning_znorm` and its names bring in, in a fresh interpreter."""
 
 import ast
+import pickle
 import re
 import subprocess
 import sys
@@ -27,11 +28,35 @@ def loaded_after(statement):
 
 @pytest.mark.slow
 def test_brings_in_no_extra():
-    ours = loaded_after("import lightning_znorm")
+    ours = loaded_after("from lightning_znorm import *")
     theirs = loaded_after("import lightning.pytorch, pytorch_lightning")
     # torchmetrics, which lightning imports, brings in some of them itself where they are installed
     assert not (ours - theirs) & (EXTRAS | {"jsonargparse"})
     assert ours - theirs <= {"lightning_znorm"}
+
+
+def test_the_package_alone_brings_in_nothing():
+    loaded = loaded_after("import lightning_znorm; lightning_znorm.__version__")
+    assert not loaded & {"torch", "lightning", "pytorch_lightning", "jsonargparse", "numpy"}
+
+
+def test_the_names_of_the_package():
+    names = {}
+    exec("from lightning_znorm import *", names)
+    assert {*lightning_znorm.__all__} <= {*names}
+    assert {*lightning_znorm.__all__, "__version__"} <= {*dir(lightning_znorm)}
+    assert pickle.loads(pickle.dumps(lightning_znorm.ZNorm)) is lightning_znorm.ZNorm
+    assert lightning_znorm.functional.znorm_ is lightning_znorm.znorm_  # modules that `import lightning_znorm` has
+    with pytest.raises(AttributeError, match="module 'lightning_znorm' has no attribute 'ZNrom'"):
+        lightning_znorm.ZNrom  # noqa: B018
+
+
+def test_type_checkers_see_every_name():
+    tree = ast.parse(Path(lightning_znorm.__file__).read_text())
+    (block,) = [node for node in tree.body if isinstance(node, ast.If)]
+    seen = {alias.name: node.module for node in block.body for alias in node.names}
+    assert seen == {name: f"lightning_znorm.{module}" for name, module in lightning_znorm._HOME.items()}
+    assert sorted(seen) == sorted(lightning_znorm.__all__)
 
 
 def imported_by(nodes):
@@ -85,7 +110,8 @@ assert isinstance(cli.trainer, pl.Trainer)
 
 @pytest.mark.slow
 def test_neither_of_them_is_a_clear_error():
-    program = "import sys; sys.modules['lightning'] = sys.modules['pytorch_lightning'] = None; import lightning_znorm"
+    neither = "import sys; sys.modules['lightning'] = sys.modules['pytorch_lightning'] = None"
+    program = f"{neither}; from lightning_znorm import ZNorm"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode != 0
     assert "needs PyTorch Lightning. Install it: `pip install lightning`" in done.stderr
