@@ -1,6 +1,138 @@
-"""``python -m lightning_znorm`` is ``lightning-znorm``."""
+"""The command ``lightning-znorm fit|validate|test|predict|compare``, also as ``python -m lightning_znorm``.
 
-from lightning_znorm.cli import main
+Lightning takes seconds to import, so that nothing here imports it before it is clear that it is needed.
+"""
+
+import os
+import sys
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+
+from lightning_znorm import __version__
+from lightning_znorm._errors import did_you_mean
+
+_COMMANDS = {
+    "fit": "train a LightningModule; --znorm switches z-score gradient normalization on",
+    "validate": "evaluate it on the validation split",
+    "test": "evaluate it on the test split",
+    "predict": "write its predictions",
+    "compare": "does ZNorm help? Train with several gradient transforms, settings and seeds, and report",
+}
+_EPILOG = """`lightning-znorm COMMAND --help` lists the options of a command. Models and data are given by class path;
+the working directory is searched, too:
+
+  lightning-znorm fit --model my_module.MyModel --data my_module.MyData --znorm
+  lightning-znorm compare --config my_config.yaml --compare.sweep model.init_args.lr=0.001,0.01,0.1"""
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Run ``lightning-znorm``.
+
+    Modules of the working directory can be named without further ado. An error that this package raises on purpose (a
+    wrong argument, an unsupported configuration, a missing extra) or that the parser finds is printed in a few lines,
+    with exit status 2; any other error keeps its traceback. What the streams cannot encode is printed as ``?``.
+
+    Args:
+        args: Command-line arguments, ``sys.argv[1:]`` by default.
+
+    """
+    tokens = sys.argv[1:] if args is None else list(args)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
+    position = _find_command(tokens)
+    general = tokens[:position]
+    if {"-h", "--help"} & {*general}:
+        _make_parser().print_help()
+    elif "--version" in general:
+        print(f"lightning-znorm {__version__} ({', '.join(_versions())})")
+    elif position is None and not any(token.startswith(("-c", "--config")) for token in tokens):
+        _fail(f"A command is needed: {', '.join(_COMMANDS)}. `lightning-znorm --help` explains them.")
+    elif position is not None and tokens[position] not in _COMMANDS:
+        hint = did_you_mean(tokens[position], list(_COMMANDS))
+        _fail(f"There is no command {tokens[position]!r}.{hint} Known are {', '.join(_COMMANDS)}.")
+    elif position is not None and tokens[position] == "compare":
+        _run("compare", [*general, *tokens[position + 1 :]])
+    else:
+        _run("fit", tokens)
+
+
+def _run(command: str, tokens: list[str]) -> None:
+    if not {"", os.getcwd()} & {*sys.path}:
+        sys.path.insert(0, os.getcwd())
+    asks_for_help = any(token == "-h" or token.startswith("--help") for token in tokens)
+    if "torch" not in sys.modules and not asks_for_help and (command == "compare" or sys.stderr.isatty()):
+        print("Importing Lightning ...", file=sys.stderr, flush=True)
+    caught: tuple[type[Exception], ...] = (ModuleNotFoundError, OSError, TypeError, ValueError)
+    try:
+        from lightning_znorm._compat import MisconfigurationException
+
+        caught = (*caught, MisconfigurationException)
+        if command == "compare":
+            from lightning_znorm.compare.command import run_command
+
+            run_command(tokens)
+        else:
+            from lightning_znorm.cli import run_trainer_command
+
+            run_trainer_command(tokens)
+    except caught as error:
+        ours = _find_our_own(error)
+        if ours is None:
+            raise
+        _fail(str(ours))
+
+
+def _fail(message: str) -> None:
+    print(f"lightning-znorm: error: {message}", file=sys.stderr)
+    sys.exit(2)
+
+
+def _find_command(tokens: Sequence[str]) -> int | None:
+    """Return the position of the first token that is neither an option nor the value of ``--config``."""
+    for position, token in enumerate(tokens):
+        if not token.startswith("-") and tokens[position - 1 : position] not in (["-c"], ["--config"]):
+            return position
+    return None
+
+
+def _make_parser() -> ArgumentParser:
+    commands = "\n".join(f"  {name:<10}{description}" for name, description in _COMMANDS.items())
+    parser = ArgumentParser(
+        prog="lightning-znorm",
+        usage="lightning-znorm COMMAND [options]",
+        description="Train any LightningModule, with z-score gradient normalization (ZNorm) as a flag, and measure"
+        f" whether that helps.\n\ncommands:\n{commands}",
+        epilog=_EPILOG,
+        formatter_class=RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="store_true", help="print the versions of the package, Lightning and torch")
+    return parser
+
+
+def _versions() -> list[str]:
+    found = []
+    for package in ("lightning", "pytorch-lightning", "torch"):
+        try:
+            found.append(f"{package} {version(package)}")
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _find_our_own(error: BaseException | None) -> BaseException | None:
+    """Find the error that this package raised, which jsonargparse wraps into one about types of arguments."""
+    while error is not None:
+        traceback = error.__traceback__
+        while traceback is not None and traceback.tb_next is not None:
+            traceback = traceback.tb_next
+        raised_in = "" if traceback is None else str(traceback.tb_frame.f_globals.get("__name__", ""))
+        if raised_in.partition(".")[0] == __package__:
+            return error
+        error = error.__cause__
+    return None
+
 
 if __name__ == "__main__":
     main()

@@ -1,4 +1,4 @@
-"""The parser behind ``--znorm`` and ``--no_znorm``: a mixin for Lightning's argument parser."""
+"""The parser behind ``--znorm``, ``--no_znorm`` and other flags: a mixin for Lightning's argument parser."""
 
 import sys
 from collections.abc import Sequence
@@ -7,6 +7,7 @@ from typing import Any
 GROUP = "znorm"
 
 _ON, _OFF = f"--{GROUP}.enabled=true", f"--{GROUP}.enabled=false"
+_NO_ARGUMENTS = (f"--{GROUP}.enabled", f"--{GROUP}.help")
 
 
 class ZNormFlags:
@@ -14,12 +15,18 @@ class ZNormFlags:
 
     jsonargparse has no bare ``--znorm`` beside a group of that name, so the flags are rewritten before it sees them,
     and groups from files are completed after it has read them.
+
+    Attributes:
+        switches: Further options of true or false that may be given without a value, which then is true.
+
     """
+
+    switches: Sequence[str] = ()
 
     def parse_args(self, args: Sequence[str] | None = None, *others: Any, **kwargs: Any) -> Any:
         """Parse the command line after :func:`expand_flags`."""
         args = sys.argv[1:] if args is None else args
-        return super().parse_args(expand_flags(args), *others, **kwargs)  # type: ignore[misc]
+        return super().parse_args(expand_flags(args, self.switches), *others, **kwargs)  # type: ignore[misc]
 
     def parse_string(self, *args: Any, **kwargs: Any) -> Any:
         """Parse a configuration file's content; ``znorm`` in it switches ZNorm on unless it says otherwise."""
@@ -36,15 +43,16 @@ class ZNormFlags:
         return () if subcommands is None else tuple(subcommands.choices)
 
 
-def expand_flags(args: Sequence[str]) -> list[str]:
-    """Rewrite the ZNorm flags into options that jsonargparse knows.
+def expand_flags(args: Sequence[str], switches: Sequence[str] = ()) -> list[str]:
+    """Rewrite flags into options that jsonargparse knows.
 
     Args:
         args: Command-line tokens.
+        switches: Options of true or false, as in ``--compare.dry_run``.
 
     Returns:
-        The tokens with a bare ``--znorm`` and ``--no_znorm`` replaced, and each option of the group preceded by the one
-        that switches ZNorm on, so that what comes later still wins.
+        The tokens with a bare ``--znorm``, ``--no_znorm`` and bare switches replaced, and each option of the group
+        ``znorm`` preceded by the one that switches ZNorm on, so that what comes later still wins.
 
     Example::
 
@@ -52,22 +60,22 @@ def expand_flags(args: Sequence[str]) -> list[str]:
         ['fit', '--znorm.enabled=true', '--trainer.max_epochs=1']
         >>> expand_flags(["fit", "--no_znorm", "--znorm.eps", "1e-8"])
         ['fit', '--znorm.enabled=false', '--znorm.enabled=true', '--znorm.eps', '1e-8']
+        >>> expand_flags(["--compare.dry_run", "--compare.retry", "false"], ["--compare.dry_run", "--compare.retry"])
+        ['--compare.dry_run=true', '--compare.retry', 'false']
 
     """
     expanded = []
     for position, token in enumerate(args):
-        following = args[position + 1] if position + 1 < len(args) else None
-        name, _, value = token.partition("=")
+        is_bare = position + 1 == len(args) or args[position + 1].startswith("-")
+        name, equals, value = token.partition("=")
         if token == f"--no_{GROUP}" or (name == f"--{GROUP}" and value.lower() == "false"):
             expanded.append(_OFF)
-        elif name == f"--{GROUP}" and (value.lower() == "true" or _is_bare(token, following)):
+        elif name == f"--{GROUP}" and (value.lower() == "true" or (is_bare and not equals)):
             expanded.append(_ON)
-        elif name == f"--{GROUP}" or (name.startswith(f"--{GROUP}.") and name != f"--{GROUP}.enabled"):
+        elif name == f"--{GROUP}" or (name.startswith(f"--{GROUP}.") and name not in _NO_ARGUMENTS):
             expanded += [_ON, token]
+        elif token in switches and is_bare:
+            expanded.append(f"{token}=true")
         else:
             expanded.append(token)
     return expanded
-
-
-def _is_bare(token: str, following: str | None) -> bool:
-    return token == f"--{GROUP}" and (following is None or following.startswith("-"))

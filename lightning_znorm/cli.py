@@ -1,19 +1,18 @@
-"""The command line: ``lightning-znorm fit|validate|test|predict|compare``, and :class:`ZNormCLI` to build one's own."""
+"""LightningCLI with ZNorm as a flag: :class:`ZNormCLI` for your own command line, and ``lightning-znorm fit``."""
 
-import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
-from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from lightning_znorm._compat import MisconfigurationException, import_lightning, rank_zero_warn
+from lightning_znorm._command_parser import CommandParser
+from lightning_znorm._compat import import_lightning, rank_zero_warn
 from lightning_znorm._flags import GROUP, ZNormFlags
 from lightning_znorm.callbacks import ZNorm
 
-__all__ = ["ZNormArguments", "ZNormCLI", "main"]
+__all__ = ["ZNormArguments", "ZNormCLI"]
 
 _lightning_cli = import_lightning("cli")
 
@@ -33,6 +32,8 @@ class ZNormArguments:
 
     """
 
+    _parser_mixin: type = ZNormFlags
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         if find_spec("jsonargparse") is None:
             raise ModuleNotFoundError(
@@ -40,8 +41,8 @@ class ZNormArguments:
                 ' `pip install "lightning-znorm[cli]"`.'
             )
         parser_class = kwargs.pop("parser_class", None) or self._parser_of_the_package()
-        if not issubclass(parser_class, ZNormFlags):
-            parser_class = type(parser_class.__name__, (ZNormFlags, parser_class), {"__module__": __name__})
+        if not issubclass(parser_class, self._parser_mixin):
+            parser_class = type(parser_class.__name__, (self._parser_mixin, parser_class), {"__module__": __name__})
         super().__init__(*args, parser_class=parser_class, **kwargs)  # type: ignore[call-arg]
 
     @classmethod
@@ -97,51 +98,32 @@ class ZNormCLI(ZNormArguments, _lightning_cli.LightningCLI):  # type: ignore[mis
     """
 
 
-def main(args: Sequence[str] | None = None) -> None:
-    """Run ``lightning-znorm``.
+class _CommandArguments(ZNormArguments):
+    """The flags in a command of this package, whose parser has short errors and a short help."""
 
-    Modules of the working directory can be named without further ado. An error that this package raises on purpose (a
-    wrong argument, an unsupported configuration, a missing extra) is printed in one line, with exit status 2; any other
-    error keeps its traceback.
+    _parser_mixin = CommandParser
+
+    def add_core_arguments_to_parser(self, parser: Any) -> None:
+        super().add_core_arguments_to_parser(parser)
+        parser.add_group_help("trainer", "options of the Trainer")
+        parser.add_group_help(GROUP, "arguments of ZNorm")
+        parser.groups[GROUP].description = "--znorm and --no_znorm switch it on and off; any argument switches it on."
+
+
+def run_trainer_command(args: Sequence[str]) -> None:
+    """Run ``lightning-znorm fit|validate|test|predict``.
 
     Args:
-        args: Command-line arguments, ``sys.argv[1:]`` by default.
+        args: Command-line arguments.
 
     """
-    tokens = sys.argv[1:] if args is None else list(args)
-    if not {"", os.getcwd()} & {*sys.path}:
-        sys.path.insert(0, os.getcwd())
-    try:
-        _dispatch(tokens, None if args is None else tokens)
-    except (MisconfigurationException, ModuleNotFoundError, OSError, TypeError, ValueError) as error:
-        ours = _our_own(error)
-        if ours is None:
-            raise
-        print(f"lightning-znorm: error: {ours}", file=sys.stderr)
-        sys.exit(2)
-
-
-def _dispatch(tokens: list[str], args: list[str] | None) -> None:
-    if find_spec("jsonargparse") is not None and tokens[:1] == ["compare"]:
-        from lightning_znorm.compare.command import run_command
-
-        run_command(tokens[1:])
-        return
-    packages = (_lightning_cli.__name__.partition(".")[0], "torch")
-    versions = ", ".join(f"{package} {version(package)}" for package in packages)
-    make_cli_class(choose_package(tokens))(
-        args=args,
-        parser_kwargs={
-            "prog": "lightning-znorm",
-            "version": f"{version('lightning-znorm')} ({versions})",
-            "description": "Train any LightningModule, with z-score gradient normalization (ZNorm) as a flag."
-            " `lightning-znorm compare` tells whether it helps.",
-        },
-    )
+    # LightningCLI warns of arguments beside those of the process
+    given = None if list(args) == sys.argv[1:] else list(args)
+    make_cli_class(choose_package(args))(args=given, parser_kwargs={"prog": "lightning-znorm"})
 
 
 def make_cli_class(package: str, fit_schema: bool = False) -> Any:
-    """Return a command line with the ZNorm flags for the modules of one Lightning package.
+    """Return the command line of this package for the modules of one Lightning package.
 
     Args:
         package: ``lightning.pytorch`` or ``pytorch_lightning``.
@@ -149,8 +131,8 @@ def make_cli_class(package: str, fit_schema: bool = False) -> Any:
 
     """
     cli = import_module(f"{package}.cli").LightningCLI
-    bases = (ZNormArguments, _FitSchema, cli) if fit_schema else (ZNormArguments, cli)
-    return ZNormCLI if bases == ZNormCLI.__bases__ else type("ZNormCLI", bases, {"__module__": __name__})
+    bases = (_CommandArguments, _FitSchema, cli) if fit_schema else (_CommandArguments, cli)
+    return type("ZNormCLI", bases, {"__module__": __name__})
 
 
 class _FitSchema:
@@ -210,17 +192,4 @@ def _find_model_in_file(path: str) -> str | None:
         model = model.get("class_path") if isinstance(model, dict) else model
         if isinstance(model, str):
             return model
-    return None
-
-
-def _our_own(error: BaseException | None) -> BaseException | None:
-    """Find the error that this package raised, which jsonargparse wraps into one about types of arguments."""
-    while error is not None:
-        traceback = error.__traceback__
-        while traceback is not None and traceback.tb_next is not None:
-            traceback = traceback.tb_next
-        raised_in = "" if traceback is None else str(traceback.tb_frame.f_globals.get("__name__", ""))
-        if raised_in.partition(".")[0] == __package__:
-            return error
-        error = error.__cause__
     return None

@@ -2,13 +2,15 @@
 
 import sys
 import tempfile
-from argparse import ArgumentError
+from argparse import SUPPRESS, ArgumentError
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from lightning_znorm._command_parser import CommandParser
+from lightning_znorm._parser_errors import shorten
 from lightning_znorm.cli import choose_package, make_cli_class
 from lightning_znorm.compare.driver import Comparison, report_paths
 from lightning_znorm.compare.options import Mode, Question, ask
@@ -124,11 +126,28 @@ def run_command(args: Sequence[str]) -> None:
         sys.exit(130)
 
 
+class CompareParser(CommandParser):
+    """The parser of ``lightning-znorm compare``."""
+
+    leading = (_GROUP,)
+    switches = (f"--{_GROUP}.dry_run", f"--{_GROUP}.retry")
+
+
 def _make_parser(package: str) -> Any:
     base = make_cli_class(package, fit_schema=True)
 
-    class CompareParser(base):  # type: ignore[misc, valid-type]
+    class CompareCLI(base):  # type: ignore[misc, valid-type]
         """Parses what ``fit`` takes and the group ``compare``, and makes nothing of it."""
+
+        _parser_mixin = CompareParser
+
+        def _add_arguments(self, parser: Any) -> None:
+            super()._add_arguments(parser)
+            for action in parser._actions:
+                if action.dest in ("seed_everything", "ckpt_path", "weights_only"):
+                    action.help = SUPPRESS  # a run has these from the comparison
+                elif f"--{action.dest}" in CompareParser.switches:
+                    action.metavar = "[true|false]"
 
         def add_core_arguments_to_parser(self, parser: Any) -> None:
             super().add_core_arguments_to_parser(parser)
@@ -143,7 +162,7 @@ def _make_parser(package: str) -> Any:
         def instantiate_classes(self) -> None:
             """Each run does."""
 
-    return CompareParser
+    return CompareCLI
 
 
 def clean_configuration(cli: Any) -> dict[str, Any]:
@@ -239,7 +258,8 @@ def _check(parser: Any, recipe: ConfiguredRecipe, run: Run, what: str, key: str 
     except (ArgumentError, TypeError, ValueError) as error:
         known = _dotted(yaml.safe_load(recipe.config_file.read_text()))
         hint = did_you_mean(key, known) if key and key not in known else ""
-        raise ValueError(f"{what}: {' '.join(str(error).split())}.{hint}") from None
+        problem = shorten(str(error), parser)
+        raise ValueError(f"{what}: {problem.partition(' Did you mean')[0] + hint if hint else problem}") from None
 
 
 def find_modules(configuration: Any) -> list[str]:

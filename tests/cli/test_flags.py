@@ -8,7 +8,8 @@ import pytest
 import yaml
 
 from lightning_znorm import ZNorm
-from lightning_znorm.cli import ZNormArguments, ZNormCLI, main
+from lightning_znorm.__main__ import main
+from lightning_znorm.cli import ZNormArguments, ZNormCLI
 
 BORING = "lightning.pytorch.demos.boring_classes.BoringModel"
 MODEL = f"--model={BORING}"

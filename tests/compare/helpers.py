@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from lightning_znorm.cli import main
+from lightning_znorm.__main__ import main
 from lightning_znorm.compare.options import ask
 
 TINY = "tests.compare.tiny"

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from lightning_znorm.cli import main
+from lightning_znorm.__main__ import main
 from lightning_znorm.compare.methods import parse_methods
 from lightning_znorm.compare.plan import Run
 from lightning_znorm.compare.recipes import ConfiguredRecipe

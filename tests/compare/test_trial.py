@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from lightning_znorm.cli import main
+from lightning_znorm.__main__ import main
 from tests.compare.helpers import TINY, compare, read_results, refusal
 
 ODD = "tests.compare.odd"
