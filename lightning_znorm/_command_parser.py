@@ -33,10 +33,12 @@ class CommandParser(ZNormFlags, _Parser):  # type: ignore[misc]
 
     Attributes:
         leading: Names of groups of options.
+        hidden: Options that the short help leaves out, without their dashes.
 
     """
 
     leading: Sequence[str] = ("znorm",)
+    hidden: Sequence[str] = ()
     groups: dict[str, Any]
     usage: str | None
     description: str | None
@@ -78,13 +80,13 @@ class CommandParser(ZNormFlags, _Parser):  # type: ignore[misc]
         yield from leading
         topics = []
         for group in self._action_groups:
-            helps = [action for action in group._group_actions if action.dest.endswith(".help")]
             if group in leading:
                 continue
-            if helps:
-                topics += [action for action in helps if action.dest.count(".") == 1]
-            else:
-                yield group
+            helps = [action for action in group._group_actions if action.dest.endswith(".help")]
+            topics += [action for action in helps if action.dest.count(".") == 1]
+            shown = [action for action in group._group_actions if not helps and action.dest not in self.hidden]
+            if shown:
+                yield SimpleNamespace(title=group.title, description=group.description, _group_actions=shown)
         yield SimpleNamespace(title="models, data and more", description=_MORE, _group_actions=topics)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:

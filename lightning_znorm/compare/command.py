@@ -2,7 +2,7 @@
 
 import sys
 import tempfile
-from argparse import SUPPRESS, ArgumentError
+from argparse import ArgumentError
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -130,6 +130,7 @@ class CompareParser(CommandParser):
     """The parser of ``lightning-znorm compare``."""
 
     leading = (_GROUP,)
+    hidden = ("seed_everything", "ckpt_path", "weights_only")  # a run has these from the comparison
     switches = (f"--{_GROUP}.dry_run", f"--{_GROUP}.retry")
 
 
@@ -141,17 +142,12 @@ def _make_parser(package: str) -> Any:
 
         _parser_mixin = CompareParser
 
-        def _add_arguments(self, parser: Any) -> None:
-            super()._add_arguments(parser)
-            for action in parser._actions:
-                if action.dest in ("seed_everything", "ckpt_path", "weights_only"):
-                    action.help = SUPPRESS  # a run has these from the comparison
-                elif f"--{action.dest}" in CompareParser.switches:
-                    action.metavar = "[true|false]"
-
         def add_core_arguments_to_parser(self, parser: Any) -> None:
             super().add_core_arguments_to_parser(parser)
             parser.add_class_arguments(CompareOptions, _GROUP)
+            for action in parser._actions:
+                if f"--{action.dest}" in parser.switches:
+                    action.metavar = "[true|false]"
 
         def _set_seed(self) -> None:
             """Each run seeds itself."""

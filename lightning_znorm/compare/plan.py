@@ -149,7 +149,7 @@ def fingerprint(value: Any) -> str:
 
 def _parse_pair(text: str) -> tuple[str, list[Any]]:
     key, equals, values = text.partition("=")
-    if not equals or not re.fullmatch(r"[A-Za-z_][\w.]*", key):
+    if not equals or not re.fullmatch(r"[A-Za-z_][\w.-]*", key):
         raise ValueError(
             f"Argument `sweep` has {text!r}; expected `key=value,value,…`, such as model.init_args.lr=1e-3,1e-2."
         )

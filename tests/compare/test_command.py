@@ -1,6 +1,9 @@
 """`lightning-znorm compare`, with real processes."""
 
+import os
 import re
+import subprocess
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -12,8 +15,10 @@ from lightning_znorm.__main__ import main
 from lightning_znorm.compare.methods import parse_methods
 from lightning_znorm.compare.plan import Run
 from lightning_znorm.compare.recipes import ConfiguredRecipe
-from tests.compare.helpers import TINY, compare, figures, read_results, refusal
+from tests.compare.helpers import FLAGS, TINY, compare, figures, read_results, refusal
 from tests.helpers import PACKAGES
+
+ROOT = Path(__file__).parents[2]
 
 
 class Page(HTMLParser):
@@ -118,14 +123,14 @@ def test_crashes_and_divergences_do_not_stop_the_others(capsys):
     assert compare(*flags) == 0
     assert read_results("out") == results
     capsys.readouterr()
-    assert compare(*flags, "--compare.retry=true") == 0
+    assert compare(*flags, "--compare.retry") == 0
     assert capsys.readouterr().err.count("crashed: ") == 2
 
 
 @pytest.mark.slow
 def test_dry_run(capsys):
     flags = ["--compare.sweep=model.init_args.lr=0.3,0.03", "--compare.seeds=2"]
-    assert compare(*flags, "--compare.dry_run=true") == 0
+    assert compare(*flags, "--compare.dry_run") == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 9
     assert lines[0].strip() == "none, lr=0.3, seed 0"
@@ -312,6 +317,56 @@ def test_of_another_configuration(capsys):
     message = refusal(capsys, "--compare.seeds=1", "--model.init_args.width=8")
     assert "another configuration (model.init_args.width is 8, was 4)" in message
     assert figures(read_results("out")) == before
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        ([], False),
+        (["--compare.{}"], True),
+        (["--compare.{}", "--compare.seeds=2"], True),
+        (["--compare.{}", "true"], True),
+        (["--compare.{}=false"], False),
+        (["--compare.{}", "--compare.{}=false"], False),
+        (["--compare.{}", "false", "--compare.{}"], True),
+        (["--config=on.yaml"], True),
+        (["--config=on.yaml", "--compare.{}=false"], False),
+        (["--compare.{}=false", "--config=on.yaml"], True),
+        (["--config=off.yaml", "--compare.{}"], True),
+    ],
+)
+@pytest.mark.parametrize("name", ["dry_run", "retry"])
+def test_flags(capsys, name, flags, expected):
+    Path("on.yaml").write_text(yaml.safe_dump({"compare": {name: True}}))
+    Path("off.yaml").write_text(yaml.safe_dump({"compare": {name: False}}))
+    assert compare(*[flag.format(name) for flag in flags], "--print_config") == 0
+    assert yaml.safe_load(capsys.readouterr().out)["compare"][name] is expected
+
+
+@pytest.mark.slow
+def test_a_swept_key_with_a_hyphen():
+    """An argument that is a dict can have such keys; the runs are those of the same rates."""
+    assert compare("--compare.seeds=1", "--compare.sweep=model.init_args.lr=0.3,0.03", "--compare.out=plain") == 0
+    sweep = "model.init_args.options.learning-rate=0.3,0.03"
+    assert compare(f"--model={TINY}.WithOptions", "--compare.seeds=1", f"--compare.sweep={sweep}") == 0
+    runs, plain = pd.read_csv("out/runs.csv"), pd.read_csv("plain/runs.csv")
+    assert runs["status"].tolist() == ["finished"] * 4
+    assert runs["model.init_args.options.learning-rate"].tolist() == [0.3, 0.3, 0.03, 0.03]
+    assert runs["train_loss"].tolist() == plain["train_loss"].tolist()
+
+
+@pytest.mark.slow
+def test_an_output_that_is_not_utf8():
+    """What it cannot encode is replaced: here the dash of an empty cell, and the name of a swept class."""
+    command = [sys.executable, "-m", "lightning_znorm", "compare", *FLAGS, "--compare.seeds=1"]
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
+    sweep = f"--compare.sweep=model.init_args.optimizer=SGD,Añadido model.class_path={TINY}.Named"
+    done = subprocess.run([*command, sweep], capture_output=True, check=False, timeout=240, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert b"A?adido" in done.stderr
+    assert b"| none " in done.stdout
+    assert b"?" in done.stdout
+    assert Path("out/report.html").exists()
 
 
 def test_help_names_what_is_compared(capsys):

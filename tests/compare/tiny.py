@@ -50,6 +50,16 @@ class TinyModel(pl.LightningModule):
         return getattr(torch.optim, self.optimizer)(self.parameters(), lr=self.lr)
 
 
+class WithOptions(TinyModel):
+    def __init__(self, options: dict | None = None):
+        super().__init__(lr=options["learning-rate"])
+
+
+class Named(TinyModel):
+    def __init__(self, optimizer: str = "SGD"):
+        super().__init__(optimizer="Adam" if optimizer == "Añadido" else optimizer)
+
+
 class WithoutTest(TinyModel):
     test_step = pl.LightningModule.test_step
 
