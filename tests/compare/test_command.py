@@ -103,7 +103,14 @@ def test_a_run_is_what_fit_and_test_make_of_it():
     runs = pd.read_csv("out/runs.csv").set_index("method")
     recipe = ConfiguredRecipe(Path("out/config.yaml"), {}, "lightning.pytorch")
     for method, (_, run) in zip(methods, runs.iterrows(), strict=True):
-        main(["fit", *recipe.flags(Run(method, {}, 3)), "--trainer.logger=lightning.pytorch.loggers.CSVLogger", "--trainer.logger.save_dir=fit"])
+        main(
+            [
+                "fit",
+                *recipe.flags(Run(method, {}, 3)),
+                "--trainer.logger=lightning.pytorch.loggers.CSVLogger",
+                "--trainer.logger.save_dir=fit",
+            ]
+        )
         logs = sorted(Path("fit").rglob("metrics.csv"), key=lambda path: path.stat().st_mtime)[-1]
         assert pd.read_csv(logs)["val_acc"].dropna().iloc[-1] == pytest.approx(run["validation"])
 
