@@ -2,19 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
+from lightning_znorm.compare.directions import Mode as Mode
+from lightning_znorm.compare.directions import guess_mode
 from lightning_znorm.compare.methods import Method, name_methods, parse_methods
 from lightning_znorm.compare.plan import Run, Setting, make_runs, make_settings, parse_seeds, parse_sweep, show_setting
 from lightning_znorm.compare.text import listing
-
-Mode = Literal["min", "max"]
-
-_LOWER_IS_BETTER = ("loss", "err", "mse", "mae", "perplexity", "nll", "ece", "brier")
-_HIGHER_IS_BETTER = (
-    *("acc", "f1", "dice", "iou", "jaccard", "auc", "auroc", "precision", "recall", "sens", "spec", "r2", "score"),
-    *("bleu", "rouge", "psnr", "ssim", "map", "top1", "top5", "kappa", "mcc"),
-)
 
 
 @dataclass(frozen=True)
@@ -53,6 +47,16 @@ class Question:
     def read_setting(self, text: str) -> Setting:
         """Return the setting that :func:`~lightning_znorm.compare.plan.show_setting` writes like this."""
         return next(setting for setting in self.settings if show_setting(setting) == text)
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether all methods have one and the same setting, so that none is selected."""
+        return len(self.settings) == 1
+
+    @property
+    def direction(self) -> str:
+        """Which values are good, in words."""
+        return "higher is better" if self.mode == "max" else "lower is better"
 
     @property
     def runs(self) -> list[Run]:
@@ -102,28 +106,6 @@ def ask(
         test_monitor=test_monitor or guess_test_monitor(monitor),
         baseline=baseline,
     )
-
-
-def guess_mode(monitor: str) -> Mode:
-    """Tell from a metric's name whether small or large values are good.
-
-    Raises:
-        ValueError: If the name does not tell.
-
-    Example::
-
-        >>> guess_mode("val_loss"), guess_mode("valid/acc")
-        ('min', 'max')
-
-    """
-    name = monitor.lower()
-    low, high = (any(part in name for part in parts) for parts in (_LOWER_IS_BETTER, _HIGHER_IS_BETTER))
-    if low == high:
-        raise ValueError(
-            f"Argument `mode` is needed: the name {monitor!r} of the monitor does not tell whether small values are"
-            " good (`--compare.mode min`) or large ones (`--compare.mode max`)."
-        )
-    return "min" if low else "max"
 
 
 def guess_test_monitor(monitor: str) -> str:

@@ -1,11 +1,13 @@
 """Methods, sweeps, seeds and metrics as a user writes them."""
 
 import json
+from importlib import import_module
 
 import pytest
 import yaml
 
 from lightning_znorm import GradientCentralization, ZNorm
+from lightning_znorm.compare.directions import guess_mode
 from lightning_znorm.compare.methods import name_methods, parse_methods
 from lightning_znorm.compare.plan import make_runs, make_settings, parse_seeds, parse_sweep, show_setting
 from tests.compare.helpers import TINY, question
@@ -136,6 +138,57 @@ def test_keys_with_the_same_end_are_shown_whole():
 )
 def test_the_mode_is_told_from_the_name(monitor, mode):
     assert question(monitor=monitor).mode == mode
+
+
+def test_the_mode_comes_from_whole_words():
+    small = """
+        val_mape val_MAPE val_SMAPE val/wmape val_heatmap_l2 val_spec_l1 val_accel_l2 valLoss val_loss_epoch val_RMSE
+        val_loss/dataloader_idx_0 val_wer val-cer val.fid val_perplexity val_hd95 val_hausdorff_distance val_ece
+        val_expected_calibration_error val_brier_score val_top1_err val_Top5Error val_neg_log_likelihood val_fpr95
+        val_bits_per_dim val_cross_entropy val_false_positive_rate val_fid_loss val_lpips val_minADE val_pinball1
+    """
+    large = """
+        val_map val_mAP val_mAP50 val_map_5 val_mAP@0.5:0.95 val/AP50 val_mar_100 val_ndcg@10 val_nDCG val_mrr val_BLEU4
+        val_ssim val_psnr val_cohen_kappa val_R2 val_r2_score val_top1 val_top_5 val_acc@1 val_acc5 valAcc val_F1Score
+        val_f1_macro val_mIoU val_MeanIoU val_GIoU val_rouge1_fmeasure val_rougeLsum val_ROC_AUC val_si_sdr val_score
+        val_meanAveragePrecision val_explained_variance val_negative_predictive_value val_exact_match val_hits10
+    """
+    assert {name: guess_mode(name) for name in small.split()} == dict.fromkeys(small.split(), "min")
+    assert {name: guess_mode(name) for name in large.split()} == dict.fromkeys(large.split(), "max")
+
+
+@pytest.mark.parametrize(
+    "monitor",
+    [
+        *("val_feature_map", "val_heat_map", "val_class_map_size", "val_sensor_rms", "val_remap", "val_dice_loss"),
+        *(
+            "val_acc_gap",
+            "val_neg_mse",
+            "val_loss_std",
+            "val_inverse_ssim",
+            "val_glossy",
+            "val_erratic",
+            "validation_step",
+        ),
+    ],
+)
+def test_a_name_that_does_not_tell_the_mode_is_asked_for(monitor):
+    with pytest.raises(ValueError, match="Argument `mode` is needed"):
+        guess_mode(monitor)
+
+
+def test_the_modes_of_the_metrics_of_torchmetrics():
+    """Against `higher_is_better`, but for four that contradict their documentation and four without a telling word."""
+    wrong = {"DaviesBouldinScore", "PerceptualPathLength", "SpectralDistortionIndex", "WordInfoPreserved"}
+    unknown = {"BinaryFairness", "BinaryGroupStatRates", "SQuAD", "TotalVariation"}
+    modes = {True: "max", False: "min"}
+    kinds = "classification regression audio image text detection retrieval clustering nominal segmentation shape"
+    for kind in kinds.split():
+        module = import_module(f"torchmetrics.{kind}")
+        for name in set(module.__all__) - wrong - unknown:
+            mode = modes.get(getattr(getattr(module, name), "higher_is_better", None))
+            if mode:
+                assert (name, guess_mode(f"val_{name}")) == (name, mode)
 
 
 @pytest.mark.parametrize(
