@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from lightning_znorm.compare.pool import Event
+from lightning_znorm.compare.wording import count, show_reason
 
 
 class Display:
@@ -81,13 +82,19 @@ class Display:
 
     def _print_result(self, event: Event) -> None:
         result: Mapping[str, Any] = event.result or {}
-        curve = result.get("curve") or [{"metrics": {}}]
         seconds = result.get("seconds", {}).get("all", 0.0)
-        what = self._value(curve[-1]["metrics"]) if result.get("status") == "finished" else _failure(result)
+        what = self._outcome(result) if result.get("status") == "finished" else _failure(result)
         left = self.seconds_left()
         rest = f"; {show_time(left)} left" if left and self._done < self._total else ""
         line = f"[{self._done}/{self._total}] {event.task.run}: {what} ({show_time(seconds)}{rest})"
         self.console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    def _outcome(self, result: Mapping[str, Any]) -> str:
+        values = [row["metrics"][self._monitor] for row in result.get("curve") or [] if self._monitor in row["metrics"]]
+        outcome = self._value({self._monitor: values[-1]} if values else {}) or f"{self._monitor} was not measured"
+        if result.get("stopped_early"):
+            outcome += f", {count(result['steps'], 'step')} ({show_reason(result['ended'])})"
+        return outcome
 
     def _value(self, metrics: Mapping[str, float]) -> str:
         value = metrics.get(self._monitor)

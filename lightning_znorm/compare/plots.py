@@ -1,7 +1,7 @@
 """The pictures of a report."""
 
 import math
-from collections.abc import Sequence
+from io import BytesIO
 from typing import Any
 
 import pandas as pd
@@ -19,51 +19,68 @@ _COLORS = ("#5f6b7a", "#2a78b8", "#3a9a52", "#d9480f", "#8250a8", "#b8860b", "#c
 _MARKERS = "osD^vP*Xph"
 _LINES = ("-", "--", ":")
 _MAX_PANELS = 6
+_MAX_BANDS = 10
 _CHARACTERS_PER_INCH = 11.5
 
 
 def plot_curves(
-    question: Question, summary: pd.DataFrame, curves: pd.DataFrame, losses: pd.DataFrame, unit: Unit
+    question: Question, summary: pd.DataFrame, curves: pd.DataFrame, losses: pd.DataFrame, unit: Unit, axis: str
 ) -> Figure:
-    """Draw validation metric and training loss per epoch at each method's selected setting: mean and range of seeds."""
-    panels = [(curves, f"{question.monitor}{unit.heading}", 100 if unit.is_share else 1)]
+    """Draw validation metric and training loss at each method's selected setting: mean and range of the seeds.
+
+    The range is left out where there are many methods. ``axis`` is what validations are counted in, ``"epoch"`` or
+    ``"step"``.
+    """
+    metric = f"{question.monitor}{unit.heading}, {question.direction}"
+    panels = [(curves, metric, 100 if unit.is_share else 1, axis)]
     if len(losses):
-        panels.append((losses, "training loss", 1))
+        panels.append((losses, "training loss", 1, "epoch"))
     figure = Figure(figsize=(5.6 * len(panels), 4.2), layout="constrained")
-    for number, (frame, label, scale) in enumerate(panels, start=1):
-        axis = figure.add_subplot(1, len(panels), number)
-        for method in summary.index[summary["seeds"] > 0]:
+    methods = summary.index[summary["seeds"] > 0]
+    for number, (frame, label, scale, unit_of_time) in enumerate(panels, start=1):
+        panel = figure.add_subplot(1, len(panels), number)
+        for method in methods:
             setting = summary.loc[method, "setting"]
             own = frame[(frame["method"] == method) & (frame["setting"] == setting)]
-            by_epoch = (own.assign(value=own["value"] * scale)).groupby("epoch")["value"]
-            mean, low, high = by_epoch.mean(), by_epoch.min(), by_epoch.max()
+            by_time = (own.assign(value=own["value"] * scale)).groupby(unit_of_time)["value"]
+            mean, low, high = by_time.mean(), by_time.min(), by_time.max()
             style = _style(question, method)
             shown = f"{method} ({setting})" if setting else str(method)
             if len(mean) > 30:
                 style["marker"] = ""
-            axis.plot(mean.index, mean, **style, markersize=4.5, linewidth=1.8, label=shown)
-            axis.fill_between(mean.index, low, high, color=style["color"], alpha=0.15, linewidth=0)
-        axis.set(xlabel="epoch", ylabel=label)
-        if frame["epoch"].nunique() == 1:
-            axis.set_xlim(frame["epoch"].iloc[0] - 0.5, frame["epoch"].iloc[0] + 0.5)
-        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+            panel.plot(mean.index, mean, **style, markersize=4.5, linewidth=1.8, label=_text(shown))
+            if len(methods) <= _MAX_BANDS:
+                panel.fill_between(mean.index, low, high, color=style["color"], alpha=0.15, linewidth=0)
+        panel.set(xlabel=unit_of_time, ylabel=_text(label))
+        if frame[unit_of_time].nunique() == 1:
+            panel.set_xlim(frame[unit_of_time].iloc[0] - 0.5, frame[unit_of_time].iloc[0] + 0.5)
+        panel.xaxis.set_major_locator(MaxNLocator(integer=True))
         if label == "training loss" and (frame["value"].dropna() > 0).all():
-            axis.set_yscale("log")
-        _tidy(axis)
+            panel.set_yscale("log")
+        _tidy(panel)
     _legend_below(figure)
-    seeds = int(summary["seeds"].max())
-    figure.suptitle(f"Each method at its best setting: mean and range of {seeds} seed{'s' * (seeds != 1)}")
+    figure.suptitle(_title_curves(question, summary))
     return figure
+
+
+def _title_curves(question: Question, summary: pd.DataFrame) -> str:
+    where = "All methods at one shared setting" if question.is_shared else "Each method at its selected setting"
+    counts = summary.loc[summary["seeds"] > 0, "seeds"]
+    low, high = (int(counts.min()), int(counts.max())) if len(counts) else (0, 0)
+    if high < 2:
+        return f"{where}: one seed" if high else where
+    shown = "mean" if len(counts) > _MAX_BANDS else "mean and range"
+    return f"{where}: {shown} of {high if low == high else f'{low} to {high}'} seeds"
 
 
 def plot_sweep(question: Question, settings: pd.DataFrame, unit: Unit) -> Figure | None:
     """Draw the validation metric against the first swept key, a panel per combination of the others.
 
     Returns:
-        ``None`` if nothing is swept.
+        ``None`` if there is only one setting.
 
     """
-    if not question.sweep:
+    if question.is_shared:
         return None
     first = next(iter(question.sweep))
     name = short_names(question.sweep)[0]
@@ -77,8 +94,8 @@ def plot_sweep(question: Question, settings: pd.DataFrame, unit: Unit) -> Figure
         axis = figure.add_subplot(rows, columns, number, sharey=shared)
         shared = shared or axis
         _draw_sweep(axis, question, frame, first, unit)
-        axis.set(xlabel=name, ylabel=f"{question.monitor}{unit.heading}")
-        axis.set_title(str(combination), fontsize=10)
+        axis.set(xlabel=_text(name), ylabel=_text(f"{question.monitor}{unit.heading}, {question.direction}"))
+        axis.set_title(_text(combination), fontsize=10)
         _tidy(axis)
     _legend_below(figure)
     figure.suptitle("Mean and range of the seeds; ringed: selected", fontsize=11)
@@ -103,7 +120,7 @@ def _draw_sweep(axis: Axes, question: Question, frame: pd.DataFrame, key: str, u
         color, mean = style["color"], own["mean"] * scale
         error = [mean - own["low"] * scale, own["high"] * scale - mean]
         widths: dict[str, Any] = {"markersize": 5.5, "linewidth": 1.8, "elinewidth": 1.1, "capsize": 2.5}
-        axis.errorbar(x, mean, yerr=error, **style, **widths, label=method)
+        axis.errorbar(x, mean, yerr=error, **style, **widths, label=_text(method))
         chosen = own["selected"].to_numpy()
         axis.scatter(x[chosen], mean[chosen], s=170, facecolors="none", edgecolors=color, linewidths=1.6, zorder=4)
         failures += [(position, color) for position in x[(own["failed"] > 0).to_numpy()]]
@@ -115,7 +132,7 @@ def _draw_sweep(axis: Axes, question: Question, frame: pd.DataFrame, key: str, u
     if logarithmic:
         axis.set_xscale("log")
     if len(values) <= 8:
-        axis.set_xticks(places, [show_value(value) for value in values])
+        axis.set_xticks(places, [_text(show_value(value)) for value in values])
         axis.minorticks_off()
 
 
@@ -150,11 +167,11 @@ def plot_differences(question: Question, summary: pd.DataFrame, runs: pd.DataFra
     widest = scale * summary[["difference_low", "difference_high"]].abs().max().max()
     limit = min(1.1 * max(reach, widest if pd.notna(widest) else 0.0), 6 * reach)
     axis.set_xlim(-limit, limit)
-    axis.set_yticks(range(len(methods)), list(reversed(methods)))
+    axis.set_yticks(range(len(methods)), [_text(method) for method in reversed(methods)])
     axis.set_ylim(-0.6, len(methods) - 0.4)
     points = "points" if unit.is_share else "difference"
     better = "right" if question.mode == "max" else "left"
-    axis.set_xlabel(f"{question.test_monitor}: {points} against {question.baseline} ({better} is better)")
+    axis.set_xlabel(_text(f"{question.test_monitor}: {points} against {question.baseline} ({better} is better)"))
     figure.suptitle("Difference to the baseline: mean, 95% interval, and a dot per seed", fontsize=11)
     _tidy(axis)
     axis.grid(visible=False, axis="y")
@@ -168,11 +185,18 @@ def _tests(runs: pd.DataFrame, summary: pd.DataFrame, method: str) -> dict[Any, 
 
 def _style(question: Question, method: Any) -> dict[str, Any]:
     number = question.labels.index(method)
+    rounds, shades = divmod(number, len(_COLORS))
     return {
-        "color": _COLORS[number % len(_COLORS)],
-        "marker": _MARKERS[number % len(_MARKERS)],
-        "linestyle": _LINES[number // len(_COLORS) % len(_LINES)],
+        "color": _COLORS[shades],
+        "marker": _MARKERS[(shades + rounds // len(_LINES)) % len(_MARKERS)],
+        "linestyle": _LINES[rounds % len(_LINES)],
     }
+
+
+def _text(text: object) -> str:
+    """Return a text that is drawn as it is: no mathematics between dollars, and no legend entry hidden by `_`."""
+    drawn = " ".join(str(text).split()).replace("$", r"\$")
+    return f" {drawn}" if drawn.startswith("_") else drawn
 
 
 def _without(setting: Setting, key: str) -> Setting:
@@ -195,24 +219,8 @@ def _legend_below(figure: Figure) -> None:
     figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False)
 
 
-def save(figures: Sequence[tuple[str, Figure | None]], write: Any) -> dict[str, bytes]:
-    """Render figures as PNG.
-
-    Args:
-        figures: Names and figures; ``None`` is left out.
-        write: Called with each name and its bytes.
-
-    Returns:
-        The bytes of each.
-
-    """
-    from io import BytesIO
-
-    rendered = {}
-    for name, figure in figures:
-        if figure is not None:
-            buffer = BytesIO()
-            figure.savefig(buffer, format="png", dpi=130)
-            rendered[name] = buffer.getvalue()
-            write(name, rendered[name])
-    return rendered
+def render(figure: Figure) -> bytes:
+    """Return a figure as PNG."""
+    buffer = BytesIO()
+    figure.savefig(buffer, format="png", dpi=130)
+    return buffer.getvalue()

@@ -1,20 +1,27 @@
 """The report of a comparison: `summary.md`, `summary.csv`, `runs.csv`, pictures, and `report.html` with all of it."""
 
 import base64
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from jinja2 import Environment, StrictUndefined
+from matplotlib.figure import Figure
+from pandas.api.types import is_numeric_dtype
 
-from lightning_znorm.compare import plots, tables
+from lightning_znorm.compare import plots, procedure, tables
 from lightning_znorm.compare.options import Question
 from lightning_znorm.compare.plan import Run, show_setting
+from lightning_znorm.compare.statistics import MIN_SEEDS
 from lightning_znorm.compare.store import Store, write_atomically
-from lightning_znorm.compare.text import show_value
-from lightning_znorm.compare.verdicts import Unit, caveats, choose_unit, judge
+from lightning_znorm.compare.text import listing
+from lightning_znorm.compare.verdicts import Unit, caveats, choose_unit, introduce, judge
+from lightning_znorm.compare.wording import align, clean, escape, escape_prose
 
 _CAPTIONS = {
     "differences.png": "Differences to the baseline",
@@ -36,7 +43,9 @@ class Findings:
         metrics: Means of the other metrics of the test, a row per method.
         verdicts: A sentence per method.
         caveats: What a reader must know before believing them.
+        procedure: How the runs were made and are to be read, in paragraphs.
         unit: How the metric is written.
+        axis: What validations are counted in, ``"epoch"`` or ``"step"``.
 
     """
 
@@ -48,7 +57,9 @@ class Findings:
     metrics: pd.DataFrame
     verdicts: list[str]
     caveats: list[str]
+    procedure: list[str]
     unit: Unit
+    axis: str
 
 
 def find(question: Question, results: Sequence[dict[str, Any]]) -> Findings:
@@ -57,9 +68,16 @@ def find(question: Question, results: Sequence[dict[str, Any]]) -> Findings:
     curves, losses = tables.make_curves_table(question, results), tables.make_losses_table(results)
     settings = tables.make_settings_table(question, runs)
     summary = tables.make_summary(question, runs, settings, curves)
-    unit = choose_unit(question, runs)
-    edges = tables.find_edges(question, settings)
-    notes = caveats(question, summary, edges, tables.find_unequal(runs), tables.are_seeds_alike(runs))
+    unit, axis = choose_unit(question, runs), tables.choose_axis(curves)
+    edges, agreements = tables.find_edges(question, settings), procedure.find_agreements(question, results)
+    notes = caveats(question, runs, settings, summary, edges)
+    notes += [agreement.caveat for agreement in agreements if agreement.differing]
+    notes += procedure.find_lengths(tables.choose_all(runs, summary)) + procedure.find_gaps(question, results)
+    if procedure.are_seeds_alike(runs):
+        notes.append(
+            "All seeds began with the same weights and saw the same batches: something in the module or the data sets"
+            " its own seed, so that the runs repeat each other, and neither intervals nor verdicts mean anything."
+        )
     expected = len(question.runs)
     if len(results) < expected:
         notes.insert(0, f"Unfinished: {len(results)} of {expected} runs are done.")
@@ -67,7 +85,9 @@ def find(question: Question, results: Sequence[dict[str, Any]]) -> Findings:
     if len(versions) > 1:
         notes.append("The runs were made with different versions of the packages; see `runs.csv`.")
     metrics = tables.make_metrics_table(question, results, summary)
-    return Findings(runs, curves, losses, settings, summary, metrics, judge(question, summary, unit), notes, unit)
+    verdicts = judge(question, summary, unit, edges)
+    how = procedure.describe_procedure(question, runs, settings, summary, agreements, axis)
+    return Findings(runs, curves, losses, settings, summary, metrics, verdicts, notes, how, unit, axis)
 
 
 def write_report(question: Question, store: Store, show_command: Callable[[Run], str] | None = None) -> Findings:
@@ -84,17 +104,14 @@ def write_report(question: Question, store: Store, show_command: Callable[[Run],
     """
     findings = find(question, store.results(question.runs))
     folder = store.folder
-    write_atomically(folder / "runs.csv", findings.runs.drop(columns="setting").to_csv(index=False))
-    others = findings.metrics.rename(columns=lambda name: tables.metric_column(name, findings.summary.columns))
-    write_atomically(folder / "summary.csv", findings.summary.join(others).to_csv())
-    figures = [
-        ("differences.png", plots.plot_differences(question, findings.summary, findings.runs, findings.unit)),
-        ("curves.png", plots.plot_curves(question, findings.summary, findings.curves, findings.losses, findings.unit)),
-        ("sweep.png", plots.plot_sweep(question, findings.settings, findings.unit)),
-    ]
-    rendered = plots.save(figures, lambda name, content: write_atomically(folder / name, content))
+    write_atomically(folder / "runs.csv", _to_csv(findings.runs.drop(columns="setting")))
+    columns = ["method", *findings.summary.columns]
+    others = findings.metrics.rename(columns=lambda name: tables.metric_column(name, columns))
+    write_atomically(folder / "summary.csv", _to_csv(findings.summary.join(others).reset_index()))
+    images = _draw(question, findings, folder)
     context = {
-        "title": f"{', '.join(question.labels)}: {question.test_monitor}",
+        "title": _make_title(question),
+        "scope": introduce(question),
         "question": question,
         "findings": findings,
         "table": show_summary(question, findings),
@@ -102,12 +119,47 @@ def write_report(question: Question, store: Store, show_command: Callable[[Run],
         "metrics": show_metrics(findings),
         "captions": _CAPTIONS,
         "commands": list_commands(question, findings, show_command) if show_command else [],
-        "context": show_context(findings.runs),
+        "context": procedure.describe_context(findings.runs),
     }
-    images = {name: base64.b64encode(content).decode() for name, content in rendered.items()}
-    write_atomically(folder / "summary.md", render("summary.md.j2", **context, images=list(rendered)))
-    write_atomically(folder / "report.html", render("report.html.j2", **context, images=images))
+    write_atomically(folder / "summary.md", render("summary.md.j2", **context, images=list(images)))
+    encoded = {name: base64.b64encode(content).decode() for name, content in images.items()}
+    write_atomically(folder / "report.html", render("report.html.j2", **context, images=encoded))
     return findings
+
+
+def _draw(question: Question, findings: Findings, folder: Path) -> dict[str, bytes]:
+    """Write the pictures; one that cannot be drawn is left out with a caveat, as all else is worth having."""
+    makers: dict[str, Callable[[], Figure | None]] = {
+        "differences.png": partial(plots.plot_differences, question, findings.summary, findings.runs, findings.unit),
+        "curves.png": partial(
+            plots.plot_curves,
+            question,
+            findings.summary,
+            findings.curves,
+            findings.losses,
+            findings.unit,
+            findings.axis,
+        ),
+        "sweep.png": partial(plots.plot_sweep, question, findings.settings, findings.unit),
+    }
+    images = {}
+    for name, make in makers.items():
+        (folder / name).unlink(missing_ok=True)  # of an earlier report
+        try:
+            figure = make()
+            if figure is not None:
+                images[name] = plots.render(figure)
+                write_atomically(folder / name, images[name])
+        except Exception as error:
+            images.pop(name, None)
+            reason = clean(f"{type(error).__name__}: {error}")[:200]
+            findings.caveats.append(f"The picture `{name}` could not be drawn ({reason}).")
+            warnings.warn(f"The picture {folder / name} could not be drawn ({reason}); it is left out.", stacklevel=2)
+    return images
+
+
+def _make_title(question: Question) -> str:
+    return f"{question.test_monitor} of {listing(question.labels, 6)} ({question.direction})"
 
 
 def render(template: str, **context: Any) -> str:
@@ -119,64 +171,79 @@ def render(template: str, **context: Any) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters["markdown"] = _to_markdown
+    environment.filters |= {"markdown": _to_markdown, "plain": escape, "prose": escape_prose, "clean": clean}
     source = files("lightning_znorm.compare").joinpath("templates", template).read_text()
     return environment.from_string(source).render(**context)
 
 
 def show_summary(question: Question, findings: Findings) -> pd.DataFrame:
     """Return the summary as text, a row per method."""
-    unit, rows = findings.unit, []
-    for method, row in findings.summary.iterrows():
-        cells: dict[str, str] = {"method": str(method)}
-        if question.sweep:
-            cells["selected setting"] = row["setting"] if row["seeds"] else "–"
-        cells[f"{question.test_monitor}{unit.heading}"] = unit.value(row["test"])
-        cells["95% interval"] = unit.interval_of_metric(row["test_low"], row["test_high"]) or "–"
-        cells["difference"] = "–" if pd.isna(row["difference"]) else _signed(row["difference"], unit)
-        cells["95% interval "] = unit.interval(row["difference_low"], row["difference_high"]) or "–"
-        cells["p (Holm)"] = "–" if pd.isna(row["p_holm"]) else f"{row['p_holm']:.2g}"
-        cells["seeds"] = str(int(row["seeds"]))
-        reached = int(row["reached"]) if pd.notna(row["reached"]) else 0
-        epochs = f"{row['epochs_to_baseline']:.1f}" if reached else "not reached"
-        cells[f"epochs to {question.baseline}'s final {question.monitor}"] = epochs + (
-            f" ({reached} of {int(row['seeds'])} seeds)" if 0 < reached < row["seeds"] else ""
-        )
-        step = row["seconds_per_step"]
-        cells["ms per step"] = "–" if pd.isna(step) else f"{1000 * step:.3g}"
-        rows.append(cells)
-    return pd.DataFrame(rows)
+    unit, summary, axis = findings.unit, findings.summary, findings.axis
+    columns: dict[str, list[str]] = {"method": [str(method) for method in summary.index]}
+    rows = [row for _, row in summary.iterrows()]
+    if question.sweep:
+        heading = "setting" if question.is_shared else "selected setting"
+        columns[heading] = [row["setting"] if row["seeds"] else "–" for row in rows]
+    columns[f"{question.test_monitor}{unit.heading}"] = unit.column(summary["test"].tolist())
+    intervals = [unit.interval_of_metric(row["test_low"], row["test_high"]) or "–" for row in rows]
+    columns["95% interval"] = intervals
+    columns["difference"] = ["–" if pd.isna(row["difference"]) else _signed(row["difference"], unit) for row in rows]
+    columns["95% interval "] = [unit.interval(row["difference_low"], row["difference_high"]) or "–" for row in rows]
+    lost = summary["seeds_failed"].fillna(0)
+    is_tested = (summary["paired"] >= MIN_SEEDS) & summary["p_holm"].notna() & (lost == 0)
+    is_tested &= bool(lost[question.baseline] == 0)
+    columns["p (Holm)"] = [
+        f"{p:.2g}" if tested else "–" for p, tested in zip(summary["p_holm"], is_tested, strict=True)
+    ]
+    columns["seeds"] = [str(int(row["seeds"])) for row in rows]
+    chosen = tables.choose_all(findings.runs, summary)
+    if procedure.find_lengths(chosen):
+        columns["steps"] = [
+            procedure.describe_length(chosen[method]) if method in chosen else "–" for method in columns["method"]
+        ]
+    columns[f"{axis}s to {question.baseline}'s final {question.monitor}"] = [_show_reached(row, axis) for row in rows]
+    columns["ms per step"] = align((1000 * summary["seconds_per_step"]).tolist(), digits=3)
+    return pd.DataFrame(columns)
+
+
+def _show_reached(row: "pd.Series[Any]", axis: str) -> str:
+    if pd.isna(row["reached"]):
+        return "–"
+    reached = int(row["reached"])
+    if not reached:
+        return "not reached"
+    time = f"{row['epochs_to_baseline']:.1f}" if axis == "epoch" else f"{row['steps_to_baseline']:.0f}"
+    return time + (f" ({reached} of {int(row['seeds'])} seeds)" if reached < row["seeds"] else "")
 
 
 def show_metrics(findings: Findings) -> pd.DataFrame | None:
     """Return the other metrics of the test as text, a row per method; ``None`` if there are none."""
     if findings.metrics.empty:
         return None
-    shown = findings.metrics.map(lambda value: "–" if pd.isna(value) else f"{value:.4g}")
-    return shown.rename_axis("method").reset_index()
+    shown = pd.DataFrame({name: align(column.tolist()) for name, column in findings.metrics.items()})
+    shown.insert(0, "method", findings.metrics.index.tolist(), allow_duplicates=True)
+    return shown
 
 
 def show_settings(question: Question, findings: Findings) -> pd.DataFrame | None:
-    """Return the validation metric of each setting as text, a column per method; ``None`` if nothing was swept."""
-    if not question.sweep:
+    """Return the validation metric of each setting as text, a column per method; ``None`` if there is only one."""
+    if question.is_shared:
         return None
-    unit = findings.unit
-    rows = []
-    for setting in question.settings:
-        cells = {"setting": show_setting(setting)}
-        for method in question.labels:
-            own = findings.settings[
-                (findings.settings["method"] == method) & (findings.settings["setting"] == cells["setting"])
-            ]
-            cells[method] = _show_setting_cell(own.iloc[0], unit) if len(own) else "–"
-        rows.append(cells)
-    return pd.DataFrame(rows)
+    settings, unit = findings.settings, findings.unit
+    figures = [unit.column(settings[name].tolist()) for name in ("mean", "low", "high")]
+    cells = {
+        (row["method"], row["setting"]): _show_setting_cell(row, *texts)
+        for (_, row), *texts in zip(settings.iterrows(), *figures, strict=True)
+    }
+    names = [show_setting(setting) for setting in question.settings]
+    rows = [[name, *(cells.get((method, name), "–") for method in question.labels)] for name in names]
+    return pd.DataFrame(rows, columns=["setting", *question.labels])  # a label may be "setting", too
 
 
-def _show_setting_cell(row: "pd.Series[Any]", unit: Unit) -> str:
-    text = unit.value(row["mean"])
+def _show_setting_cell(row: "pd.Series[Any]", mean: str, low: str, high: str) -> str:
+    text = mean
     if row["finished"] > 1:
-        text += f" ({unit.interval(row['low'], row['high'])})"
+        text += f" ({low} to {high})"
     if row["failed"]:
         text += f" [{row['failed']} failed]"
     return f"**{text}**" if row["selected"] else text
@@ -193,24 +260,23 @@ def list_commands(question: Question, findings: Findings, show_command: Callable
     ]
 
 
-def show_context(runs: pd.DataFrame) -> str:
-    """Return versions, device and the time that the runs took."""
-    parts = []
-    for column in ("torch", "lightning", "device"):
-        found = sorted({str(value) for value in runs[column].dropna()})
-        if found:
-            parts.append(", ".join(found) if column == "device" else f"{column} {', '.join(found)}")
-    hours = runs["seconds"].sum() / 3600
-    return "; ".join([*parts, f"{show_value(round(hours, 2))} hours of runs"])
-
-
 def _to_markdown(frame: pd.DataFrame) -> str:
-    escaped = frame.rename(columns=_escape_bars).map(_escape_bars)
-    return str(escaped.to_markdown(index=False, disable_numparse=True))
+    rows = [[escape(cell) for cell in row] for row in frame.itertuples(index=False)]
+    return str(
+        pd.DataFrame(rows, columns=[escape(str(name)) for name in frame]).to_markdown(
+            index=False, disable_numparse=True
+        )
+    )
 
 
-def _escape_bars(cell: str) -> str:
-    return cell.replace("|", r"\|")
+def _to_csv(frame: pd.DataFrame) -> str:
+    """Write a table of which spreadsheets take nothing for a formula."""
+    safe = frame.apply(lambda column: column if is_numeric_dtype(column.dtype) else column.map(_disarm))
+    return str(safe.rename(columns=_disarm).to_csv(index=False))
+
+
+def _disarm(cell: Any) -> Any:
+    return f"'{cell}" if isinstance(cell, str) and cell.startswith(("=", "+", "-", "@", "\t", "\r")) else cell
 
 
 def _signed(value: float, unit: Unit) -> str:

@@ -11,7 +11,7 @@ from statsmodels.stats.power import TTestPower
 
 MIN_SEEDS = 3
 _LEVEL = 0.95
-_FLOAT32_EPS = 2**-23  # of the metrics
+RESOLUTION = 1e-6  # of metrics that are means in float32, relative to their size
 _SMALL_EFFECT, _LARGE_EFFECT = 0.05, 4.0
 
 
@@ -92,7 +92,7 @@ def differences_to(baseline: Mapping[int, float], others: Mapping[str, Mapping[i
         name: [figures[seed] - baseline[seed] for seed in baseline if seed in figures]
         for name, figures in others.items()
     }
-    p_values = {name: _p_value(values, baseline) for name, values in paired.items()}
+    p_values = {name: _p_value(values, [*baseline.values(), *others[name].values()]) for name, values in paired.items()}
     tested = [name for name, p in p_values.items() if not math.isnan(p)]
     corrected = dict.fromkeys(paired, math.nan)
     if tested:
@@ -113,10 +113,10 @@ def differences_to(baseline: Mapping[int, float], others: Mapping[str, Mapping[i
     return found
 
 
-def _p_value(values: Sequence[float], baseline: Mapping[int, float]) -> float:
+def _p_value(values: Sequence[float], metrics: Sequence[float]) -> float:
     if len(values) < 2:
         return math.nan
-    rounding = _FLOAT32_EPS * max(map(abs, baseline.values()))
+    rounding = RESOLUTION * max(map(abs, metrics))
     if np.ptp(values) <= rounding:
         return 1.0 if np.max(np.abs(values)) <= rounding else math.nan
     return float(stats.ttest_1samp(values, 0.0).pvalue)

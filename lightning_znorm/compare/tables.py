@@ -1,5 +1,6 @@
 """Data frames of runs and methods."""
 
+import math
 from collections.abc import Container, Mapping, Sequence
 from typing import Any
 
@@ -7,12 +8,12 @@ import pandas as pd
 
 from lightning_znorm.compare.options import Question
 from lightning_znorm.compare.plan import short_names, show_setting
-from lightning_znorm.compare.statistics import Difference, differences_to, estimate_mean
+from lightning_znorm.compare.statistics import RESOLUTION, Difference, differences_to, estimate_mean
 
 _SUMMARY = [
     *("setting", "seeds", "test", "test_low", "test_high", "difference", "difference_low", "difference_high", "paired"),
-    *("p", "p_holm", "seeds_needed", "validation", "epochs_to_baseline", "reached", "seconds_per_step", "seconds"),
-    "failed",
+    *("p", "p_holm", "seeds_needed", "validation", "epochs_to_baseline", "steps_to_baseline", "reached"),
+    *("steps", "seconds_per_step", "seconds", "seeds_failed", "failed"),
 ]
 
 
@@ -20,30 +21,32 @@ def make_runs_table(question: Question, results: Sequence[Mapping[str, Any]]) ->
     """Return a row per run.
 
     Columns are ``method``, each swept key (with ``sweep.`` before it where it would be called as another column),
-    ``seed``, ``status``, ``validation`` and ``test`` (the monitored metrics at the end), ``train_loss``, ``epochs``,
-    ``steps``, ``seconds`` (of the whole run), ``seconds_per_step``, ``device``, ``weights_hash``, ``batches_hash``,
-    ``error``, ``lightning`` and ``torch`` with their versions, all metrics of the test under their names (with
-    ``metric.`` before one that would be called as another column), and ``setting`` as a text.
+    ``seed``, ``status``, ``validation`` and ``test`` (the monitored metrics, as last logged), ``train_loss``,
+    ``epochs``, ``steps``, ``ended`` (why the training did), ``seconds`` (of the whole run), ``seconds_per_step``,
+    ``device``, ``weights_hash``, ``batches_hash``, ``error``, ``lightning`` and ``torch`` with their versions, all
+    metrics of the test under their names (with ``metric.`` before one that would be called as another column), and
+    ``setting`` as a text.
     """
     rows = []
     for result in results:
-        curve = result.get("curve") or []
+        logged = rows_with(question.monitor, result)
         seconds = result.get("seconds") or {}
         rows.append(
             {
                 "method": result["method"],
                 "seed": result["seed"],
                 "status": _status(result, question),
-                "validation": curve[-1]["metrics"].get(question.monitor) if curve else None,
-                "test": result["test"].get(question.test_monitor),
+                "validation": _finite(logged[-1]["metrics"][question.monitor]) if logged else None,
+                "test": _finite(result["test"].get(question.test_monitor)),
                 "train_loss": next(iter(reversed(result.get("train_loss") or [])), None),
                 "epochs": result.get("epochs"),
                 "steps": result.get("steps"),
+                "ended": result.get("ended"),
                 "seconds": seconds.get("all"),
                 "seconds_per_step": seconds.get("step"),
                 "device": result.get("device"),
-                "weights_hash": result.get("weights_hash", "")[:16],
-                "batches_hash": result.get("batches_hash", "")[:16],
+                "weights_hash": (result.get("weights_hash") or "")[:16],
+                "batches_hash": (result.get("batches_hash") or "")[:16],
                 "error": (str(result.get("error") or "").splitlines() or [""])[0],
                 "torch": result["versions"].get("torch"),
                 "lightning": result["versions"].get("lightning", result["versions"].get("pytorch-lightning")),
@@ -55,10 +58,16 @@ def make_runs_table(question: Question, results: Sequence[Mapping[str, Any]]) ->
     for position, key in enumerate(question.sweep, start=1):
         name = f"sweep.{key}" if key in frame else key
         frame.insert(position, name, pd.Series([result["setting"][key] for result in results], dtype=object))
-    for metric in list_metrics(results):
-        values = [result["test"].get(metric) for result in results]
-        frame[metric_column(metric, frame)] = pd.Series(values, dtype=float)
-    return frame
+    metrics = {
+        metric_column(name, frame): pd.Series([result["test"].get(name) for result in results], dtype=float)
+        for name in list_metrics(results)
+    }
+    return pd.concat([frame, pd.DataFrame(metrics, index=frame.index)], axis=1)
+
+
+def rows_with(metric: str, result: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return the validations of a run in which a metric was logged."""
+    return [row for row in result.get("curve") or [] if metric in row["metrics"]]
 
 
 def list_metrics(results: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -87,11 +96,11 @@ def make_metrics_table(question: Question, results: Sequence[Mapping[str, Any]],
 
 
 def make_curves_table(question: Question, results: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
-    """Return a row per validation of each run: ``method``, ``setting``, ``seed``, ``epoch``, ``value``."""
+    """Return a row per value of the monitor: ``method``, ``setting``, ``seed``, ``epoch``, ``step``, ``value``."""
     points = [
-        {**_of(result), "epoch": row["epoch"], "value": row["metrics"].get(question.monitor)}
+        {**_of(result), "epoch": row["epoch"], "step": row["step"], "value": _finite(row["metrics"][question.monitor])}
         for result in results
-        for row in result.get("curve") or []
+        for row in rows_with(question.monitor, result)
     ]
     return _as_curves(points)
 
@@ -106,12 +115,19 @@ def make_losses_table(results: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     return _as_curves(points)
 
 
+def choose_axis(curves: pd.DataFrame) -> str:
+    """Return ``"epoch"``, or ``"step"`` where epochs are not known or several validations count as one."""
+    same = curves.duplicated(["method", "setting", "seed", "epoch"])
+    return "step" if curves["epoch"].isna().any() or same.any() else "epoch"
+
+
 def make_settings_table(question: Question, runs: pd.DataFrame) -> pd.DataFrame:
     """Return a row per method and setting: validation over the seeds, and how many runs failed.
 
-    Columns are ``method``, ``setting``, ``mean``, ``low``, ``high`` (the range of the seeds), ``finished``, ``failed``
-    and ``selected``. Of each method the setting is selected whose seeds failed least, then the
-    one of which most is known, then the one with the best mean.
+    Columns are ``method``, ``setting``, ``mean``, ``low``, ``high`` (the range of the seeds), ``finished``, ``failed``,
+    ``tied`` and ``selected``. Of each method the setting is selected whose seeds failed least, then the one of which
+    most is known, then the one with the best mean. Means that differ by less than a millionth are tied: where they
+    belong to neighboring values of one key, the middle one is selected (of two the smaller), else the first.
     """
     order = {show_setting(setting): number for number, setting in enumerate(question.settings)}
     groups = []
@@ -119,17 +135,29 @@ def make_settings_table(question: Question, runs: pd.DataFrame) -> pd.DataFrame:
         good = group.loc[group["status"] == "finished", "validation"]
         row = {"method": method, "setting": setting, "mean": good.mean(), "low": good.min(), "high": good.max()}
         groups.append(row | {"finished": len(good), "failed": len(group) - len(good)})
-    frame = pd.DataFrame(groups)
-    sign = -1 if question.mode == "max" else 1
-    ranked = frame.assign(
-        _method=frame["method"].map(question.labels.index),
-        _finished=-frame["finished"],
-        _loss=sign * frame["mean"],
-        _setting=frame["setting"].map(order),
-    ).sort_values(["_method", "failed", "_finished", "_loss", "_setting"], kind="stable")
-    best = ranked.loc[ranked["finished"] > 0].groupby("method").head(1).index
-    frame["selected"] = frame.index.isin(best)
-    return frame.loc[ranked.sort_values(["_method", "_setting"]).index].reset_index(drop=True)
+    frame = pd.DataFrame(groups).assign(tied=False, selected=False)
+    places = frame.assign(_method=frame["method"].map(question.labels.index), _setting=frame["setting"].map(order))
+    frame = frame.loc[places.sort_values(["_method", "_setting"]).index].reset_index(drop=True)
+    for _, rows in frame[frame["finished"] > 0].groupby("method"):
+        known = rows[rows["failed"] == rows["failed"].min()]
+        known = known[known["finished"] == known["finished"].max()]
+        best = known["mean"].max() if question.mode == "max" else known["mean"].min()
+        tied = known[(known["mean"] - best).abs() <= RESOLUTION * abs(best)]
+        frame.loc[tied.index, "tied"] = True
+        frame.loc[tied.index[_find_middle(question, tied["setting"].tolist())], "selected"] = True
+    return frame
+
+
+def _find_middle(question: Question, tied: Sequence[str]) -> int:
+    settings = [question.read_setting(text) for text in tied]
+    swept = [key for key in question.sweep if any(setting[key] != settings[0][key] for setting in settings)]
+    if len(swept) != 1 or not are_numbers(question.sweep[swept[0]]):
+        return 0
+    ordered = sorted(question.sweep[swept[0]])
+    places = [ordered.index(setting[swept[0]]) for setting in settings]
+    if max(places) - min(places) >= len(places):
+        return 0
+    return places.index(sorted(places)[(len(places) - 1) // 2])
 
 
 def make_summary(question: Question, runs: pd.DataFrame, settings: pd.DataFrame, curves: pd.DataFrame) -> pd.DataFrame:
@@ -138,8 +166,9 @@ def make_summary(question: Question, runs: pd.DataFrame, settings: pd.DataFrame,
     Columns are ``setting``, ``seeds``, ``test``, ``test_low``, ``test_high`` (mean and 95% interval of the test
     metric), ``difference``, ``difference_low``, ``difference_high``, ``p``, ``p_holm``, ``seeds_needed`` (to the
     baseline, paired by seed), ``validation``, ``epochs_to_baseline`` (mean over the seeds that reach it, of the epochs
-    until the baseline's final validation metric), ``reached`` (how many do), ``seconds_per_step``, ``seconds`` and
-    ``failed`` (of all its runs).
+    until the baseline's final validation metric; NaN where epochs are not known), ``steps_to_baseline``, ``reached``
+    (how many do), ``steps``, ``seconds_per_step``, ``seconds`` (medians), ``seeds_failed`` (at the selected setting)
+    and ``failed`` (of all its runs).
     """
     selected = dict(settings.loc[settings["selected"], ["method", "setting"]].to_numpy().tolist())
     figures = {method: _by_seed(runs, method, setting) for method, setting in selected.items()}
@@ -161,15 +190,15 @@ def make_summary(question: Question, runs: pd.DataFrame, settings: pd.DataFrame,
         row["validation"] = chosen["validation"].mean()
         if len(goal):
             own = curves[(curves["method"] == method) & (curves["setting"] == selected[method])]
-            own = own[own["seed"].isin(chosen["seed"])]
-            row |= _epochs_to(own, goal.iloc[0], question)
-        row |= {"seconds_per_step": chosen["seconds_per_step"].median(), "seconds": chosen["seconds"].median()}
-        rows.append(row | {"failed": failed})
+            row |= _time_to(own[own["seed"].isin(chosen["seed"])], goal.iloc[0], question, choose_axis(curves))
+        row |= {name: chosen[name].astype(float).median() for name in ("steps", "seconds_per_step", "seconds")}
+        attempts = runs[(runs["method"] == method) & (runs["setting"] == selected[method])]
+        rows.append(row | {"seeds_failed": len(attempts) - len(chosen), "failed": failed})
     return pd.DataFrame(rows).set_index("method").reindex(columns=_SUMMARY)
 
 
 def find_edges(question: Question, settings: pd.DataFrame) -> list[tuple[str, str, float, str]]:
-    """Find selected values at an end of the sweep.
+    """Find best values at an end of the sweep; of tied ones the selected one alone counts where all values are tied.
 
     Returns:
         Method, short name of the key, the value, and ``"lowest"`` or ``"highest"``.
@@ -180,45 +209,24 @@ def find_edges(question: Question, settings: pd.DataFrame) -> list[tuple[str, st
         values = question.sweep[key]
         if len(values) < 2 or not are_numbers(values):
             continue
-        for _, row in settings[settings["selected"]].iterrows():
-            value = question.read_setting(row["setting"])[key]
-            if value in (min(values), max(values)):
-                edges.append((row["method"], name, value, "lowest" if value == min(values) else "highest"))
+        for method, rows in settings[settings["tied"]].groupby("method", sort=False):
+            best = {question.read_setting(text)[key] for text in rows["setting"]}
+            if len(best) == len(values):
+                best = {question.read_setting(text)[key] for text in rows.loc[rows["selected"], "setting"]}
+            ends = [(min(values), "lowest"), (max(values), "highest")]
+            edges += [(str(method), name, value, end) for value, end in ends if value in best]
     return edges
-
-
-def find_unequal(runs: pd.DataFrame) -> list[str]:
-    """Find settings and seeds in which the methods did not share first weights or batches.
-
-    Returns:
-        A description of each kind of inequality.
-
-    """
-    found = []
-    began = runs[runs["weights_hash"] != ""]
-    finished = runs[runs["status"] == "finished"]
-    for column, what, among in (("weights_hash", "initial weights", began), ("batches_hash", "batches", finished)):
-        counts = among.groupby(["setting", "seed"])[column].nunique()
-        unequal = counts[counts > 1]
-        if len(unequal):
-            setting, seed = unequal.index[0]
-            where = f"{setting}, seed {seed}" if setting else f"seed {seed}"
-            found.append(f"the {what} differ between methods in {len(unequal)} of {len(counts)} cases (first: {where})")
-    return found
-
-
-def are_seeds_alike(runs: pd.DataFrame) -> bool:
-    """Say whether runs of different seeds had the same first weights and the same batches."""
-    finished = runs[runs["status"] == "finished"]
-    groups = finished.groupby(["method", "setting"])
-    seeds = groups["seed"].nunique()
-    kinds = groups.apply(lambda group: len(group[["weights_hash", "batches_hash"]].drop_duplicates()))
-    return bool((seeds > 1).any() and (kinds[seeds > 1] == 1).all())
 
 
 def choose(runs: pd.DataFrame, method: str, setting: str) -> pd.DataFrame:
     """Return the finished runs of a method at a setting."""
     return runs[(runs["method"] == method) & (runs["setting"] == setting) & (runs["status"] == "finished")]
+
+
+def choose_all(runs: pd.DataFrame, summary: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Return the finished runs of each method at its selected setting; methods that have none are left out."""
+    selected = summary.loc[summary["seeds"] > 0, "setting"]
+    return {str(method): choose(runs, str(method), setting) for method, setting in selected.items()}
 
 
 def are_numbers(values: Sequence[Any]) -> bool:
@@ -231,19 +239,23 @@ def _of(result: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _as_curves(points: list[dict[str, Any]]) -> pd.DataFrame:
-    frame = pd.DataFrame(points, columns=["method", "setting", "seed", "epoch", "value"])
-    return frame.astype({"epoch": float, "value": float})
+    frame = pd.DataFrame(points, columns=["method", "setting", "seed", "epoch", "step", "value"])
+    return frame.astype({"epoch": float, "step": float, "value": float})
 
 
 def _status(result: Mapping[str, Any], question: Question) -> str:
     """Return the status; a run whose metric is lost has diverged, too."""
     if result["status"] != "finished":
         return str(result["status"])
-    curve = result.get("curve") or [{"metrics": {}}]
-    for metrics, name in ((curve[-1]["metrics"], question.monitor), (result["test"], question.test_monitor)):
-        if metrics.get(name) is None:
-            return "diverged" if name in metrics else "not measured"
-    return "finished"
+    validation = rows_with(question.monitor, result)
+    if not validation or question.test_monitor not in result["test"]:
+        return "not measured"
+    last = validation[-1]["metrics"][question.monitor], result["test"][question.test_monitor]
+    return "diverged" if None in map(_finite, last) else "finished"
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
 
 
 def _by_seed(runs: pd.DataFrame, method: str, setting: str) -> dict[int, float]:
@@ -265,7 +277,9 @@ def _describe_difference(difference: Difference | None) -> dict[str, Any]:
     }
 
 
-def _epochs_to(curves: pd.DataFrame, goal: float, question: Question) -> dict[str, Any]:
-    good = curves["value"] >= goal if question.mode == "max" else curves["value"] <= goal
-    first = curves[good].groupby("seed")["epoch"].min()
-    return {"epochs_to_baseline": first.mean(), "reached": len(first)}
+def _time_to(curves: pd.DataFrame, goal: float, question: Question, axis: str) -> dict[str, Any]:
+    slack = RESOLUTION * abs(goal)
+    good = curves["value"] >= goal - slack if question.mode == "max" else curves["value"] <= goal + slack
+    first = curves[good].groupby("seed")[["epoch", "step"]].min()
+    epochs = first["epoch"].mean() if axis == "epoch" else math.nan
+    return {"epochs_to_baseline": epochs, "steps_to_baseline": first["step"].mean(), "reached": len(first)}

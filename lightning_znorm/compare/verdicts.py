@@ -1,14 +1,17 @@
 """What the figures say, in sentences."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 
 from lightning_znorm.compare.options import Question
+from lightning_znorm.compare.plan import short_names
 from lightning_znorm.compare.statistics import MIN_SEEDS
-from lightning_znorm.compare.text import show_value
+from lightning_znorm.compare.text import listing, show_value
+from lightning_znorm.compare.wording import align, clean, code, count, enumerate_names
 
 _MANY_SEEDS = 200
 
@@ -29,6 +32,10 @@ class Unit:
         if math.isnan(value):
             return "–"
         return f"{100 * value:.1f}" if self.is_share else f"{value:.4g}"
+
+    def column(self, values: Sequence[float]) -> list[str]:
+        """Write metrics with equally many decimals."""
+        return [self.value(value) for value in values] if self.is_share else align(values)
 
     def interval(self, low: float, high: float) -> str:
         """Write an interval, nothing if there is none."""
@@ -56,55 +63,128 @@ def choose_unit(question: Question, runs: pd.DataFrame) -> Unit:
     return Unit(question.mode == "max" and bool(len(values)) and bool(values.between(0, 1).all()))
 
 
-def judge(question: Question, summary: pd.DataFrame, unit: Unit) -> list[str]:
+@dataclass(frozen=True)
+class Doubts:
+    """Why a method and the baseline may compare otherwise than it seems.
+
+    Args:
+        is_shared: Whether both have the same setting, which was not selected.
+        ends: Which of their best settings are ends of the sweep, in words.
+        failures: Which of them has lost seeds, in words.
+        untrained: Which of them made no step, in words.
+
+    """
+
+    is_shared: bool
+    ends: list[str]
+    failures: list[str]
+    untrained: list[str]
+
+    @property
+    def reasons(self) -> list[str]:
+        """All of them."""
+        shared = ["both ran at one shared setting"] if self.is_shared else []
+        return [*shared, *self.ends, *self.failures, *self.untrained]
+
+    def qualify(self, sentence: str) -> str:
+        """Add to a sentence what keeps it from being settled."""
+        if not self.reasons:
+            return f"{sentence}."
+        if self.is_shared and len(self.reasons) == 1:
+            return f"At one shared setting, {sentence}; each method may do better at another."
+        return f"Not settled, as {enumerate_names(self.reasons)}: {sentence}."
+
+
+def introduce(question: Question) -> str:
+    """Say at which settings the methods are compared."""
+    several = len(question.methods) > 1
+    if not question.is_shared:
+        who = "Each method" if several else "The method"
+        return f"{who} is judged at its best setting by {code(question.monitor)} on the validation split."
+    who = "All methods ran at one shared setting, and each" if several else "The method ran at one setting, and"
+    return f"{who} may have a better one: sweep the learning rate (`--compare.sweep model.init_args.lr=…`)."
+
+
+def judge(
+    question: Question, summary: pd.DataFrame, unit: Unit, edges: Sequence[tuple[str, str, Any, str]]
+) -> list[str]:
     """Return a sentence per method that is compared with the baseline."""
     baseline = question.baseline
     others = [method for method in summary.index if method != baseline]
     if not summary.loc[baseline, "seeds"]:
-        return [f"No run of the baseline `{baseline}` was finished: nothing can be compared with it."]
+        return [f"No run of the baseline {code(baseline)} was finished: nothing can be compared with it."]
     tested = int(summary.loc[others, "p"].notna().sum())
-    return [_judge_one(summary.loc[method], str(method), question, unit, tested) for method in others]
+    doubts = {method: _find_doubts(summary.loc[[baseline, method]], edges, question.is_shared) for method in others}
+    return [_judge_one(summary.loc[method], question, unit, tested, doubts[method]) for method in others]
 
 
-def _judge_one(row: "pd.Series[Any]", method: str, question: Question, unit: Unit, tested: int) -> str:
-    baseline, metric = question.baseline, question.test_monitor
+def _find_doubts(pair: pd.DataFrame, edges: Sequence[tuple[str, str, Any, str]], is_shared: bool) -> Doubts:
+    ends: dict[tuple[str, str], list[str]] = {}
+    for method, key, _, end in edges:
+        if method in pair.index:
+            ends.setdefault((key, end), []).append(code(method))
+    lost = pair[pair["seeds_failed"] > 0]
+    untrained = [code(method) for method in pair.index[pair["steps"] == 0]]
+    return Doubts(
+        is_shared,
+        [
+            f"the best {clean(key)} of {enumerate_names(who)} is the {end} of the sweep"
+            for (key, end), who in ends.items()
+        ],
+        [
+            f"{code(method)} failed in {row['seeds_failed']:.0f} of {row['seeds_failed'] + row['seeds']:.0f} seeds"
+            for method, row in lost.iterrows()
+        ],
+        [f"no training step was made by {enumerate_names(untrained)}"] if untrained else [],
+    )
+
+
+def _judge_one(row: "pd.Series[Any]", question: Question, unit: Unit, tested: int, doubts: Doubts) -> str:
+    method, baseline, metric = code(row.name), code(question.baseline), clean(question.test_monitor)
     if not row["seeds"]:
-        return f"`{method}`: no run was finished."
-    count = int(row["paired"]) if pd.notna(row["paired"]) else 0
-    if not count:
-        return f"`{method}` has no seed in common with `{baseline}`: the two cannot be compared."
-    difference = row["difference"]
-    is_better = difference > 0 if question.mode == "max" else difference < 0
-    size, sign = unit.difference(difference), "better" if is_better else "worse"
-    seeds = "1 seed" if count == 1 else f"{count} seeds"
-    if count < MIN_SEEDS:
+        return f"{method}: no run was finished."
+    pairs = int(row["paired"]) if pd.notna(row["paired"]) else 0
+    if not pairs:
+        return f"{method} has no seed in common with {baseline}: the two cannot be compared."
+    difference, seeds = row["difference"], count(pairs, "seed")
+    size, sign = unit.difference(difference), _show_sign(difference, question, unit)
+    if pairs < MIN_SEEDS:
         lead = f"{size} {sign}" if difference else "no different"
-        few = {1: "one seed is", 2: "two seeds are"}[count]
-        return f"`{method}` against `{baseline}`: {few} too few to tell ({lead} in {metric} with {seeds})."
-    if pd.isna(row["p"]):
-        return (
-            f"`{method}` against `{baseline}`: all {seeds} differ by the same {size} ({sign} in {metric}), which leaves"
-            " nothing to judge chance by."
-        )
+        few = {1: "one seed is", 2: "two seeds are"}[pairs]
+        notes = "; ".join([f"{lead} in {metric} with {seeds}", *doubts.reasons])
+        return f"{method} against {baseline}: {few} too few to tell ({notes})."
     if not difference:
-        return f"`{method}` and `{baseline}` are the same in {metric} in all {seeds}."
+        return doubts.qualify(f"{method} and {baseline} are the same in {metric} in all {seeds}")
+    if doubts.failures:
+        return doubts.qualify(f"in the {seeds} that both finished, {method} is {size} {sign} in {metric}")
+    if pd.isna(row["p"]):
+        return doubts.qualify(
+            f"{method} is {sign} than {baseline} in {metric} by the same {size} in all {seeds}, which leaves nothing to"
+            " judge chance by"
+        )
     interval = _interval(row, unit)
     correction = f" after Holm's correction for {tested} comparisons" if tested > 1 else ""
     if row["p_holm"] < 0.05:
-        return (
-            f"`{method}` is {size} {sign} than `{baseline}` in {metric} (95% interval {interval}, {seeds},"
-            f" p = {row['p_holm']:.2g}{correction})."
+        return doubts.qualify(
+            f"{method} is {size} {sign} than {baseline} in {metric} (95% interval {interval}, {seeds},"
+            f" p = {row['p_holm']:.2g}{correction})"
         )
-    sentence = f"`{method}` and `{baseline}` cannot be told apart in {metric}"
+    sentence = f"{method} and {baseline} cannot be told apart in {metric}"
     sentence += f" ({size} {sign}, 95% interval {interval}, {seeds}"
     if row["p"] < 0.05:
         sentence += f"; p = {row['p']:.2g} becomes {row['p_holm']:.2g}{correction}"
     needed = row["seeds_needed"]
-    if pd.notna(needed) and count < needed <= _MANY_SEEDS:
+    if pd.notna(needed) and pairs < needed <= _MANY_SEEDS:
         sentence += f"; to find a difference of this size takes about {int(needed)} seeds"
     elif pd.notna(needed) and needed > _MANY_SEEDS:
         sentence += f"; to find a difference of this size takes more than {_MANY_SEEDS} seeds"
-    return sentence + ")."
+    return doubts.qualify(sentence + ")")
+
+
+def _show_sign(difference: float, question: Question, unit: Unit) -> str:
+    is_better = difference > 0 if question.mode == "max" else difference < 0
+    sign = "better" if is_better else "worse"
+    return sign if unit.is_share else f"{sign} ({'higher' if difference > 0 else 'lower'})"
 
 
 def _interval(row: "pd.Series[Any]", unit: Unit) -> str:
@@ -117,58 +197,65 @@ def _interval(row: "pd.Series[Any]", unit: Unit) -> str:
 
 def caveats(
     question: Question,
+    runs: pd.DataFrame,
+    settings: pd.DataFrame,
     summary: pd.DataFrame,
-    edges: list[tuple[str, str, Any, str]],
-    unequal: list[str],
-    are_seeds_alike: bool,
+    edges: Sequence[tuple[str, str, Any, str]],
 ) -> list[str]:
-    """Return what a reader must know before believing the verdicts.
+    """Return what a reader must know of seeds, selection and failures before believing the verdicts.
 
     Args:
         question: What was asked.
+        runs: A row per run.
+        settings: A row per method and setting.
         summary: A row per method.
-        edges: Selected values at an end of the sweep.
-        unequal: What the methods did not share.
-        are_seeds_alike: Whether the seeds made no difference to weights and batches.
+        edges: Best values at an end of the sweep.
 
     """
-    found = []
+    notes = []
     seeds = int(summary["seeds"].max())
     if 0 < seeds < MIN_SEEDS:
         number = {1: "One seed is", 2: "Two seeds are"}[seeds]
-        found.append(f"{number} too few to tell differences from chance: take {MIN_SEEDS} at least, better 5 or more.")
-    for (name, value, end), methods in _group_edges(edges).items():
-        beyond, whose = "lower" if end == "lowest" else "higher", _enumerate([f"`{method}`" for method in methods])
-        found.append(
-            f"The best {name} of {whose}, {show_value(value)}, is the {end} of the sweep: the true best may be {beyond}"
-            f" still, and the figures of a method be better there."
-        )
-    found += [f"Not the same for all methods: {what}." for what in unequal]
-    if are_seeds_alike:
-        found.append(
-            "All seeds began with the same weights and saw the same batches: something in the module or the data sets"
-            " its own seed, so that the runs repeat each other, and neither intervals nor verdicts mean anything."
-        )
-    failed = summary[summary["failed"] > 0]
-    for method, row in failed.iterrows():
-        runs = "1 run" if row["failed"] == 1 else f"{int(row['failed'])} runs"
-        found.append(
-            f"{runs} of `{method}` diverged or crashed (see `runs.csv`); settings without failures are preferred."
+        notes.append(f"{number} too few to tell differences from chance: take {MIN_SEEDS} at least, better 5 or more.")
+    notes += _describe_edges(question, edges) + _describe_ties(question, settings)
+    for method, row in summary[summary["failed"] > 0].iterrows():
+        statuses = set(runs.loc[runs["method"] == method, "status"])
+        reason = "diverged, crashed or did not log the metric" if "not measured" in statuses else "diverged or crashed"
+        notes.append(
+            f"{count(int(row['failed']), 'run')} of {code(method)} {reason} (see `runs.csv`)"
+            + ("." if question.is_shared else "; settings without failures are preferred.")
         )
     expected = len(question.seeds)
     for method, row in summary.iterrows():
         if 0 < row["seeds"] < expected:
-            found.append(f"Of `{method}`, only {int(row['seeds'])} of {expected} seeds at the selected setting count.")
-    return found
+            where = "" if question.is_shared else " at the selected setting"
+            notes.append(f"Of {code(method)}, only {int(row['seeds'])} of {expected} seeds{where} count.")
+    return notes
 
 
-def _group_edges(edges: list[tuple[str, str, Any, str]]) -> dict[tuple[str, Any, str], list[str]]:
+def _describe_edges(question: Question, edges: Sequence[tuple[str, str, Any, str]]) -> list[str]:
     grouped: dict[tuple[str, Any, str], list[str]] = {}
-    for method, name, value, end in edges:
-        grouped.setdefault((name, value, end), []).append(method)
-    return grouped
+    for method, key, value, end in edges:
+        grouped.setdefault((key, value, end), []).append(code(method))
+    notes = [
+        f"The best {clean(key)} of {enumerate_names(methods)}, {clean(show_value(value))}, is the {end} of the sweep:"
+        f" the true best may be {'lower' if end == 'lowest' else 'higher'} still, where the method may do better."
+        for (key, value, end), methods in grouped.items()
+    ]
+    lengths = dict(zip(short_names(question.sweep), map(len, question.sweep.values()), strict=True))
+    short = [clean(key) for key in dict.fromkeys(key for key, *_ in grouped) if lengths[key] == 2]
+    if short:
+        notes.append(f"A sweep of two values has only ends: take more values of {enumerate_names(short)}.")
+    return notes
 
 
-def _enumerate(names: list[str]) -> str:
-    *first, last = names
-    return f"{', '.join(first)} and {last}" if first else last
+def _describe_ties(question: Question, settings: pd.DataFrame) -> list[str]:
+    notes = []
+    for method, rows in settings[settings["tied"]].groupby("method", sort=False):
+        if len(rows) > 1:
+            (selected,) = rows.loc[rows["selected"], "setting"]
+            notes.append(
+                f"{len(rows)} settings of {code(method)} are equally good in {code(question.monitor)}"
+                f" ({clean(listing(rows['setting'].tolist(), 5))}); `{clean(selected)}` is taken."
+            )
+    return notes

@@ -9,6 +9,7 @@ from lightning_znorm.__main__ import main
 from lightning_znorm.compare.options import ask
 
 TINY = "tests.compare.tiny"
+SWEEP, MIDDLE = {"lr": [0.1, 0.01, 0.001]}, {"lr": 0.01}  # a setting that is no end
 FLAGS = [
     f"--model={TINY}.TinyModel",
     f"--data={TINY}.TinyData",
@@ -69,10 +70,21 @@ def result(method, seed, setting=None, *, val=0.5, test=0.5, curve=None, status=
         "batches_hash": f"b{seed}",
         "seconds": {"all": 2.0, "step": 0.01},
         "steps": 10,
+        "ended": "max_epochs",
+        "stopped_early": False,
         "epochs": 2,
         "device": "cpu",
         **changes,
     }
+
+
+def results_of(tests, **changes):
+    """Results at one setting: test metrics of each method by seed."""
+    return [
+        result(method, seed, val=value, test=value, **changes)
+        for method, values in tests.items()
+        for seed, value in enumerate(values)
+    ]
 
 
 def read_results(folder):

@@ -41,6 +41,21 @@ def test_a_line_per_run_where_there_is_no_terminal(capsys, clock):
     ]
 
 
+def test_the_line_has_the_metric_as_last_logged_and_an_early_end(capsys, clock):
+    results = [
+        result("none", 0, val=0.75, steps=4, ended="early stopping (EarlyStopping)", stopped_early=True),
+        result("none", 1, val=0.5),
+        result("none", 2, curve=[]),
+    ]
+    results[1]["curve"].append({"epoch": 2, "step": 2, "metrics": {"val_loss": 1.0}})
+    with Display("runs", total=3, done=0, monitor="val_acc", jobs=1) as display:
+        for seed, each in enumerate(results):
+            display.show(Event(task(seed), "started"))
+            display.show(Event(task(seed), "done", 1.0, result=each))
+    outcomes = [line.partition(": ")[2].rpartition(" (2.0 s")[0] for line in capsys.readouterr().err.splitlines()]
+    assert outcomes == ["val_acc 0.75, 4 steps (EarlyStopping)", "val_acc 0.5", "val_acc was not measured"]
+
+
 def test_the_time_that_is_left(clock):
     with Display("runs", total=10, done=2, monitor="val_acc", jobs=2, seconds=80.0) as display:
         assert display.seconds_left() == 40  # from the trial: 8 runs of 10 s, two at a time

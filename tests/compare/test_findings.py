@@ -6,23 +6,15 @@ import re
 import pytest
 
 from lightning_znorm.compare.report import find, show_settings, show_summary
-from tests.compare.helpers import approx, question, result
+from tests.compare.helpers import MIDDLE, SWEEP, approx, question, result, results_of
 
 LRS = ({"lr": 0.1}, {"lr": 0.01})
 
 
-def results_of(tests, **changes):
-    """Results at one setting: test metrics of each method by seed."""
-    return [
-        result(method, seed, val=value, test=value, **changes)
-        for method, values in tests.items()
-        for seed, value in enumerate(values)
-    ]
-
-
 def verdicts(tests, **changes):
-    asked = question(**{"methods": list(tests), "sweep": None, "seeds": len(next(iter(tests.values()))), **changes})
-    return find(asked, results_of(tests)).verdicts
+    """Verdicts where a setting in the middle of the sweep is selected."""
+    asked = question(**{"methods": list(tests), "sweep": SWEEP, "seeds": len(next(iter(tests.values()))), **changes})
+    return find(asked, results_of(tests, setting=MIDDLE)).verdicts
 
 
 def test_the_setting_is_selected_on_validation_and_reported_on_test():
@@ -119,12 +111,13 @@ def test_no_difference_that_can_be_told():
 
 
 def test_two_seeds_are_too_few_however_clear_it_looks():
-    asked = question(methods="none,znorm", sweep=None, seeds=2)
-    found = find(asked, results_of({"none": [0.5, 0.5], "znorm": [0.9, 0.9001]}))
+    asked = question(methods="none,znorm", sweep=SWEEP, seeds=2)
+    found = find(asked, results_of({"none": [0.5, 0.5], "znorm": [0.9, 0.9001]}, setting=MIDDLE))
     assert found.verdicts == [
         "`znorm` against `none`: two seeds are too few to tell (40.0 points better in test_acc with 2 seeds)."
     ]
-    assert found.caveats[0].startswith("Two seeds are too few to tell differences from chance")
+    assert found.caveats[1].startswith("Two seeds are too few to tell differences from chance")
+    assert show_summary(asked, found)["p (Holm)"].tolist() == ["–", "–"]
 
 
 def test_one_seed():
@@ -141,8 +134,8 @@ def test_methods_that_are_the_same():
 def test_seeds_that_differ_by_the_same_leave_nothing_to_judge_chance_by():
     (verdict,) = verdicts({"none": [0.80, 0.81, 0.82], "znorm": [0.85, 0.86, 0.87]})
     assert verdict == (
-        "`znorm` against `none`: all 3 seeds differ by the same 5.0 points (better in test_acc), which leaves nothing"
-        " to judge chance by."
+        "`znorm` is better than `none` in test_acc by the same 5.0 points in all 3 seeds, which leaves nothing to judge"
+        " chance by."
     )
 
 
@@ -195,7 +188,11 @@ def test_a_rate_at_the_edge_of_the_sweep(best, expected):
 
 
 def test_a_sweep_of_names_has_no_edge():
-    results = [result("none", seed, {"optimizer": name}) for name in ("SGD", "Adam") for seed in range(3)]
+    results = [
+        result("none", seed, {"optimizer": name}, val=val)
+        for name, val in (("SGD", 0.5), ("Adam", 0.6))
+        for seed in range(3)
+    ]
     assert not find(question(methods="none", sweep={"optimizer": ["SGD", "Adam"]}), results).caveats
 
 
@@ -240,3 +237,20 @@ def test_missing_figures_are_dashes():
     )
     assert shown["difference"].tolist() == ["–"]
     assert math.isnan(find(question(methods="none", sweep=None), [result("none", 0)]).summary.loc["none", "p"])
+
+
+def test_an_infinite_metric_has_diverged():
+    results = results_of({"none": [0.5] * 3, "znorm": [math.inf, math.nan, 0.5]})
+    found = find(question(methods="none,znorm", sweep=None), results)
+    assert found.runs["status"].tolist() == ["finished"] * 3 + ["diverged"] * 2 + ["finished"]
+
+
+def test_a_column_has_equally_many_decimals():
+    asked = question(methods="none,znorm", sweep=None, seeds=1)
+    results = [
+        result(method, 0, val=value, test=value, seconds={"all": 1.0, "step": value / 1000})
+        for method, value in (("none", 66.0), ("znorm", 65.4))
+    ]
+    shown = show_summary(asked, find(asked, results))
+    assert shown["test_acc"].tolist() == ["66.0", "65.4"]
+    assert shown["ms per step"].tolist() == ["66.0", "65.4"]

@@ -82,6 +82,13 @@ def test_equal_differences_cannot_be_judged_and_none_are_no_difference():
     assert found["off"].mean == pytest.approx(0.1)
 
 
+def test_rounding_of_a_method_is_no_evidence_where_the_baseline_is_zero():
+    noise = [0.25, 0.25 + 3e-8, 0.25, 0.25 - 3e-8, 0.25]
+    found = differences_to(dict.fromkeys(range(5), 0.0), {"a": dict(enumerate(noise))})["a"]
+    assert math.isnan(found.p)
+    assert found.mean == pytest.approx(0.25)
+
+
 def test_seeds_needed_have_the_power_that_is_promised():
     generator = np.random.default_rng(1)
     values = generator.normal(0.8, 1.0, size=6)

@@ -1,0 +1,241 @@
+"""How the runs were made, in sentences: what they shared, how long they trained, what was logged."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pandas as pd
+
+from lightning_znorm.compare.options import Question
+from lightning_znorm.compare.plan import show_setting
+from lightning_znorm.compare.tables import rows_with
+from lightning_znorm.compare.text import show_value
+from lightning_znorm.compare.wording import code, count, enumerate_names, show_reason
+
+_RANDOM_REMARK = (
+    " Most likely a callback of the method draws random numbers; dropout masks and random augmentation differ from then"
+    " on."
+)
+
+
+@dataclass
+class Agreement:
+    """Whether the methods shared something, by its hashes.
+
+    Attributes:
+        name: What it is.
+        hashed: What the hash is of.
+        remark: Why it may differ.
+        cases: Number of settings and seeds in which runs of several methods could be compared.
+        differing: Where they differ: setting and seed, the methods, from which epoch on.
+
+    """
+
+    name: str
+    hashed: str
+    remark: str = ""
+    cases: int = 0
+    differing: list[tuple[str, str]] = field(default_factory=list)
+
+    @property
+    def caveat(self) -> str:
+        """Where methods differ."""
+        where, how = self.differing[0]
+        return (
+            f"Not the same for all methods: the {self.name} differ between methods in {len(self.differing)} of"
+            f" {self.cases} cases (first: {where}): {how}.{self.remark}"
+        )
+
+
+def find_agreements(question: Question, results: Sequence[Mapping[str, Any]]) -> list[Agreement]:
+    """Compare initial weights, batches and random numbers of the runs that have a setting and a seed in common."""
+    weights = Agreement("initial weights", "the initial weights")
+    batches = Agreement("batches", "the first two batches of each epoch that they have in common")
+    random = Agreement(
+        "random numbers", "the states of all random number generators at each epoch's end", _RANDOM_REMARK
+    )
+    cases: dict[tuple[str, int], list[Mapping[str, Any]]] = {}
+    for result in results:
+        cases.setdefault((show_setting(result["setting"]), result["seed"]), []).append(result)
+    for (setting, seed), runs in cases.items():
+        where = f"{setting}, seed {seed}" if setting else f"seed {seed}"
+        ordered = sorted(runs, key=lambda run: run["method"] != question.baseline)
+        hashed = [run for run in ordered if run.get("weights_hash")]
+        _note(weights, where, [(run, _is_other(hashed[0], run, "weights_hash")) for run in hashed], hashed)
+        finished = [run for run in ordered if run["status"] == "finished"]
+        differences = [(run, *_compare_epochs(finished[0], run)) for run in finished]
+        _note(batches, where, [(run, epoch) for run, epoch, _ in differences], finished)
+        _note(random, where, [(run, epoch) for run, _, epoch in differences], finished)
+    return [weights, batches, random]
+
+
+def _note(
+    agreement: Agreement,
+    where: str,
+    epochs: Sequence[tuple[Mapping[str, Any], int | None]],
+    runs: Sequence[Mapping[str, Any]],
+) -> None:
+    """Note the first epoch in which each run differs from the first run: 0 for none, -1 for one that is not known."""
+    known = [(run, epoch) for run, epoch in epochs[1:] if epoch is not None]
+    agreement.cases += bool(known)
+    differing = [(run, epoch) for run, epoch in known if epoch]
+    if differing:
+        methods = enumerate_names([code(run["method"]) for run, _ in differing])
+        since = min(epoch for _, epoch in differing)
+        how = f"{methods} against {code(runs[0]['method'])}" + (f", from epoch {since} on" if since > 0 else "")
+        agreement.differing.append((where, how))
+
+
+def _is_other(first: Mapping[str, Any], run: Mapping[str, Any], name: str) -> int:
+    return -1 if first[name] != run[name] else 0
+
+
+def _compare_epochs(first: Mapping[str, Any], run: Mapping[str, Any]) -> tuple[int | None, int | None]:
+    """Return from which epoch on batches and random numbers differ, as :func:`_note` takes it, ``None`` if unknown."""
+    epochs = list(zip(first.get("epoch_hashes") or [], run.get("epoch_hashes") or [], strict=False))
+    if not epochs:
+        is_known = first.get("batches_hash") and run.get("batches_hash") and first.get("steps") == run.get("steps")
+        return _is_other(first, run, "batches_hash") if is_known else None, None
+    random: int | None = 0 if all(entry.get("random") for entry in epochs[0]) else None
+    for epoch, (mine, other) in enumerate(epochs, start=1):
+        if mine["batches"] != other["batches"]:
+            return epoch, random
+        if random == 0 and mine.get("random") != other.get("random"):
+            random = epoch
+    return 0, random
+
+
+def are_seeds_alike(runs: pd.DataFrame) -> bool:
+    """Say whether runs of different seeds had the same first weights and the same batches."""
+    finished = runs[(runs["status"] == "finished") & (runs["weights_hash"] != "")]
+    groups = finished.groupby(["method", "setting"])
+    seeds = groups["seed"].nunique()
+    kinds = groups.apply(lambda group: len(group[["weights_hash", "batches_hash"]].drop_duplicates()))
+    return bool((seeds > 1).any() and (kinds[seeds > 1] == 1).all())
+
+
+def describe_sharing(agreements: Sequence[Agreement]) -> str:
+    """Say what the hashes show of what the methods shared, and nothing else."""
+    same = [agreement.hashed for agreement in agreements if agreement.cases and not agreement.differing]
+    other = [f"the {agreement.name}" for agreement in agreements if agreement.differing]
+    unknown = [f"the {agreement.name}" for agreement in agreements if not agreement.cases]
+    sentences = ["The methods share their seeds."]
+    if same:
+        sentences.append(f"By hashes, the runs that finished also shared {enumerate_names(same)}.")
+    if other:
+        sentences.append(f"They did not all share {enumerate_names(other)}; see the notes above.")
+    if unknown:
+        sentences.append(f"Whether they shared {enumerate_names(unknown)} was not checked.")
+    return " ".join(sentences)
+
+
+def find_lengths(chosen: Mapping[str, pd.DataFrame]) -> list[str]:
+    """Return caveats about methods that were not trained, or not equally long."""
+    caveats = []
+    known = {method: runs for method, runs in chosen.items() if runs["steps"].notna().all()}
+    untrained = [code(method) for method, runs in known.items() if (runs["steps"] == 0).any()]
+    if untrained:
+        caveats.append(
+            f"Runs of {enumerate_names(untrained)} made no training step. Is there an optimizer, and a batch to train"
+            " on?"
+        )
+    if len({steps for runs in known.values() for steps in runs["steps"]}) > 1:
+        lengths = [f"{code(method)} was trained for {describe_length(runs)}" for method, runs in known.items()]
+        caveats.append(f"Not trained equally long: {', '.join(lengths)}. A difference may come from that alone.")
+    return caveats
+
+
+def describe_length(runs: pd.DataFrame) -> str:
+    """Return the steps of some runs and why they ended, such as ``4 to 9 steps (EarlyStopping)``."""
+    low, high = int(runs["steps"].min()), int(runs["steps"].max())
+    reasons = dict.fromkeys(show_reason(ended) for ended in runs["ended"].dropna())
+    why = f" ({', '.join(reasons)})" if reasons else ""
+    return (count(low, "step") if low == high else f"{low} to {high} steps") + why
+
+
+def find_gaps(question: Question, results: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return caveats about a monitor that was first logged late, or was not logged at the end."""
+    measured = [result for result in results if result["status"] == "finished" and rows_with(question.monitor, result)]
+    late, stale = [], []
+    for result in measured:
+        curve, logged = result["curve"], rows_with(question.monitor, result)
+        run = f"{code(result['method'])}, seed {result['seed']}"
+        if logged[0] is not curve[0]:
+            late.append(f"{run}: at step {logged[0]['step']}")
+        if logged[-1] is not curve[-1]:
+            steps = result.get("steps")
+            end = curve[-1]["step"] if steps is None else steps
+            stale.append(f"{run}: from step {logged[-1]['step']} of {end}")
+    caveats, name, runs = [], code(question.monitor), count(len(measured), "run")
+    if stale:
+        caveats.append(
+            f"{name} was not logged in the last validation of {len(stale)} of {runs}, so that an older value of it is"
+            f" used (first: {stale[0]})."
+        )
+    if late:
+        caveats.append(f"{name} was not logged before a later validation in {len(late)} of {runs} (first: {late[0]}).")
+    return caveats
+
+
+def describe_procedure(
+    question: Question,
+    runs: pd.DataFrame,
+    settings: pd.DataFrame,
+    summary: pd.DataFrame,
+    agreements: Sequence[Agreement],
+    axis: str,
+) -> list[str]:
+    """Return how the comparison was made, in paragraphs."""
+    monitor, seeds = code(question.monitor), enumerate_names([str(seed) for seed in question.seeds])
+    several = len(question.methods) > 1
+    who = "All methods were" if several else "The method was"
+    given = f"the seed {seeds}" if len(question.seeds) == 1 else f"the seeds {seeds}"
+    done = (
+        f"So far, {len(runs)} of {count(len(question.runs), 'run')} are done. "
+        if len(runs) < len(question.runs)
+        else ""
+    )
+    if question.is_shared:
+        making = f"{done}{who} trained at one{' shared' * several} setting, with {given}; no setting was selected."
+    else:
+        best = "highest" if question.mode == "max" else "lowest"
+        making = (
+            f"{done}{'Each' if several else 'The'} method was trained with every setting and {given}. Its selected"
+            f" setting is, among those whose runs failed least, the one with the {best} mean of {monitor} on the"
+            " validation split, as last logged."
+        )
+        if settings.groupby("method")["tied"].sum().max() > 1:
+            making += (
+                " Means that differ by less than a millionth are ties: of neighboring values the middle one is"
+                " selected, otherwise the first."
+            )
+    making += (
+        f" The figures above are {code(question.test_monitor)} on the test split, with the weights after the last step."
+    )
+    finished = runs[runs["status"] == "finished"]
+    if len(finished) and finished["steps"].notna().all():
+        making += f" The runs that finished were trained for {describe_length(finished)}."
+    if several:
+        making += f" {describe_sharing(agreements)}"
+    reading = "Intervals are Student's t over the seeds, at 95%."
+    tested = int((summary["p"].notna() & (summary.index != question.baseline)).sum())
+    if several:
+        reading += " Differences are paired by seed and tested by a t-test"
+        reading += f", with p-values corrected for {tested} comparisons after Holm." if tested > 1 else "."
+        reading += (
+            f" {axis.capitalize()}s are counted until the mean of {code(question.baseline)}'s final {monitor} is"
+            " reached on the validation split."
+        )
+    reading += ' "ms per step" is the time between training batches, next to whatever else the machine was doing.'
+    return [making, reading]
+
+
+def describe_context(runs: pd.DataFrame) -> str:
+    """Return versions, device and the time that the runs took."""
+    parts = []
+    for column in ("torch", "lightning", "device"):
+        values = sorted({str(value) for value in runs[column].dropna()})
+        if values:
+            parts.append(", ".join(values) if column == "device" else f"{column} {', '.join(values)}")
+    hours = runs["seconds"].sum() / 3600
+    return "; ".join([*parts, f"{show_value(round(hours, 2))} hours of runs"])

@@ -1,0 +1,130 @@
+"""What the report says of how the runs were made, from results that are made up."""
+
+import pytest
+
+from lightning_znorm.compare.plots import plot_curves
+from lightning_znorm.compare.report import find, show_summary
+from tests.compare.helpers import question, result
+
+
+def hashes(*epochs):
+    """Of batches and random numbers, an entry per epoch."""
+    return [{"batches": batches, "random": random} for batches, random in epochs]
+
+
+def test_early_stopping_is_told_and_is_no_difference_of_the_batches():
+    full = hashes(*((f"b{epoch}", f"r{epoch}") for epoch in range(4)))
+    results = []
+    for seed in range(3):
+        early = {"steps": 4, "ended": "early stopping (EarlyStopping)", "stopped_early": True, "batches_hash": "b0"}
+        results.append(result("none", seed, epoch_hashes=full[:1], **early))
+        results.append(result("znorm", seed, epoch_hashes=full, steps=16, batches_hash="b3"))
+    asked = question(methods="none,znorm", sweep=None)
+    found = find(asked, results)
+    assert found.caveats == [
+        "Not trained equally long: `none` was trained for 4 steps (EarlyStopping), `znorm` was trained for 16 steps"
+        " (max_epochs). A difference may come from that alone."
+    ]
+    assert found.runs["ended"].tolist() == ["early stopping (EarlyStopping)", "max_epochs"] * 3
+    assert found.runs["steps"].tolist() == [4, 16] * 3
+    assert show_summary(asked, found)["steps"].tolist() == ["4 steps (EarlyStopping)", "16 steps (max_epochs)"]
+    results[0]["steps"] = 6
+    assert "`none` was trained for 4 to 6 steps (EarlyStopping)," in find(asked, results).caveats[0]
+
+
+def test_older_results_of_other_lengths_are_not_compared_by_their_batches():
+    results = [result("none", 0, batches_hash="x", steps=4, ended=None), result("znorm", 0, ended=None)]
+    found = find(question(methods="none,znorm", sweep=None, seeds=1), results)
+    assert not [caveat for caveat in found.caveats if "batches" in caveat]
+    assert "Whether they shared the batches and the random numbers was not checked." in found.procedure[0]
+
+
+def test_the_epoch_and_the_method_of_other_batches_and_random_numbers_are_named():
+    same = hashes(("a", "1"), ("b", "2"), ("c", "3"))
+    results = []
+    for seed in range(3):
+        results.append(result("none", seed, epoch_hashes=same))
+        results.append(result("clip", seed, epoch_hashes=hashes(("a", "1"), ("b", "9"), ("d", "9"))))
+        results.append(result("znorm", seed, epoch_hashes=same))
+    found = find(question(methods="none,clip,znorm", sweep=None), results)
+    assert found.caveats == [
+        "Not the same for all methods: the batches differ between methods in 3 of 3 cases (first: seed 0): `clip`"
+        " against `none`, from epoch 3 on.",
+        "Not the same for all methods: the random numbers differ between methods in 3 of 3 cases (first: seed 0):"
+        " `clip` against `none`, from epoch 2 on. Most likely a callback of the method draws random numbers; dropout"
+        " masks and random augmentation differ from then on.",
+    ]
+    assert (
+        "also shared the initial weights. They did not all share the batches and the random numbers"
+        in (found.procedure[0])
+    )
+
+
+def test_what_was_shared_is_claimed_as_far_as_hashes_say():
+    asked = question(methods="none,znorm", sweep=None, seeds=1)
+    same = hashes(("a", "1"))
+    found = find(asked, [result(method, 0, epoch_hashes=same) for method in ("none", "znorm")])
+    assert (
+        "The methods share their seeds. By hashes, the runs that finished also shared the initial weights, the first"
+        " two batches of each epoch that they have in common and the states of all random number generators at each"
+        " epoch's end."
+    ) in found.procedure[0]
+    assert "not" not in found.procedure[0].partition("The methods share")[2]
+    found = find(asked, [result(method, 0, weights_hash=name) for method, name in (("none", ""), ("znorm", "w"))])
+    assert "Whether they shared the initial weights and the random numbers was not checked." in found.procedure[0]
+    assert not [caveat for caveat in found.caveats if "weights" in caveat]
+
+
+def rows(*values):
+    """A curve; without the monitor where there is no value."""
+    return [
+        {
+            "epoch": number,
+            "step": 8 * number,
+            "metrics": {"val_loss": 1.0} | ({} if value == "" else {"val_acc": value}),
+        }
+        for number, value in enumerate(values, start=1)
+    ]
+
+
+def test_a_monitor_that_comes_late_or_is_stale_at_the_end_is_told():
+    results = [result("none", seed) | {"curve": rows(0.1, 0.2, 0.3), "steps": 24} for seed in range(3)]
+    asked = question(methods="none", sweep=None)
+    assert not find(asked, results).caveats
+    results[1]["curve"] = rows("", 0.7, "")
+    found = find(asked, results)
+    assert found.runs["validation"].tolist() == [0.3, 0.7, 0.3]
+    assert found.runs["status"].tolist() == ["finished"] * 3
+    assert found.caveats == [
+        "`val_acc` was not logged in the last validation of 1 of 3 runs, so that an older value of it is used (first:"
+        " `none`, seed 1: from step 16 of 24).",
+        "`val_acc` was not logged before a later validation in 1 of 3 runs (first: `none`, seed 1: at step 16).",
+    ]
+
+
+def test_a_monitor_that_was_never_logged_was_not_measured():
+    results = [
+        result("none", 0),
+        result("none", 1) | {"curve": rows("", "")},
+        result("none", 2) | {"curve": rows(None, "")},
+    ]
+    found = find(question(methods="none", sweep=None), results)
+    assert found.runs["status"].tolist() == ["finished", "not measured", "diverged"]
+    assert any("2 runs of `none` diverged, crashed or did not log the metric" in caveat for caveat in found.caveats)
+
+
+@pytest.mark.parametrize("epochs", [[None] * 3, [1.0] * 3])
+def test_validations_are_counted_in_steps_where_epochs_are_not_known(epochs):
+    curve = [
+        {"epoch": epoch, "step": step, "metrics": {"val_acc": step / 100}}
+        for epoch, step in zip(epochs, (10, 20, 30), strict=True)
+    ]
+    asked = question(methods="none,znorm", sweep=None, seeds=2)
+    found = find(asked, [result(method, seed) | {"curve": curve} for method in ("none", "znorm") for seed in (0, 1)])
+    assert show_summary(asked, found)["steps to none's final val_acc"].tolist() == ["30", "30"]
+    assert found.summary["steps_to_baseline"].tolist() == [30, 30]
+    assert found.summary["epochs_to_baseline"].isna().all()
+    assert "Steps are counted until" in found.procedure[1]
+    panel = plot_curves(asked, found.summary, found.curves, found.losses, found.unit, found.axis).axes[0]
+    assert panel.get_xlabel() == "step"
+    assert panel.lines[0].get_xdata().tolist() == [10, 20, 30]
