@@ -98,7 +98,8 @@ def plot_sweep(question: Question, settings: pd.DataFrame, unit: Unit) -> Figure
         axis.set_title(_text(combination), fontsize=10)
         _tidy(axis)
     _legend_below(figure)
-    figure.suptitle("Mean and range of the seeds; ringed: selected", fontsize=11)
+    failed = "; x: runs failed" if (settings["failed"] > 0).any() else ""
+    figure.suptitle(f"Mean and range of the seeds; ringed: selected{failed}", fontsize=11)
     return figure
 
 
@@ -128,7 +129,6 @@ def _draw_sweep(axis: Axes, question: Question, frame: pd.DataFrame, key: str, u
         positions, colors = zip(*failures, strict=True)
         bottom = axis.get_xaxis_transform()
         axis.scatter(positions, [0.03] * len(failures), marker="x", c=colors, transform=bottom, zorder=5)
-        axis.annotate("x: runs failed", (0.99, 0.01), xycoords="axes fraction", ha="right", va="bottom", fontsize=8)
     if logarithmic:
         axis.set_xscale("log")
     if len(values) <= 8:

@@ -140,8 +140,8 @@ def find_lengths(chosen: Mapping[str, pd.DataFrame]) -> list[str]:
             " on?"
         )
     if len({steps for runs in known.values() for steps in runs["steps"]}) > 1:
-        lengths = [f"{code(method)} was trained for {describe_length(runs)}" for method, runs in known.items()]
-        caveats.append(f"Not trained equally long: {', '.join(lengths)}. A difference may come from that alone.")
+        lengths = [f"{code(method)} for {describe_length(runs)}" for method, runs in known.items()]
+        caveats.append(f"Not trained equally long: {enumerate_names(lengths)}. A difference may come from that alone.")
     return caveats
 
 

@@ -185,10 +185,11 @@ def show_summary(question: Question, findings: Findings) -> pd.DataFrame:
         heading = "setting" if question.is_shared else "selected setting"
         columns[heading] = [row["setting"] if row["seeds"] else "–" for row in rows]
     columns[f"{question.test_monitor}{unit.heading}"] = unit.column(summary["test"].tolist())
-    intervals = [unit.interval_of_metric(row["test_low"], row["test_high"]) or "–" for row in rows]
-    columns["95% interval"] = intervals
+    columns["95% interval"] = [unit.interval(row["test_low"], row["test_high"]) or "–" for row in rows]
     columns["difference"] = ["–" if pd.isna(row["difference"]) else _signed(row["difference"], unit) for row in rows]
-    columns["95% interval "] = [unit.interval(row["difference_low"], row["difference_high"]) or "–" for row in rows]
+    columns["95% interval "] = [
+        unit.interval_of_difference(row["difference_low"], row["difference_high"]) or "–" for row in rows
+    ]
     lost = summary["seeds_failed"].fillna(0)
     is_tested = (summary["paired"] >= MIN_SEEDS) & summary["p_holm"].notna() & (lost == 0)
     is_tested &= bool(lost[question.baseline] == 0)

@@ -38,14 +38,18 @@ class Unit:
         return [self.value(value) for value in values] if self.is_share else align(values)
 
     def interval(self, low: float, high: float) -> str:
-        """Write an interval, nothing if there is none."""
-        return "" if math.isnan(low) else f"{self.value(low)} to {self.value(high)}"
-
-    def interval_of_metric(self, low: float, high: float) -> str:
-        """Write an interval of the metric itself, without what a share cannot be."""
-        if self.is_share and not math.isnan(low):
+        """Write an interval of the metric, without what a share cannot be; nothing if there is none."""
+        if math.isnan(low):
+            return ""
+        if self.is_share:
             low, high = max(low, 0.0), min(high, 1.0)
-        return self.interval(low, high)
+        return f"{self.value(low)} to {self.value(high)}"
+
+    def interval_of_difference(self, low: float, high: float) -> str:
+        """Write an interval of a difference, nothing if there is none."""
+        if math.isnan(low):
+            return ""
+        return f"{100 * low:.1f} to {100 * high:.1f}" if self.is_share else f"{low:.3g} to {high:.3g}"
 
     def difference(self, value: float) -> str:
         """Write the size of a difference."""
@@ -162,7 +166,8 @@ def _judge_one(row: "pd.Series[Any]", question: Question, unit: Unit, tested: in
             f"{method} is {sign} than {baseline} in {metric} by the same {size} in all {seeds}, which leaves nothing to"
             " judge chance by"
         )
-    interval = _interval(row, unit)
+    ends = row["difference_low"], row["difference_high"]  # in the direction of the sentence: positive is what it says
+    interval = unit.interval_of_difference(*ends) if difference > 0 else unit.interval_of_difference(-ends[1], -ends[0])
     correction = f" after Holm's correction for {tested} comparisons" if tested > 1 else ""
     if row["p_holm"] < 0.05:
         return doubts.qualify(
@@ -185,14 +190,6 @@ def _show_sign(difference: float, question: Question, unit: Unit) -> str:
     is_better = difference > 0 if question.mode == "max" else difference < 0
     sign = "better" if is_better else "worse"
     return sign if unit.is_share else f"{sign} ({'higher' if difference > 0 else 'lower'})"
-
-
-def _interval(row: "pd.Series[Any]", unit: Unit) -> str:
-    """Write the interval in the direction of the sentence, so that positive is what the sentence says."""
-    low, high = row["difference_low"], row["difference_high"]
-    if row["difference"] < 0:
-        low, high = -high, -low
-    return f"{100 * low:.1f} to {100 * high:.1f}" if unit.is_share else f"{low:.3g} to {high:.3g}"
 
 
 def caveats(

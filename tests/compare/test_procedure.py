@@ -22,14 +22,14 @@ def test_early_stopping_is_told_and_is_no_difference_of_the_batches():
     asked = question(methods="none,znorm", sweep=None)
     found = find(asked, results)
     assert found.caveats == [
-        "Not trained equally long: `none` was trained for 4 steps (EarlyStopping), `znorm` was trained for 16 steps"
-        " (max_epochs). A difference may come from that alone."
+        "Not trained equally long: `none` for 4 steps (EarlyStopping) and `znorm` for 16 steps (max_epochs). A"
+        " difference may come from that alone."
     ]
     assert found.runs["ended"].tolist() == ["early stopping (EarlyStopping)", "max_epochs"] * 3
     assert found.runs["steps"].tolist() == [4, 16] * 3
     assert show_summary(asked, found)["steps"].tolist() == ["4 steps (EarlyStopping)", "16 steps (max_epochs)"]
     results[0]["steps"] = 6
-    assert "`none` was trained for 4 to 6 steps (EarlyStopping)," in find(asked, results).caveats[0]
+    assert "`none` for 4 to 6 steps (EarlyStopping)" in find(asked, results).caveats[0]
 
 
 def test_older_results_of_other_lengths_are_not_compared_by_their_batches():
