@@ -93,16 +93,15 @@ def _is_other(first: Mapping[str, Any], run: Mapping[str, Any], name: str) -> in
 def _compare_epochs(first: Mapping[str, Any], run: Mapping[str, Any]) -> tuple[int | None, int | None]:
     """Return from which epoch on batches and random numbers differ, as :func:`_note` takes it, ``None`` if unknown."""
     epochs = list(zip(first.get("epoch_hashes") or [], run.get("epoch_hashes") or [], strict=False))
-    if not epochs:
-        is_known = first.get("batches_hash") and run.get("batches_hash") and first.get("steps") == run.get("steps")
-        return _is_other(first, run, "batches_hash") if is_known else None, None
-    random: int | None = 0 if all(entry.get("random") for entry in epochs[0]) else None
+    random: int | None = 0 if epochs and all(entry.get("random") for entry in epochs[0]) else None
     for epoch, (mine, other) in enumerate(epochs, start=1):
         if mine["batches"] != other["batches"]:
             return epoch, random
         if random == 0 and mine.get("random") != other.get("random"):
             random = epoch
-    return 0, random
+    if first.get("steps") == run.get("steps") and first.get("batches_hash") and run.get("batches_hash"):
+        return _is_other(first, run, "batches_hash"), random  # has the batches of an epoch that was not completed, too
+    return 0 if epochs else None, random
 
 
 def are_seeds_alike(runs: pd.DataFrame) -> bool:

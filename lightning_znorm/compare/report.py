@@ -144,8 +144,8 @@ def _draw(question: Question, findings: Findings, folder: Path) -> dict[str, byt
     }
     images = {}
     for name, make in makers.items():
-        (folder / name).unlink(missing_ok=True)  # of an earlier report
         try:
+            (folder / name).unlink(missing_ok=True)  # of an earlier report
             figure = make()
             if figure is not None:
                 images[name] = plots.render(figure)

@@ -60,6 +60,13 @@ def test_the_epoch_and_the_method_of_other_batches_and_random_numbers_are_named(
     )
 
 
+def test_other_batches_in_an_epoch_that_was_not_completed():
+    same = hashes(("a", "1"))
+    results = [result(m, 0, epoch_hashes=same, batches_hash=m) for m in ("none", "znorm")]
+    found = find(question(methods="none,znorm", sweep=None, seeds=1), results)
+    assert any("the batches differ between methods in 1 of 1 cases" in caveat for caveat in found.caveats)
+
+
 def test_what_was_shared_is_claimed_as_far_as_hashes_say():
     asked = question(methods="none,znorm", sweep=None, seeds=1)
     same = hashes(("a", "1"))
