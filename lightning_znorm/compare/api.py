@@ -54,21 +54,23 @@ def compare(
         sweep: Values of each argument of ``model_factory``; every method is run with each combination.
         seeds: Number of seeds, or the seeds.
         monitor: Metric that the module logs in its validation; each method's setting is selected by it.
-        mode: Whether a small (``"min"``) or a large (``"max"``) value of it is good; told from its name by default.
+        mode: Whether a small (``"min"``) or a large (``"max"``) value of it is good; by default taken from the words
+            of its name, an error if these do not say it.
         test_monitor: Metric that the module logs in its test, which is reported; the monitor with ``test`` for ``val``
             by default.
         baseline: Method from which the differences are taken; ``"none"`` by default, or the first.
         trainer: Arguments of the Trainer, such as ``max_epochs``.
         jobs: Number of runs side by side; by default one per visible GPU, or one for every two cores.
-        out: Folder for results and report; the same call goes on where it was interrupted. ``None`` keeps nothing.
+        out: Folder for results and report. The same call resumes where it was interrupted; functions, data and
+            callbacks are recognized by value. ``None`` keeps nothing.
         retry: Run again what has crashed.
 
     Returns:
         A row per method: ``setting``, ``seeds``, ``test``, ``test_low``, ``test_high``, ``difference``,
         ``difference_low``, ``difference_high``, ``paired``, ``p``, ``p_holm``, ``seeds_needed``, ``validation``,
-        ``epochs_to_baseline``, ``reached``, ``seconds_per_step``, ``seconds``, ``failed``. Intervals are at 95%;
-        differences are to the baseline, paired by seed. ``frame.attrs`` has ``"verdicts"`` and ``"caveats"``, lists of
-        sentences.
+        ``epochs_to_baseline``, ``steps_to_baseline``, ``reached``, ``steps``, ``seconds_per_step``, ``seconds``,
+        ``failed``, ``seeds_failed`` (of the selected setting). Intervals are at 95%; differences are to the baseline,
+        paired by seed. ``frame.attrs`` has ``"verdicts"`` and ``"caveats"``, lists of sentences.
 
     Raises:
         ValueError: If an argument is wrong, a metric is not logged, or ``out`` belongs to something else.

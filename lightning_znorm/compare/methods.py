@@ -108,11 +108,8 @@ def name_methods(methods: Mapping[str, Any]) -> list[Method]:
     """
     named = []
     for label, value in methods.items():
-        if not isinstance(label, str) or not label.strip() or not label.isprintable():
-            raise ValueError(
-                "Expected the keys of argument `methods` to be labels of the methods, each a text of one line, but got"
-                f" {label!r}."
-            )
+        if not isinstance(label, str) or not label.strip():
+            raise ValueError(f"Expected the keys of argument `methods` to be names of the methods, but got {label!r}.")
         if value is None or isinstance(value, str):
             (method,) = parse_methods(value or "none")
             named.append(Method(label, method.class_path, method.init_args, method.trainer))

@@ -66,8 +66,8 @@ def test_methods_by_name():
     assert quarter.identity() != half.identity()
     with pytest.raises(ValueError, match="to map 'x' to a callback, a list of callbacks, text"):
         name_methods({"x": [3]})
-    for label in (7, "", "two\nlines"):
-        with pytest.raises(ValueError, match="to be labels of the methods, each a text of one line, but got"):
+    for label in (7, ""):
+        with pytest.raises(ValueError, match="keys of argument `methods` to be names of the methods, but got"):
             name_methods({label: None})
 
 
