@@ -208,7 +208,7 @@ def _exists(pid: int) -> bool:
     """Say whether a process exists, a child of the fork server or an orphan."""
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, PermissionError):  # the second of a process of somebody else's
         return False
     return True
 

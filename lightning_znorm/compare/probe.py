@@ -47,8 +47,9 @@ def probe(question: Question, recipe: Recipe, pool: Pool, store: Store | None) -
     keys = {run.method.label: fingerprint([run.method.identity(), find_versions()]) for run in runs}
     todo = [run for run in runs if keys[run.method.label] not in known]
     with tempfile.TemporaryDirectory(prefix="lightning-znorm-") as folder:
+        described = recipe.describe()
         tasks = [
-            Task(run, recipe, Path(folder) / run.key, probe=True, identities=find_identities(run, recipe))
+            Task(run, recipe, Path(folder) / run.key, probe=True, identities=find_identities(run) | described)
             for run in todo
         ]
         # the first one alone: what it downloads is there for the others

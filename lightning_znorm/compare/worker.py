@@ -39,7 +39,8 @@ class Task:
         folder: Where its log and its result go.
         probe: Whether it is only tried, on a few batches.
         threads: Number of threads for PyTorch, ``None`` for as many as it likes.
-        identities: What the run depends on, by :func:`find_identities` of the process that asks for it.
+        identities: What the run depends on, as the process sees it that asks for it: :func:`find_identities`, in a
+            trial with the recipe's description.
         start_method: How the run starts processes of its own by default, such as the workers of data loaders.
         environment: Environment variables, such as ``CUDA_VISIBLE_DEVICES``.
 
@@ -113,7 +114,8 @@ def perform(task: Task, report: Any = None) -> dict[str, Any]:
     began = time.perf_counter()
     result: dict[str, Any] = {**describe(task.run), "status": "finished", "error": None, "test": {}}
     result |= {"started": datetime.now(UTC).isoformat(timespec="seconds"), "ended": None, "stopped_early": False}
-    result["unstable"] = differing(task.identities, find_identities(task.run, task.recipe if task.probe else None))
+    described = task.recipe.describe() if task.probe else {}
+    result["unstable"] = differing(task.identities, find_identities(task.run) | described)
     ready = fitted = None
     try:
         ingredients = task.recipe.make(
@@ -181,11 +183,10 @@ def describe(run: Run) -> dict[str, Any]:
     }
 
 
-def find_identities(run: Run, recipe: Recipe | None = None) -> dict[str, Any]:
-    """Return what a run depends on, as this process sees it; only what others see alike can be recognized later."""
-    parts: dict[str, Any] = {f"method {run.method.label}": run.method.identity()}
-    parts |= {f"the swept value of {key}": fingerprint(value) for key, value in run.setting.items()}
-    return parts | (recipe.describe() if recipe is not None else {})
+def find_identities(run: Run) -> dict[str, Any]:
+    """Return what tells a run from others, as this process sees it; only what others see alike can be recognized."""
+    swept = {f"the swept value of {key}": fingerprint(value) for key, value in run.setting.items()}
+    return {f"method {run.method.label}": run.method.identity(), **swept}
 
 
 def find_versions() -> dict[str, str]:
