@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from lightning_znorm._arguments import with_known_keywords
 from lightning_znorm._nonfinite import Nonfinite
 from lightning_znorm._warnings import warn_about_clipping
 from lightning_znorm.functional import GradientStats, centralize_, check_eps, znorm_
@@ -48,6 +49,7 @@ class ZNorm(GradientTransform):
         enabled: ``False`` makes the callback do nothing at all.
 
     Raises:
+        TypeError: If an argument is unknown, or ``exclude`` is anything but strings.
         ValueError: If an argument is out of its range.
         MisconfigurationException: At the start of ``fit``, if the Trainer's configuration is not supported, a pattern
             in ``exclude`` matches no parameter, or another enabled ``ZNorm`` is there.
@@ -65,6 +67,7 @@ class ZNorm(GradientTransform):
 
     log_prefix = "znorm"
 
+    @with_known_keywords
     def __init__(
         self,
         eps: float = 1e-10,
@@ -77,8 +80,7 @@ class ZNorm(GradientTransform):
         log_stats: LogStats = False,
         enabled: bool = True,
     ) -> None:
-        check_eps(eps)
-        self.eps = eps
+        self.eps = check_eps(eps)
         super().__init__(exclude, min_ndim, start_step, stop_step, nonfinite, max_skips, log_stats, enabled)
 
     def setup(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", stage: str) -> None:
@@ -123,6 +125,7 @@ class GradientCentralization(GradientTransform):
         enabled: ``False`` makes the callback do nothing at all.
 
     Raises:
+        TypeError: If an argument is unknown, or ``exclude`` is anything but strings.
         ValueError: If an argument is out of its range.
         MisconfigurationException: At the start of ``fit``, if the Trainer's configuration is not supported, a pattern
             in ``exclude`` matches no parameter, or another enabled ``GradientCentralization`` is there.
@@ -145,6 +148,7 @@ class GradientCentralization(GradientTransform):
 
     log_prefix = "gc"
 
+    @with_known_keywords
     def __init__(
         self,
         exclude: str | Sequence[str] = (),

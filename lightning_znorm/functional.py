@@ -1,6 +1,5 @@
 """Gradient transforms as functions on parameters, in the manner of :func:`torch.nn.utils.clip_grad_norm_`."""
 
-import math
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -8,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lightning_znorm._arguments import finite_number
+from lightning_znorm._errors import describe
 from lightning_znorm.backends import choose_centralize_, choose_znorm_
 
 __all__ = [
@@ -148,7 +149,7 @@ def znorm_(
         torch.Size([2])
 
     """
-    check_eps(eps)
+    eps = check_eps(eps)
 
     def edit_(gradients: list[Tensor]) -> Tensor:
         return choose_znorm_(gradients[0].device)(gradients, eps, grad_scale)
@@ -208,9 +209,7 @@ def _transform(
     grad_scale: Tensor | None,
 ) -> GradientStats:
     """Edit the gradients, those of one device at a time, each once."""
-    if isinstance(parameters, Tensor):
-        parameters = [parameters]
-    parameters = list(dict.fromkeys(parameters))
+    parameters = list(dict.fromkeys(_tensors(parameters)))
     if not parameters:
         warnings.warn(
             "`parameters` is empty (an exhausted generator?): no gradient was transformed.", UserWarning, stacklevel=4
@@ -224,6 +223,21 @@ def _transform(
         device: DeviceStats(index, *edit_(members)) for device, (index, members) in group_by_device(gradients).items()
     }
     return GradientStats(by_device)
+
+
+def _tensors(parameters: Tensor | Iterable[Tensor]) -> list[Tensor]:
+    """Return the argument ``parameters`` as a list; raise ``TypeError`` for anything but tensors."""
+    if isinstance(parameters, Tensor):
+        return [parameters]
+    expected = "Expected argument `parameters` to be a tensor or an iterable of tensors"
+    remedy = "Pass `model.parameters()`."
+    if not isinstance(parameters, Iterable):
+        raise TypeError(f"{expected}, but got {describe(parameters)}. {remedy}")
+    parameters = list(parameters)
+    if not all(issubclass(cls, Tensor) for cls in {*map(type, parameters)}):
+        wrong = next(entry for entry in parameters if not isinstance(entry, Tensor))
+        raise TypeError(f"{expected}, but one of its entries is {describe(wrong)}. {remedy}")
+    return parameters
 
 
 def group_by_device(tensors: Sequence[Tensor]) -> dict[torch.device, tuple[tuple[int, ...], list[Tensor]]]:
@@ -289,9 +303,11 @@ def require_transformable(gradient: Tensor, name: str, scaled: bool = False) -> 
         )
 
 
-def check_eps(eps: float) -> None:
-    """Raise ``ValueError`` unless ``eps`` is a positive finite number."""
-    if not (isinstance(eps, (int, float)) and math.isfinite(eps) and eps > 0):
+def check_eps(eps: float) -> float:
+    """Return ``eps`` as a ``float``; raise ``ValueError`` unless it is a positive finite number."""
+    number = finite_number(eps)
+    if number is None or number <= 0:
         raise ValueError(
-            f"Expected argument `eps` to be a positive finite number, but got {eps!r}. The default is 1e-10."
+            f"Expected argument `eps` to be a positive finite number, but got {describe(eps)}. The default is 1e-10."
         )
+    return number

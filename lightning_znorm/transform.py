@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any, Literal
 from torch import Tensor
 from torch.optim import Optimizer
 
+from lightning_znorm._arguments import count, integer, patterns, with_known_keywords
 from lightning_znorm._binding import Binding, has_tuner_callback, is_bound
 from lightning_znorm._checks import refuse_twins, refuse_unsupported
 from lightning_znorm._compat import Callback, MisconfigurationException
+from lightning_znorm._errors import describe
 from lightning_znorm._fit import Fit
 from lightning_znorm._nonfinite import Nonfinite, NonfinitePolicy
 from lightning_znorm._warnings import warn_about_idleness, warn_about_missing_logger
@@ -67,6 +69,7 @@ class GradientTransform(Callback, ABC):
         enabled: ``False`` makes the callback do nothing at all, for configuration files.
 
     Raises:
+        TypeError: If an argument is unknown, or ``exclude`` is anything but strings.
         ValueError: If an argument is out of its range.
         MisconfigurationException: At the start of ``fit``, if the Trainer's configuration is not supported.
 
@@ -86,6 +89,7 @@ class GradientTransform(Callback, ABC):
 
     log_prefix = "gradient"
 
+    @with_known_keywords
     def __init__(
         self,
         exclude: str | Sequence[str] = (),
@@ -98,28 +102,25 @@ class GradientTransform(Callback, ABC):
         enabled: bool = True,
     ) -> None:
         super().__init__()
-        for name, value in {"min_ndim": min_ndim, "start_step": start_step, "max_skips": max_skips}.items():
-            if not isinstance(value, int) or value < 0:
-                raise ValueError(f"Expected argument `{name}` to be an integer of at least 0, but got {value!r}.")
-        if stop_step is not None and (not isinstance(stop_step, int) or stop_step <= start_step):
+        self.exclude = patterns(exclude)
+        self.min_ndim = count("min_ndim", min_ndim)
+        self.start_step = count("start_step", start_step)
+        self.stop_step = None if stop_step is None else integer(stop_step)
+        self.max_skips = count("max_skips", max_skips)
+        if stop_step is not None and (self.stop_step is None or self.stop_step <= self.start_step):
             raise ValueError(
-                f"Expected argument `stop_step` to be None or an integer larger than `start_step` ({start_step}), but"
-                f" got {stop_step!r}. To switch the callback off, use `enabled=False`."
+                f"Expected argument `stop_step` to be None or an integer larger than `start_step` ({self.start_step}),"
+                f" but got {describe(stop_step)}. To switch the callback off, use `enabled=False`."
             )
         if nonfinite not in ("propagate", "skip", "raise"):
             raise ValueError(
-                f"Expected argument `nonfinite` to be 'propagate', 'skip' or 'raise', but got {nonfinite!r}."
+                f"Expected argument `nonfinite` to be 'propagate', 'skip' or 'raise', but got {describe(nonfinite)}."
             )
         if log_stats not in (False, "summary", "layers"):
             raise ValueError(
-                f"Expected argument `log_stats` to be False, 'summary' or 'layers', but got {log_stats!r}."
+                f"Expected argument `log_stats` to be False, 'summary' or 'layers', but got {describe(log_stats)}."
             )
-        self.exclude = (exclude,) if isinstance(exclude, str) else tuple(exclude)
-        self.min_ndim = min_ndim
-        self.start_step = start_step
-        self.stop_step = stop_step
         self.nonfinite = nonfinite
-        self.max_skips = max_skips
         self.log_stats = log_stats
         self.enabled = enabled
         self._nonfinite_policy = NonfinitePolicy(self)

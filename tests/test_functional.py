@@ -1,10 +1,12 @@
 import math
+from fractions import Fraction
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from lightning_znorm import znorm_
+from lightning_znorm import centralize_, znorm_
 from tests.helpers import parameter, relative_error, small_network, znorm_by_numpy
 
 
@@ -145,7 +147,50 @@ def test_several_devices_are_gathered_in_the_order_of_the_parameters():
     assert joined.std.tolist() == [1, 2, 3]
 
 
-@pytest.mark.parametrize("eps", [0, -1e-8, math.nan, math.inf, "small", None])
+@pytest.mark.parametrize("transform_", [znorm_, centralize_])
+@pytest.mark.parametrize(
+    ("parameters", "got"),
+    [
+        (nn.Linear(3, 2), "got an object of type `Linear`"),
+        (nn.Sequential(nn.Linear(3, 2)), "one of its entries is an object of type `Linear`"),
+        ([*nn.Linear(3, 2).named_parameters()], "one of its entries is an object of type `tuple`"),
+        (nn.Linear(3, 2).state_dict(), "one of its entries is 'weight'"),
+        (torch.optim.SGD(nn.Linear(3, 2).parameters()), "got an object of type `SGD`"),
+        ([{"params": []}], "one of its entries is an object of type `dict`"),
+        (None, "got None"),
+    ],
+    ids=["module", "iterable module", "named", "state dict", "optimizer", "groups", "None"],
+)
+def test_refuses_anything_but_tensors(transform_, parameters, got):
+    expected = f"Expected argument `parameters` to be a tensor or an iterable of tensors, but {got}."
+    with pytest.raises(TypeError) as caught:
+        transform_(parameters)
+    assert str(caught.value) == f"{expected} Pass `model.parameters()`."
+
+
+def test_an_error_inside_the_user_s_generator_is_not_replaced():
+    with pytest.raises(AttributeError, match="has no attribute 'weigth'"):
+        znorm_(layer.weigth for layer in small_network())
+
+
+def test_accepts_a_list_of_parameters_that_is_a_module():
+    weight = parameter(torch.randn(5))
+    assert len(znorm_(nn.ParameterList([weight]))) == 1
+
+
+@pytest.mark.parametrize("eps", [np.float32(0.25), np.float64(0.25), np.int64(1), Fraction(1, 4)], ids=repr)
+def test_takes_every_kind_of_real_number_for_eps(eps):
+    gradients = torch.randn(2, 30).unbind()
+    znorm_(parameter(gradients[0].clone().copy_(gradients[1])), eps=eps)
+    copies = [gradients[1].clone() for _ in range(2)]
+    for copy, value in zip(copies, (eps, float(eps)), strict=True):
+        znorm_(parameter(copy), eps=value)
+    assert torch.equal(*copies)
+
+
+@pytest.mark.parametrize(
+    "eps", [0, -1e-8, math.nan, math.inf, "small", None, True, pytest.param(10**400, id="10**400"), torch.tensor(1e-8)]
+)
 def test_refuses_a_wrong_eps(eps):
     with pytest.raises(ValueError, match="Expected argument `eps` to be a positive finite number"):
         znorm_(small_network().parameters(), eps=eps)

@@ -34,31 +34,6 @@ def refused(match, module=None, package="lightning.pytorch", error=Misconfigurat
         )
 
 
-@pytest.mark.parametrize(
-    ("argument", "value"),
-    [
-        ("eps", 0),
-        ("eps", -1e-8),
-        ("eps", float("nan")),
-        ("min_ndim", -1),
-        ("min_ndim", 1.5),
-        ("start_step", -1),
-        ("stop_step", 0),
-        ("log_stats", "everything"),
-        ("log_stats", True),
-    ],
-)
-def test_wrong_arguments(argument, value):
-    with pytest.raises(ValueError, match=f"Expected argument `{argument}` to be"):
-        ZNorm(**{argument: value})
-
-
-@pytest.mark.parametrize(("start", "stop"), [(5, 5), (5, 4)])
-def test_stop_step_must_come_after_start_step(start, stop):
-    with pytest.raises(ValueError, match=rf"`stop_step` .* larger than `start_step` \({start}\), but got {stop}"):
-        ZNorm(start_step=start, stop_step=stop)
-
-
 def test_the_base_class_has_no_transform():
     with pytest.raises(TypeError, match="abstract"):
         GradientTransform()
