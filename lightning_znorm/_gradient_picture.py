@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib.util import find_spec
 from itertools import pairwise
 from os import PathLike
@@ -48,6 +49,29 @@ def check_picture(path: str | PathLike[str], owner: str) -> None:
     suffix = Path(path).suffix[1:].lower()
     if suffix and suffix not in known:
         raise ValueError(f"Expected argument `picture` to end in one of {', '.join(known)}, but got {str(path)!r}.")
+
+
+def check_file(path: Path) -> None:
+    """Raise ``ValueError`` if the file cannot be written; leave nothing behind."""
+    missing: list[Path] = []
+    try:
+        missing += [folder for folder in path.parents if not folder.exists()]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            path.open("xb").close()
+        except FileExistsError:
+            path.open("ab").close()
+        else:
+            path.unlink()
+    except OSError as error:
+        raise ValueError(
+            f"Argument `picture`: {str(path)!r} cannot be written ({error}). Name a file in a folder that you may write"
+            " to, by an absolute path or relative to the Trainer's `default_root_dir`."
+        ) from None
+    finally:
+        for folder in missing:
+            with suppress(OSError):
+                folder.rmdir()
 
 
 def draw_gradients(records: Sequence[GradientRecord], min_ndim: int, owner: str) -> "Figure":

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -80,6 +80,47 @@ class GradientRecord:
             for key, values in zip([*keys, "grad/cosine"], self.values.tolist(), strict=True)
             for parameter, value in zip(self.parameters, values, strict=True)
         }
+
+
+class ThinnedRecords:
+    """Records of one optimizer, at most ``limit`` of them, spread evenly over the whole training.
+
+    When they are full, every second one is dropped, and of those to come only every second is kept, and so on. The
+    first record is always kept, and so is the newest.
+
+    Args:
+        limit: At least 2.
+
+    Example::
+
+        >>> records = ThinnedRecords(4)
+        >>> for step in range(11):
+        ...     records.add(GradientRecord(step, 0, (), torch.empty(9, 0)))
+        >>> [record.step for record in records]
+        [0, 4, 8, 10]
+
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._kept: list[GradientRecord] = []
+        self._stride = 1
+        self._added = 0
+
+    def __iter__(self) -> Iterator[GradientRecord]:
+        return iter(self._kept)
+
+    def add(self, record: GradientRecord) -> None:
+        """Append a record."""
+        if self._added and (self._added - 1) % self._stride:
+            self._kept.pop()  # which was there only as the newest
+        if len(self._kept) == self._limit:
+            self._kept = self._kept[::2]
+            self._stride *= 2
+        if self._kept and self._kept[-1].parameters == record.parameters:
+            record = replace(record, parameters=self._kept[-1].parameters)  # one tuple for all
+        self._kept.append(record)
+        self._added += 1
 
 
 def compare_gradients(

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from lightning_znorm._compat import rank_zero_warn
-from lightning_znorm._gradient_records import GradientRecord, ParameterInfo, compare_gradients
+from lightning_znorm._gradient_records import GradientRecord, ParameterInfo, ThinnedRecords, compare_gradients
 from lightning_znorm._names import ParameterNames, parameters_of
 from lightning_znorm._scaling import scale_given_to_step, scale_in_gradients, scaler_of
 from lightning_znorm._stats_logging import hand_over, logged_step
@@ -36,7 +36,7 @@ class GradientWatch:
         pl_module: The module that it trains.
 
     Attributes:
-        records: What was seen, in the order of time.
+        records: What was seen, by the number of the optimizer.
 
     Raises:
         MisconfigurationException: If a pattern in ``exclude`` matches nothing.
@@ -44,7 +44,7 @@ class GradientWatch:
     """
 
     def __init__(self, monitor: "GradientMonitor", trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
-        self.records: list[GradientRecord] = []
+        self.records: dict[int, ThinnedRecords] = {}
         self._monitor = monitor
         self._trainer = trainer
         self._pl_module = pl_module
@@ -114,7 +114,7 @@ class GradientWatch:
         )
         info = tuple(ParameterInfo(self._names[p], self._position(p), p.ndim, p.numel()) for p in raw.parameters)
         record = GradientRecord(logged_step(trainer), number, info, values)
-        self.records.append(record)
+        self.records.setdefault(number, ThinnedRecords(monitor.max_records)).add(record)
         hand_over(trainer, record.metrics(monitor.detail, f"/optimizer_{number}" if len(self._optimizers) > 1 else ""))
 
     def _is_due(self) -> bool:

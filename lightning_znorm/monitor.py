@@ -1,6 +1,5 @@
 """A callback that shows gradients, layer by layer, as they are and as the optimizer receives them."""
 
-import math
 from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
@@ -8,9 +7,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from torch.optim import Optimizer
 
+from lightning_znorm._arguments import count, finite_number, integer, patterns, with_known_keywords
 from lightning_znorm._compat import Callback, rank_zero_warn
-from lightning_znorm._gradient_picture import check_picture, draw_gradients, require_extra
-from lightning_znorm._gradient_records import GradientRecord
+from lightning_znorm._errors import describe
+from lightning_znorm._gradient_picture import check_file, check_picture, draw_gradients, require_extra
+from lightning_znorm._gradient_records import GradientRecord, ThinnedRecords
 from lightning_znorm._gradient_watch import GradientWatch
 
 if TYPE_CHECKING:
@@ -60,11 +61,16 @@ class GradientMonitor(Callback):
             the same for the raw and the received gradient, so that it also tells what a change of scale does.
         exclude: Shell-style patterns of parameter names to leave out, see :class:`~lightning_znorm.GradientTransform`.
         picture: File to which :meth:`plot` is written at the end of the training, also of one that is interrupted or
-            fails; relative to the Trainer's ``default_root_dir``. ``None`` for none.
+            fails; relative to the Trainer's ``default_root_dir``. One that cannot be written then causes a warning.
+            ``None`` for none.
+        max_records: Number of steps per optimizer, at least 2, that :attr:`history` and the picture keep at most. When
+            it is reached, every second record is dropped, and from then on every second is kept, so that the whole
+            training is covered; the first and the newest record are always there. Loggers get every recorded step.
         enabled: ``False`` makes the callback do nothing at all, for configuration files.
 
     Raises:
-        ValueError: If an argument is out of its range.
+        TypeError: If an argument is unknown, or ``exclude`` is anything but strings.
+        ValueError: If an argument is out of its range; at the start of ``fit``, if ``picture`` cannot be written.
         ModuleNotFoundError: At the start of ``fit``, if ``picture`` is set and matplotlib is not installed.
         MisconfigurationException: At the start of the training, if a pattern in ``exclude`` matches no parameter.
 
@@ -82,6 +88,7 @@ class GradientMonitor(Callback):
 
     """
 
+    @with_known_keywords
     def __init__(
         self,
         detail: Literal["summary", "layers"] = "summary",
@@ -89,40 +96,48 @@ class GradientMonitor(Callback):
         near_zero: float = 1e-8,
         exclude: str | Sequence[str] = (),
         picture: str | Path | None = None,
+        max_records: int = 1000,
         enabled: bool = True,
     ) -> None:
         super().__init__()
         if detail not in ("summary", "layers"):
-            raise ValueError(f"Expected argument `detail` to be 'summary' or 'layers', but got {detail!r}.")
-        if every_n_steps is not None and (not isinstance(every_n_steps, int) or every_n_steps < 1):
+            raise ValueError(f"Expected argument `detail` to be 'summary' or 'layers', but got {describe(detail)}.")
+        if every_n_steps is not None and (integer(every_n_steps) or 0) < 1:
             raise ValueError(
-                f"Expected argument `every_n_steps` to be None or an integer of at least 1, but got {every_n_steps!r}."
+                "Expected argument `every_n_steps` to be None or an integer of at least 1, but got"
+                f" {describe(every_n_steps)}."
             )
-        if not isinstance(near_zero, (int, float)) or not 0 <= near_zero < math.inf:
+        threshold = finite_number(near_zero)
+        if threshold is None or threshold < 0:
             raise ValueError(
-                f"Expected argument `near_zero` to be a finite number of at least 0, but got {near_zero!r}."
+                f"Expected argument `near_zero` to be a finite number of at least 0, but got {describe(near_zero)}."
             )
         if picture is not None and (not isinstance(picture, (str, PathLike)) or not Path(picture).name):
-            raise ValueError(f"Expected argument `picture` to be None or the path of a file, but got {picture!r}.")
+            raise ValueError(
+                f"Expected argument `picture` to be None or the path of a file, but got {describe(picture)}."
+            )
         self.detail: Literal["summary", "layers"] = detail
-        self.every_n_steps = every_n_steps
-        self.near_zero = near_zero
-        self.exclude = (exclude,) if isinstance(exclude, str) else tuple(exclude)
+        self.every_n_steps = None if every_n_steps is None else integer(every_n_steps)
+        self.near_zero = threshold
+        self.exclude = patterns(exclude)
         self.picture = picture
+        self.max_records = count("max_records", max_records, least=2)
         self.enabled = enabled
         self._watch: GradientWatch | None = None
-        self._records: list[GradientRecord] = []
+        self._records: dict[int, ThinnedRecords] = {}
 
     @property
     def history(self) -> list[dict[str, Any]]:
         """What the latest training has shown: a row per recorded step and parameter, in the order of the module.
+
+        Of a long training every second, fourth, … of the recorded steps, see ``max_records``.
 
         The columns: ``step`` (as in the loggers), ``optimizer`` (its number), ``name``, ``ndim``; ``norm``, ``mean``,
         ``std``, ``near_zero`` of the raw gradient; ``received_norm``, ``received_mean``, ``received_std``,
         ``received_near_zero``; ``cosine`` between the two. It is in the process of rank 0 that trains, which is another
         one than the caller's with ``strategy="ddp_spawn"``.
         """
-        return [row for record in self._records for row in record.rows()]
+        return [row for record in self._in_order() for row in record.rows()]
 
     def to_frame(self) -> "DataFrame":
         """Return :attr:`history` as a ``pandas.DataFrame``.
@@ -152,7 +167,7 @@ class GradientMonitor(Callback):
             ValueError: If there is nothing to draw.
 
         """
-        figure = draw_gradients(self._records, min_ndim, owner=type(self).__name__)
+        figure = draw_gradients(self._in_order(), min_ndim, owner=type(self).__name__)
         if path is not None:
             Path(path).parent.mkdir(parents=True, exist_ok=True)
             figure.savefig(path, dpi=130)
@@ -164,6 +179,8 @@ class GradientMonitor(Callback):
             return
         if self.picture is not None:
             check_picture(self.picture, owner=type(self).__name__)
+            if trainer.is_global_zero:
+                check_file(Path(trainer.default_root_dir) / self.picture)
         callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
         # Lightning is going through this list: what comes after this callback keeps its place
         position = next((i for i, callback in enumerate(callbacks) if callback is self), None)
@@ -208,10 +225,7 @@ class GradientMonitor(Callback):
     def on_exception(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", exception: BaseException) -> None:
         """Write the picture of what was seen so far, and let go of the optimizers."""
         if self._watch is not None and self._records and trainer.is_global_zero:
-            try:
-                self._write_picture(trainer)
-            except Exception as error:  # the exception that is on its way matters more
-                rank_zero_warn(f"`{type(self).__name__}` could not write `picture={str(self.picture)!r}`: {error}")
+            self._write_picture(trainer)
         self._close()
 
     def teardown(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", stage: str) -> None:
@@ -222,9 +236,17 @@ class GradientMonitor(Callback):
         """Leave the running training behind in copies, such as those that go to spawned processes."""
         return {**vars(self), "_watch": None}
 
+    def _in_order(self) -> list[GradientRecord]:
+        records = (record for kept in self._records.values() for record in kept)
+        return sorted(records, key=lambda record: (record.step, record.optimizer))
+
     def _write_picture(self, trainer: "pl.Trainer") -> None:
-        if self.picture is not None:
+        if self.picture is None:
+            return
+        try:
             self.plot(Path(trainer.default_root_dir) / self.picture)
+        except Exception as error:  # the training, or the exception that is on its way, matters more
+            rank_zero_warn(f"`{type(self).__name__}` could not write `picture={str(self.picture)!r}`: {error}")
 
     def _close(self) -> None:
         if self._watch is not None:

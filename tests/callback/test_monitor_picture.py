@@ -125,19 +125,94 @@ def test_the_picture_of_a_training_that_is_interrupted_or_fails(package, error):
     assert monitor._watch is None
 
 
-def test_a_picture_that_cannot_be_written_does_not_hide_the_error():
-    Path("runs").mkdir()
+@pytest.mark.parametrize("package", PACKAGES)
+@pytest.mark.parametrize(
+    ("picture", "reason"),
+    [
+        ("file/gradients.png", "File exists: 'runs/file'"),
+        ("new/folder/" + "x" * 300 + "gradients.png", "File name too long"),
+        ("gradients.png", "Is a directory"),
+    ],
+)
+def test_a_picture_that_cannot_be_written_is_refused_before_the_training(package, picture, reason):
+    Path("runs/gradients.png").mkdir(parents=True)
     Path("runs/file").touch()
+    module = make_module(package)
 
-    class Fail(import_module("lightning.pytorch").Callback):
-        def on_train_batch_end(self, *args):
-            raise ZeroDivisionError
+    def training_step(batch, batch_idx):
+        raise AssertionError("a step was taken before the refusal")
 
+    module.training_step = training_step
+    trainer = make_trainer(package, callbacks=[GradientMonitor(picture=picture)], default_root_dir="runs")
+    message = (
+        rf"^Argument `picture`: .*gradients\.png' cannot be written \(.*{reason}.*\)\. Name a file in a folder that"
+    )
+    with pytest.raises(ValueError, match=message):
+        trainer.fit(module)
+    assert sorted(path.name for path in Path().rglob("*")) == ["file", "gradients.png", "runs"]
+
+
+@pytest.mark.parametrize("exists", [False, True])
+def test_looking_whether_a_picture_can_be_written_leaves_no_trace(exists):
+    target = Path("runs/new/folder/gradients.png")
+    if exists:
+        target.parent.mkdir(parents=True)
+        target.write_bytes(b"of an earlier training")
+
+    class Look(import_module("lightning.pytorch").Callback):
+        def on_train_start(self, *args):
+            assert [path.read_bytes() for path in Path().rglob("*.png")] == [b"of an earlier training"] * exists
+            assert Path("runs/new").exists() == exists
+
+    monitored(Look(), picture="new/folder/gradients.png")
+    assert target.read_bytes()[:8] == PNG
+
+
+def test_only_rank_zero_looks_whether_the_picture_can_be_written(monkeypatch):
+    Path("file").touch()
+    trainer = make_trainer(max_steps=1, callbacks=[GradientMonitor(picture="file/gradients.png")])
+    monkeypatch.setattr(type(trainer), "is_global_zero", False)
+    trainer.fit(make_module())
+
+
+class TakeThePlace(import_module("lightning.pytorch").Callback):
+    """Makes the picture unwritable once the training is on its way."""
+
+    def __init__(self, error=None):
+        self.error = error
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        if batch_idx == 1:
+            Path("runs/gradients.png").mkdir(parents=True)
+            if self.error is not None:
+                raise self.error
+
+
+def test_a_picture_that_can_no_longer_be_written_ends_in_a_warning():
+    with pytest.warns(UserWarning, match=r"`GradientMonitor` could not write `picture='gradients\.png'`: .*directory"):
+        monitor = monitored(TakeThePlace(), picture="gradients.png")
+    assert {row["step"] for row in monitor.history} == {0, 1, 2}
+
+
+def test_a_picture_that_can_no_longer_be_written_does_not_hide_the_error():
     with (
-        pytest.warns(UserWarning, match="could not write `picture='file/gradients.png'`"),
+        pytest.warns(UserWarning, match=r"could not write `picture='gradients\.png'`"),
         pytest.raises(ZeroDivisionError),
     ):
-        monitored(Fail(), picture="file/gradients.png")
+        monitored(TakeThePlace(ZeroDivisionError()), picture="gradients.png")
+
+
+def test_a_picture_with_nothing_to_draw_ends_in_a_warning():
+    class Scale(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.scale = nn.Parameter(torch.ones(3))
+
+        def forward(self, inputs):
+            return inputs[:, :3] * self.scale
+
+    with pytest.warns(UserWarning, match="could not write .* no gradient of a parameter with 2 or more dimensions"):
+        monitored(network=Scale(), picture="gradients.png")
 
 
 def test_a_picture_in_an_unknown_format_is_refused_before_the_training():
