@@ -1,4 +1,4 @@
-"""Gradient transforms outside a Trainer: in a loop of plain PyTorch and in Lightning Fabric."""
+"""Gradient transforms outside Lightning's Trainer: in plain PyTorch, Fabric, accelerate and transformers."""
 
 from collections.abc import Callable, Iterator
 from types import TracebackType
@@ -19,7 +19,8 @@ from lightning_znorm._checks import (
     refuse_parameters,
     refuse_unsupported,
 )
-from lightning_znorm._compat import rank_zero_warn
+from lightning_znorm._compat import MisconfigurationException, rank_zero_warn
+from lightning_znorm._errors import describe
 from lightning_znorm._names import ParameterNames, parameters_of
 from lightning_znorm._nonfinite import NonfinitePolicy
 from lightning_znorm._scaling import scale_given_to_step, scaler_skips_step
@@ -30,6 +31,15 @@ from lightning_znorm.transform import GradientTransform
 
 __all__ = ["AttachedTransform", "attach"]
 
+# by name, so that none of these packages is imported
+_LIGHTNING_WRAPPERS = {
+    "lightning.fabric.wrappers._FabricOptimizer",
+    "lightning_fabric.wrappers._FabricOptimizer",
+    "lightning.pytorch.core.optimizer.LightningOptimizer",
+    "pytorch_lightning.core.optimizer.LightningOptimizer",
+}
+_ACCELERATE_WRAPPER = "accelerate.optimizer.AcceleratedOptimizer"
+
 
 def attach(optimizer: Optimizer, transform: GradientTransform, module: nn.Module | None = None) -> "AttachedTransform":
     """Make an optimizer transform its gradients at the start of every step, without a Trainer.
@@ -39,11 +49,12 @@ def attach(optimizer: Optimizer, transform: GradientTransform, module: nn.Module
     optimizers that unscale in their kernel (``fused=True``) the result is scaled accordingly. A closure given to
     ``step`` is evaluated first.
 
-    One transform may be attached to several optimizers; each counts its own steps. With Fabric, attach after
-    ``fabric.setup``, so that the strategy and the precision can be checked.
+    One transform may be attached to several optimizers; each counts its own steps. With Fabric and accelerate, attach
+    after ``fabric.setup`` and ``accelerator.prepare``, so that the strategy and the precision can be checked.
 
     Args:
-        optimizer: The optimizer, as it is or as Fabric has wrapped it.
+        optimizer: The optimizer, as it is or as Fabric or accelerate has wrapped it; in a callback of
+            ``transformers.Trainer``, the one that ``on_train_begin`` is given.
         transform: What to attach, such as ``ZNorm()``. Its ``start_step`` and ``stop_step`` count this optimizer's
             steps. ``nonfinite="skip"`` and ``"raise"`` decide together with the other ranks where
             ``torch.distributed`` is initialized, so that all ranks must step this optimizer together.
@@ -54,9 +65,9 @@ def attach(optimizer: Optimizer, transform: GradientTransform, module: nn.Module
         A handle, whose ``remove()`` undoes it.
 
     Raises:
-        TypeError: If an argument is of the wrong type.
-        MisconfigurationException: If the optimizer, a parameter, Fabric's strategy or its precision is not supported,
-            a pattern in ``exclude`` matches no name or there are no names, or the same transform is attached already.
+        TypeError: If an argument is of the wrong type, or ``exclude`` is set and there are no names.
+        MisconfigurationException: If the optimizer, a parameter, the strategy or precision of Fabric or accelerate is
+            not supported, a pattern in ``exclude`` matches no name, or the same transform is attached already.
 
     Example::
 
@@ -73,17 +84,18 @@ def attach(optimizer: Optimizer, transform: GradientTransform, module: nn.Module
 
     """
     if not isinstance(transform, GradientTransform):
-        raise TypeError(f"Expected argument `transform` to be a transform such as `ZNorm()`, but got {transform!r}.")
-    strategy = getattr(optimizer, "_strategy", None)
-    while hasattr(optimizer, "_optimizer"):  # the wrappers of Fabric and of the Trainer
-        optimizer = optimizer._optimizer
+        raise _wrong_type("transform", "a transform such as `ZNorm()`", transform)
+    optimizer = _unwrap_optimizer(optimizer, transform)
     if not isinstance(optimizer, Optimizer):
-        raise TypeError(f"Expected argument `optimizer` to be a `torch.optim.Optimizer`, but got {optimizer!r}.")
+        raise _wrong_type("optimizer", "a `torch.optim.Optimizer`", optimizer)
     if module is not None and not isinstance(module, nn.Module):
-        raise TypeError(f"Expected argument `module` to be a `torch.nn.Module`, but got {module!r}.")
-    if transform.enabled and strategy is not None:
-        precision = getattr(strategy, "precision", None) or strategy.precision_plugin
-        refuse_unsupported(transform, strategy, precision)
+        raise _wrong_type("module", "a `torch.nn.Module`", module)
+    is_complete = hasattr(optimizer, "param_groups") and hasattr(optimizer, "_optimizer_step_pre_hooks")
+    if transform.enabled and not is_complete:
+        raise TypeError(
+            f"Nothing can be attached to the optimizer `{type(optimizer).__name__}`, which does not call"
+            " `Optimizer.__init__`. If it wraps another optimizer, attach to that one."
+        )
     return AttachedTransform(optimizer, transform, module)
 
 
@@ -224,10 +236,50 @@ def _named_by_optimizer(optimizer: Optimizer) -> Iterator[tuple[str, Tensor]]:
         yield from zip(group.get("param_names", numbers), group["params"], strict=False)
 
 
+def _wrong_type(argument: str, expected: str, value: object) -> TypeError:
+    remedy = "The order is `attach(optimizer, transform, module)`."
+    if isinstance(value, type) and issubclass(value, GradientTransform):
+        remedy = f"Make one: `{value.__name__}()`."
+    return TypeError(f"Expected argument `{argument}` to be {expected}, but got {describe(value)}. {remedy}")
+
+
+def _unwrap_optimizer(optimizer: Any, transform: GradientTransform) -> Any:
+    """Return the optimizer inside the wrappers of Lightning and accelerate, if the transform can work there."""
+    names = {f"{cls.__module__}.{cls.__qualname__}" for cls in type(optimizer).__mro__}
+    if names & _LIGHTNING_WRAPPERS:
+        strategy = optimizer._strategy
+        if transform.enabled and strategy is not None:
+            precision = getattr(strategy, "precision", None) or strategy.precision_plugin
+            refuse_unsupported(transform, strategy, precision)
+        return _unwrap_optimizer(optimizer._optimizer, transform)
+    if _ACCELERATE_WRAPPER in names:
+        if transform.enabled:
+            _refuse_accelerate(transform, optimizer.accelerator_state)
+        return _unwrap_optimizer(optimizer.optimizer, transform)
+    return optimizer
+
+
+def _refuse_accelerate(transform: GradientTransform, state: Any) -> None:
+    """Raise if what accelerate does to the gradients is not supported."""
+    kind = state.distributed_type.value
+    if kind != "NO" and not kind.startswith("MULTI_"):  # data parallelism is MULTI_GPU, MULTI_CPU, …
+        raise MisconfigurationException(
+            f"`{type(transform).__name__}` does not support accelerate's `DistributedType.{kind}` yet: a parameter's"
+            " gradient may be sharded or kept elsewhere there. Use one device or data parallelism (DDP), or leave the"
+            " transform out (`enabled=False`)."
+        )
+    if state.mixed_precision not in ("no", "fp16", "bf16"):
+        raise MisconfigurationException(
+            f"`{type(transform).__name__}` does not support accelerate's `mixed_precision={state.mixed_precision!r}`"
+            " yet. Use 'no', 'fp16' or 'bf16', or leave the transform out (`enabled=False`)."
+        )
+
+
 def _unwrap(module: nn.Module) -> nn.Module:
-    """Return the module without the wrappers of torch.compile, Fabric and DDP, which prefix its names."""
+    """Return the module without the wrappers of torch.compile, Fabric and data parallelism, which prefix its names."""
+    is_parallel = isinstance(module, (DistributedDataParallel, nn.DataParallel))
     for attribute in ("_orig_mod", "_original_module", "module"):
-        if attribute in module._modules and (attribute != "module" or isinstance(module, DistributedDataParallel)):
+        if attribute in module._modules and (attribute != "module" or is_parallel):
             inner: nn.Module = getattr(module, attribute)
             return _unwrap(inner)
     return module

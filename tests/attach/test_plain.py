@@ -198,3 +198,29 @@ def test_an_empty_group_comes_first(nonfinite):
     backpropagate(network)
     optimizer.step()
     assert stds(network) == pytest.approx([1] * 4, abs=1e-4)
+
+
+def test_another_optimizer_in_an_attribute_is_not_taken_for_the_one_inside_a_wrapper():
+    class Averaging(torch.optim.SGD):
+        """Steps itself, whatever else it has in attributes with the names that wrappers use."""
+
+        def __init__(self, parameters, **options):
+            super().__init__(parameters, **options)
+            self._optimizer = self.optimizer = torch.optim.SGD([torch.zeros(3)], lr=0.1)
+
+    network = small_network()
+    optimizer = Averaging(network.parameters(), lr=0.1)
+    handle = attach(optimizer, ZNorm())
+    backpropagate(network)
+    optimizer.step()
+    assert handle.step == 1
+    assert stds(network) == pytest.approx([1] * 4, abs=1e-4)
+
+
+def test_exclude_in_a_module_that_data_parallelism_wraps():
+    network = small_network()
+    optimizer = sgd(network)
+    attach(optimizer, ZNorm(exclude="0.*"), torch.nn.DataParallel(network))
+    backpropagate(network)
+    optimizer.step()
+    assert [std == pytest.approx(1, abs=1e-4) for std in stds(network)] == [False, False, True, True]

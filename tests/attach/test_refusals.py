@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from pytorch_optimizer.optimizer.fp16 import SafeFP16Optimizer
 from torch import nn
 
 from lightning_znorm import ZNorm, attach
@@ -34,17 +35,71 @@ def test_lbfgs():
     assert not optimizer._optimizer_step_pre_hooks
 
 
+OPTIMIZER, TRANSFORM = "a `torch.optim.Optimizer`", "a transform such as `ZNorm()`"
+ORDER = "The order is `attach(optimizer, transform, module)`."
+
+
 @pytest.mark.parametrize(
     ("optimizer", "transform", "module", "message"),
     [
-        ("SGD", ZNorm(), None, "Expected argument `optimizer`"),
-        (sgd(small_network()), ZNorm, None, "Expected argument `transform`"),
-        (sgd(small_network()), ZNorm(), "model", "Expected argument `module`"),
+        ("SGD", ZNorm(), None, f"`optimizer` to be {OPTIMIZER}, but got 'SGD'. {ORDER}"),
+        (
+            small_network(),
+            ZNorm(),
+            None,
+            f"`optimizer` to be {OPTIMIZER}, but got an object of type `Sequential`. {ORDER}",
+        ),
+        (
+            [sgd(small_network())],
+            ZNorm(),
+            None,
+            f"`optimizer` to be {OPTIMIZER}, but got an object of type `list`. {ORDER}",
+        ),
+        (
+            ZNorm(),
+            sgd(small_network()),
+            None,
+            f"`transform` to be {TRANSFORM}, but got an object of type `SGD`. {ORDER}",
+        ),
+        (
+            sgd(small_network()),
+            small_network(),
+            ZNorm(),
+            f"`transform` to be {TRANSFORM}, but got an object of type `Sequential`. {ORDER}",
+        ),
+        (
+            sgd(small_network()),
+            ZNorm,
+            None,
+            f"`transform` to be {TRANSFORM}, but got the class `ZNorm`. Make one: `ZNorm()`.",
+        ),
+        (sgd(small_network()), ZNorm(), "model", f"`module` to be a `torch.nn.Module`, but got 'model'. {ORDER}"),
     ],
 )
 def test_arguments_of_wrong_types(optimizer, transform, module, message):
-    with pytest.raises(TypeError, match=message):
+    with pytest.raises(TypeError) as caught:
         attach(optimizer, transform, module)
+    assert str(caught.value) == f"Expected argument {message}"
+
+
+def test_an_optimizer_that_cannot_be_hooked():
+    class Hollow(torch.optim.Optimizer):
+        def __init__(self, optimizer):
+            self.optimizer = optimizer
+
+        def step(self, closure=None):
+            return self.optimizer.step(closure)
+
+    optimizer = SafeFP16Optimizer(sgd(small_network()))
+    message = (
+        "^Nothing can be attached to the optimizer `{}`, which .*If it wraps another optimizer, attach to that one.$"
+    )
+    with pytest.raises(TypeError, match=message.format("SafeFP16Optimizer")):
+        attach(optimizer, ZNorm())
+    with pytest.raises(TypeError, match=message.format("Hollow")):
+        attach(Hollow(sgd(small_network())), ZNorm())
+    attach(optimizer, ZNorm(enabled=False))
+    attach(optimizer.optimizer, ZNorm())
 
 
 def test_attached_twice():
