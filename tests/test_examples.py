@@ -81,20 +81,23 @@ def test_learning_rate_sweep_can_be_run():
 def test_plain_pytorch(flags):
     done = run("plain_pytorch.py", "--epochs=8", *flags)
     assert done.returncode == 0, done.stderr
-    accuracy = float(done.stdout.strip().rpartition(" ")[2])
-    # this network learns slowly at this rate without ZNorm
-    assert 0.2 < accuracy < 0.8 if flags == ["--no_znorm"] else accuracy > 0.85
+    # with and without ZNorm at a rate that suits it
+    assert float(done.stdout.strip().rpartition(" ")[2]) > 0.85
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("flags", [[], ["--devices=2", "--strategy=ddp_spawn"], ["--precision=bf16-true"]], ids=str)
+@pytest.mark.parametrize(
+    "flags", [[], ["--no_znorm"], ["--devices=2", "--strategy=ddp_spawn"], ["--precision=bf16-true"]], ids=str
+)
 def test_fabric(flags):
     done = run("fabric.py", "--epochs=8", "--accelerator=cpu", *flags)
     assert done.returncode == 0, done.stderr
     (last,) = [line for line in done.stdout.splitlines() if line.startswith("epoch 8")]
-    accuracy, steps, skipped = re.fullmatch(r"epoch 8: accuracy (.*), (\d+) steps, (\d+) skipped", last).groups()
+    accuracy, steps, skipped = re.fullmatch(
+        r"epoch 8: accuracy (.*), (\d+) steps normalized, (\d+) skipped", last
+    ).groups()
     assert float(accuracy) > 0.85
-    assert (int(steps), int(skipped)) == (192, 0)
+    assert (int(steps), int(skipped)) == (0 if flags == ["--no_znorm"] else 192, 0)
 
 
 @pytest.mark.slow
