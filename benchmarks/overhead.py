@@ -64,13 +64,19 @@ def plain_loop(parameters: list[nn.Parameter]) -> None:
 
 
 def ways(parameters: list[nn.Parameter]) -> dict[str, Callable[[], Any]]:
-    """Return what is compared."""
-    return {
+    """Return what is compared; on a GPU also the Triton kernel, which `znorm_` does not take yet."""
+    calls = {
         "clip_grad_norm_": lambda: nn.utils.clip_grad_norm_(parameters, 1.0, foreach=True),
         "znorm_": lambda: znorm_(parameters),
         "plain loop": lambda: plain_loop(parameters),
         "centralize_": lambda: centralize_(parameters),
     }
+    gradients = [parameter.grad for parameter in parameters]
+    if gradients[0].is_cuda:
+        from lightning_znorm.backends import triton
+
+        calls["znorm_ by Triton"] = lambda: triton.znorm_(gradients, 1e-10)
+    return calls
 
 
 def time_on_cpu(call: Callable[[], Any]) -> dict[str, float]:
