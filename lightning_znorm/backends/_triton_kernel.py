@@ -18,7 +18,7 @@ def znorm_kernel(
     items,  # (n_items,) int32, the work in its order: a tile to measure it, ~tile to normalize it
     state,  # (1 + 2n,) int32, zeros: next item; of each gradient the measured tiles, and what is to be done
     partials,  # (2, tiles) float64: mean and sum of squared deviations of each tile
-    factors,  # (3, n) float32: mean, what float32 lacks of it, 1 / (std + eps)
+    factors,  # (4, n) float32: 1 / unit, a power of two; in that unit mean, what float32 lacks of it, 1 / (std + eps)
     stats,  # (3, n) float64: mean, standard deviation, cosine
     grad_scale,  # (1,) float32, read if scaled
     n_items,
@@ -83,21 +83,23 @@ def _measure(address, remaining, tile_size: tl.constexpr):
         values = tl.load(address + offsets, eviction_policy="evict_last").to(tl.float32)
     else:
         values = tl.load(address + offsets, mask=inside, other=0.0, eviction_policy="evict_last").to(tl.float32)
-    first = tl.load(address).to(tl.float32)
+        values = tl.where(inside, values, tl.load(address).to(tl.float32))
     count = tl.minimum(remaining, tile_size).to(tl.float32)
     # in units of a power of two near the largest element, taken from the bits of the largest
     largest = tl.max(values.to(tl.int32, bitcast=True) & 0x7FFFFFFF, axis=0)
     exponent = largest >> 23
     unit = (tl.maximum(254 - exponent, 1) << 23).to(tl.float32, bitcast=True)
-    # relative to the first element, a constant tile is exactly 0
-    deviations = tl.where(inside, values * unit - first * unit, 0.0)
+    # relative to what is nearest to 0 in its range, a constant tile is exactly 0
+    lowest, highest = tl.min(values, axis=0), tl.max(values, axis=0)
+    origin = tl.where(lowest > 0.0, lowest, tl.where(highest < 0.0, highest, 0.0))
+    deviations = tl.where(inside, values * unit - origin * unit, 0.0)
     near = tl.sum(deviations, axis=0) / count
     deviations = tl.where(inside, deviations - near, 0.0)
     rest = tl.sum(deviations, axis=0) / count
     squares = tl.sum(deviations * deviations, axis=0).to(tl.float64)
     squares = tl.maximum(squares - (count * rest * rest).to(tl.float64), 0.0)
     unit = unit.to(tl.float64)
-    mean = first.to(tl.float64) + (near.to(tl.float64) + rest.to(tl.float64)) / unit
+    mean = origin.to(tl.float64) + (near.to(tl.float64) + rest.to(tl.float64)) / unit
     squares = squares / (unit * unit)
     is_finite = exponent < 255
     return tl.where(is_finite, mean, float("nan")), tl.where(is_finite, squares, float("nan"))
@@ -129,13 +131,18 @@ def _join(partials, n_tiles, tiles, size, tile_size: tl.constexpr, join_size: tl
 @triton.jit
 def _conclude(mean, std, scale, eps, size, factors, stats, n_gradients):
     """Write the statistics without the scale, and what the elements are to be normalized by."""
-    high = mean.to(tl.float32)
-    tl.store(factors, high)
-    tl.store(factors + n_gradients, (mean - high.to(tl.float64)).to(tl.float32))
-    inverse = tl.where(std == 0.0, 0.0, 1.0 / (std / scale + eps))  # of a tiny eps alone it would be inf
-    tl.store(factors + 2 * n_gradients, inverse.to(tl.float32))
-    is_left = (size == 1) | (std != std) | ((mean == 0.0) & (std == 0.0))
     length = tl.sqrt(mean * mean + std * std)
+    # a unit near the elements, so that neither their deviations from the mean nor 1 / std are beyond float32
+    exponent = (length.to(tl.int64, bitcast=True) >> 52) - 1023
+    exponent = tl.minimum(tl.maximum(exponent, -126), 126)
+    unit = ((exponent + 1023) << 52).to(tl.float64, bitcast=True)
+    high = (mean / unit).to(tl.float32)
+    tl.store(factors, (1.0 / unit).to(tl.float32))
+    tl.store(factors + n_gradients, high)
+    tl.store(factors + 2 * n_gradients, (mean / unit - high.to(tl.float64)).to(tl.float32))
+    inverse = tl.where(std == 0.0, 0.0, unit / (std / scale + eps))  # of a tiny eps alone it would be inf
+    tl.store(factors + 3 * n_gradients, inverse.to(tl.float32))
+    is_left = (size == 1) | (std != std) | ((mean == 0.0) & (std == 0.0))
     tl.store(stats, mean / scale)
     tl.store(stats + n_gradients, std / scale)
     tl.store(stats + 2 * n_gradients, tl.where(is_left, 1.0, std / tl.where(is_left, 1.0, length)))
@@ -144,15 +151,16 @@ def _conclude(mean, std, scale, eps, size, factors, stats, n_gradients):
 @triton.jit
 def _normalize(address, remaining, factors, n_gradients, tile_size: tl.constexpr):
     offsets = tl.arange(0, tile_size)
-    high = tl.load(factors, cache_modifier=".cg")
-    low = tl.load(factors + n_gradients, cache_modifier=".cg")
-    inverse = tl.load(factors + 2 * n_gradients, cache_modifier=".cg")
+    per_unit = tl.load(factors, cache_modifier=".cg")
+    high = tl.load(factors + n_gradients, cache_modifier=".cg")
+    low = tl.load(factors + 2 * n_gradients, cache_modifier=".cg")
+    inverse = tl.load(factors + 3 * n_gradients, cache_modifier=".cg")
     if remaining >= tile_size:
         values = tl.load(address + offsets, eviction_policy="evict_first").to(tl.float32)
-        values = (values - high - low) * inverse
+        values = (values * per_unit - high - low) * inverse
         tl.store(address + offsets, values.to(address.dtype.element_ty), eviction_policy="evict_first")
     else:
         inside = offsets < remaining
         values = tl.load(address + offsets, mask=inside, eviction_policy="evict_first").to(tl.float32)
-        values = (values - high - low) * inverse
+        values = (values * per_unit - high - low) * inverse
         tl.store(address + offsets, values.to(address.dtype.element_ty), mask=inside, eviction_policy="evict_first")

@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 
 from lightning_znorm.backends import reference
-from lightning_znorm.backends._memory import Figures, are_trusted, in_order_of_memory
+from lightning_znorm.backends._memory import PIECE, Figures, are_trusted, choose_width, in_order_of_memory
 from lightning_znorm.backends._small import normalize_together_
 
 _SMALL = 4096  # gradients of at most so many elements are taken together
 _CACHED = 1 << 21  # elements that are measured before they are normalized, while a cache may still have them
-_TILE = 8192
+_TILE = 8192  # elements that are summed in float32
+_JOINED = 128  # pieces that PyTorch joins; Python joins the rest
 _CHUNK = 1 << 19  # elements of which there may be a copy
 
 Group = dict[torch.dtype, list[int]]
@@ -24,11 +25,11 @@ Group = dict[torch.dtype, list[int]]
 def znorm_(gradients: Sequence[Tensor], eps: float, grad_scale: Tensor | None = None) -> Tensor:
     """Do what :func:`lightning_znorm.backends.reference.znorm_` does, in float32 where that is enough.
 
-    Sums and norms are those of tiles of 8,192 elements in float32, joined in float64, which is good to 5e-7 of the
-    standard deviation as long as the mean is not larger than it. Where it is, the statistics are taken again, of the
-    gradient without its mean. What that cannot do either (constants, magnitudes whose squares float32 does not hold,
-    inf and NaN, strides that leave gaps) is left to the reference, and so are gradients of float64. Small gradients are
-    taken together.
+    Sums are those of tiles of 8,192 elements in float32, norms of pieces of 128, both joined in float64; good to
+    1e-6 of the standard deviation as long as the mean is not larger than it, and mostly to 1e-7. Where it is, the
+    statistics are taken again, of the gradient without its mean. What that cannot do either (constants, magnitudes
+    whose squares float32 does not hold, inf and NaN, strides that leave gaps) is left to the reference, and so are
+    gradients of float64. Small gradients are taken together.
 
     Args:
         gradients: Dense, real, non-empty floating-point tensors of any shape and strides, all on the CPU.
@@ -119,16 +120,29 @@ def _measure(gradients: Iterable[Iterable[Tensor]]) -> list[tuple[float, float]]
     norms: list[Tensor] = []
     counts = []
     for chunks in gradients:
-        before = len(sums)
+        tiles = pieces = 0
         for chunk in chunks:
-            for tiles in _tiles(chunk):
-                sums.append(tiles.sum(dim=1))
-                norms.append(torch.linalg.vector_norm(tiles, dim=1))
-        counts.append(sum(len(rows) for rows in islice(sums, before, None)))
-    if not sums:
+            for matrix in _split(chunk, _TILE):
+                sums.append(matrix.sum(dim=1))
+                tiles += len(matrix)
+            for matrix in _split(chunk, PIECE):
+                norms.append(torch.linalg.vector_norm(matrix, dim=1))
+                pieces += len(matrix)
+        if pieces % _JOINED:
+            norms.append(_zeros(_JOINED - pieces % _JOINED))
+        counts.append((tiles, math.ceil(pieces / _JOINED)))
+    if not counts:
         return []
-    total, norm = iter(torch.cat(sums).tolist()), iter(torch.cat(norms).tolist())
-    return [(_add(islice(total, count)), _add(value * value for value in islice(norm, count))) for count in counts]
+    total = iter(torch.cat(sums).tolist())
+    norm = iter(torch.linalg.vector_norm(torch.cat(norms).view(-1, _JOINED), dim=1, dtype=torch.float64).tolist())
+    return [(_add(islice(total, tiles)), _add(value * value for value in islice(norm, n))) for tiles, n in counts]
+
+
+@lru_cache(maxsize=_JOINED)
+def _zeros(count: int) -> Tensor:
+    """Return zeros that serve in every mode."""
+    with torch.inference_mode(False):
+        return torch.zeros(count, device="cpu")
 
 
 def _add(values: Iterable[float]) -> float:
@@ -139,20 +153,14 @@ def _add(values: Iterable[float]) -> float:
         return math.nan
 
 
-def _tiles(flat: Tensor) -> list[Tensor]:
-    """Return one or two matrices with the elements, whose rows are tiles."""
+def _split(flat: Tensor, widest: int) -> list[Tensor]:
+    """Return one or two matrices with the elements, whose rows are at most so long."""
     count = flat.numel()
-    width = _choose_width(count)
+    width = choose_width(count, widest)
     if count % width == 0:
         return [flat.view(-1, width)]
     whole = count - count % width
     return [flat[:whole].view(-1, width), flat[whole:].view(1, -1)]
-
-
-@lru_cache(maxsize=1024)
-def _choose_width(count: int) -> int:
-    """Return the widest tile that divides a number of elements, a whole tile if those are all narrow."""
-    return next((width for width in range(min(_TILE, count), _TILE // 2, -1) if count % width == 0), min(_TILE, count))
 
 
 def _in_float32(flat: Tensor, offset: float = 0.0) -> Iterator[Tensor]:

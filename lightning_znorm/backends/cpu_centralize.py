@@ -7,7 +7,13 @@ import torch
 from torch import Tensor
 
 from lightning_znorm.backends import cpu, reference
-from lightning_znorm.backends._memory import LARGEST_VARIANCE, SMALLEST_VARIANCE, Figures, in_order_of_memory
+from lightning_znorm.backends._memory import (
+    LARGEST_VARIANCE,
+    SMALLEST_VARIANCE,
+    Figures,
+    add_squares,
+    in_order_of_memory,
+)
 
 _SMALL_DEVIATIONS = 1e-5  # relative to the mean of a row: below, the rounding of the mean shows
 
@@ -16,8 +22,8 @@ def centralize_(gradients: Sequence[Tensor], grad_scale: Tensor | None = None) -
     """Do what :func:`lightning_znorm.backends.reference.centralize_` does, in three passes over float32.
 
     Rows that deviate little from their mean are centralized again by the reference, as the result does not change with
-    what is added to a row. It also takes gradients of float64, with strides in another order or with gaps, and with inf
-    or NaN.
+    what is added to a row. It also takes gradients of float64, with strides in another order or with gaps, with inf or
+    NaN, and with means so large that the deviations from them might overflow.
 
     Args:
         gradients: Dense, real, non-empty floating-point tensors of any shape and strides, all on the CPU.
@@ -60,7 +66,8 @@ def _centralize_one_(gradient: Tensor) -> Figures | None:
         return None
     values = rows.float()
     means = values.sum(dim=1).double().div_(values.shape[1])
-    if not means.isfinite().all():
+    # what is less than half the distance between the largest numbers turns none of them into inf
+    if not means.abs().max() < torch.finfo(gradient.dtype).max * torch.finfo(gradient.dtype).eps / 4:
         return None
     offsets = means.float()
     values.sub_(offsets.unsqueeze(1))
@@ -68,20 +75,19 @@ def _centralize_one_(gradient: Tensor) -> Figures | None:
         rest = values.sum(dim=1).double().div_(values.shape[1])
         values.sub_(rest.float().unsqueeze(1))
         means = offsets.double() + rest
-    norms = torch.linalg.vector_norm(values, dim=1).double()
-    variance = norms.square().sum().item() / values.numel()
-    if not SMALLEST_VARIANCE < variance < LARGEST_VARIANCE:
-        norms = torch.linalg.vector_norm(values, dim=1, dtype=torch.float64)
-    near = norms <= _SMALL_DEVIATIONS * math.sqrt(values.shape[1]) * means.abs()
+    squares = add_squares(values)
+    if not SMALLEST_VARIANCE < squares.sum().item() / values.numel() < LARGEST_VARIANCE:
+        squares = torch.linalg.vector_norm(values, dim=1, dtype=torch.float64).square_()
+    near = squares <= _SMALL_DEVIATIONS**2 * values.shape[1] * means.square()
     if near.any():
         again = values[near]
         means[near] = offsets[near].double() + again.double().mean(dim=1)
         reference.centralize_([again])
         values[near] = again
-        norms[near] = torch.linalg.vector_norm(again, dim=1, dtype=torch.float64)
+        squares[near] = torch.linalg.vector_norm(again, dim=1, dtype=torch.float64).square_()
     if values.data_ptr() != rows.data_ptr():
         rows.copy_(values)
-    after = torch.linalg.vector_norm(norms).item()
+    after = math.sqrt(squares.sum().item())
     between = torch.linalg.vector_norm(means).item() * math.sqrt(values.shape[1])
     before = math.hypot(after, between)  # what was subtracted is orthogonal to what is left
     std = math.hypot(after / math.sqrt(values.numel()), means.std(correction=0).item())

@@ -1,6 +1,5 @@
 """Gradient transforms on any device, by PyTorch's own operations in float32, without waiting for the device."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,9 +15,9 @@ _TILE = 4096  # elements that are summed in float32
 def znorm_(gradients: Sequence[Tensor], eps: float, grad_scale: Tensor | None = None) -> Tensor:
     """Do what :func:`lightning_znorm.backends.reference.znorm_` does, in two passes over float32.
 
-    For devices that lack float64 (MPS) or Triton. The statistics are those of one gradient after the other, relative to
-    its first element and in units of a power of two near its largest; the figures of all gradients together make the
-    factors, and the gradients are edited in place. float64 is left to the reference.
+    The statistics are those of one gradient after the other, relative to the value nearest to 0 within its range and in
+    units of a power of two near its largest. The figures of all gradients together make the factors, and the gradients
+    are edited in place. float64 is left to the reference.
 
     Args:
         gradients: Dense, real, non-empty floating-point tensors of any shape and strides, all on one device.
@@ -45,12 +44,14 @@ def znorm_(gradients: Sequence[Tensor], eps: float, grad_scale: Tensor | None = 
     mean, std = moments.mean(), moments.std()
     is_single = to_device([gradient.numel() == 1 for gradient in gradients], torch.bool, gradients[0].device)
     is_left = is_single | ~std.isfinite()
-    factor = torch.where(std == 0, 0.0, 1 / (std * unit / scale + eps)).float()
-    high = torch.where(is_left, 0.0, moments.high * moments.unit)
-    low = torch.where(is_left, 0.0, moments.low * moments.unit)
-    for gradient, *edit in zip(gradients, high, low, torch.where(is_left, 1.0, factor), strict=True):
+    factor = torch.where(is_left, 1.0, torch.where(std == 0, 0.0, 1 / (std / scale + eps / unit)).float())
+    inverse = torch.where(is_left, 1.0, moments.inverse)
+    # 0 of either sign stays what it is if -0 is added
+    high, low = [torch.where(is_left, -0.0, -part) for part in (moments.high, moments.low)]
+    for gradient, *edit in zip(gradients, inverse, high, low * factor, factor, strict=True):
         values = gradient.float()  # the gradient itself if it is float32
-        values.sub_(edit[0]).sub_(edit[1]).mul_(edit[2])
+        torch.addcmul(edit[1], values, edit[0], out=values)
+        torch.addcmul(edit[2], values, edit[3], out=values)
         if values is not gradient:
             gradient.copy_(values)
     is_unchanged = is_left | ((mean == 0) & (std == 0))
@@ -102,6 +103,7 @@ class _Moments:
     Attributes:
         count: Number of elements.
         unit: A power of two near the largest absolute value.
+        inverse: One over it.
         high: Mean in float32.
         low: What float32 lacks of it.
         squares: Sum of the squared deviations from it; inf or NaN if an element is.
@@ -110,6 +112,7 @@ class _Moments:
 
     count: Tensor
     unit: Tensor
+    inverse: Tensor
     high: Tensor
     low: Tensor
     squares: Tensor
@@ -126,38 +129,40 @@ def _measure(gradients: Sequence[Tensor]) -> _Moments:
     wide = _widest(device)
     counts = [gradient.numel() for gradient in gradients]
     count = to_device(counts, wide, device)
-    largest = torch.stack([torch.linalg.vector_norm(g, math.inf, dtype=torch.float32) for g in gradients])
-    exponent = torch.where(largest.isfinite(), largest, 1.0).log2().floor().clamp(-126, 126)
-    inverse = torch.exp2(-exponent)
-    first = torch.stack([gradient[(0,) * gradient.ndim] for gradient in gradients]).float() * inverse
-    sums, rests, norms = [], [], []
-    for gradient, factor, start, elements in zip(gradients, inverse, first, counts, strict=True):
+    lowest, highest = torch.stack([torch.stack(torch.aminmax(gradient)).float() for gradient in gradients], dim=1)
+    largest = torch.maximum(-lowest, highest)
+    exponent = torch.where(largest.isfinite(), largest, 1.0).log2().floor().clamp(-126, 126).int()
+    inverse = _power_of_two(-exponent)
+    # relative to this, a constant gradient is exactly 0, and no element loses more digits than it has itself
+    start = _nearest_to_zero(lowest, highest) * inverse
+    means, rests, sums = [], [], []
+    for gradient, factor, origin, elements in zip(gradients, inverse, start, counts, strict=True):
         values = in_order_of_memory(gradient.float() * factor)
         assert values is not None  # results have no gaps
-        values.sub_(start)
-        sums.append(_sum(values))
-        values.sub_(sums[-1] / elements)
-        rests.append(_sum(values))
-        norms.append(_norm(values))
-    near = torch.stack(sums) / count.float()
-    rest = torch.stack(rests).to(wide) / count
-    squares = torch.stack(norms).to(wide).square() - count * rest.square()
-    high, low = _add_exactly(first, near)
-    return _Moments(count, torch.exp2(exponent), high, low + rest.float(), squares.clamp(min=0.0))
+        values.sub_(origin)
+        means.append((_sum(values, wide) / elements).float())
+        values.sub_(means[-1])
+        rests.append(_sum(values, wide))
+        sums.append(_sum(values.square_(), wide))
+    rest = torch.stack(rests) / count
+    squares = torch.stack(sums) - count * rest.square()
+    high, low = _add_exactly(start, torch.stack(means))
+    return _Moments(count, _power_of_two(exponent), inverse, high, low + rest.float(), squares.clamp(min=0.0))
 
 
 def _centralize_one_(gradient: Tensor, moments: _Moments, position: int) -> Tensor:
     """Give each row a mean of zero, unless an element is inf or NaN; return the norm in the gradient's unit."""
-    unit = moments.unit[position]
     rows = tuple(range(1, gradient.ndim))
-    values = gradient.float() / unit
-    # relative to its first element, a constant row is exactly 0
-    values.sub_(values[:, *[slice(1)] * len(rows)].clone())
+    values = gradient.float() * moments.inverse[position]
+    values.sub_(_nearest_to_zero(values.amin(dim=rows, keepdim=True), values.amax(dim=rows, keepdim=True)))
     for _ in range(2):
         values.sub_(values.mean(dim=rows, keepdim=True))
-    norm: Tensor = torch.linalg.vector_norm(values)
-    gradient.copy_(torch.where(moments.squares[position].isfinite(), values.mul_(unit), gradient))
-    return norm
+    largest = torch.finfo(gradient.dtype).max
+    result = values.mul(moments.unit[position]).clamp_(-largest, largest)
+    gradient.copy_(torch.where(moments.squares[position].isfinite(), result, gradient))
+    flat = in_order_of_memory(values.square_())
+    assert flat is not None  # results have no gaps
+    return _sum(flat, moments.squares.dtype).sqrt()
 
 
 def _one_by_one(gradients: Sequence[Tensor], eps: float, grad_scale: Tensor | None) -> Tensor:
@@ -168,21 +173,22 @@ def _one_by_one(gradients: Sequence[Tensor], eps: float, grad_scale: Tensor | No
     return torch.cat(own, dim=1)
 
 
-def _sum(values: Tensor) -> Tensor:
+def _sum(values: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return the sum of a flat tensor, in a wider dtype between tiles."""
     whole = len(values) - len(values) % _TILE
     total = values[whole:].sum()
     if whole:
-        total = torch.cat([values[:whole].view(-1, _TILE).sum(dim=1), total.view(1)]).sum()
-    return total
+        total = torch.cat([values[:whole].view(-1, _TILE).sum(dim=1), total.view(1)]).sum(dtype=dtype)
+    return total.to(dtype)
 
 
-def _norm(values: Tensor) -> Tensor:
-    whole = len(values) - len(values) % _TILE
-    norm: Tensor = torch.linalg.vector_norm(values[whole:])
-    if whole:
-        tiles = torch.linalg.vector_norm(values[:whole].view(-1, _TILE), dim=1)
-        norm = torch.linalg.vector_norm(torch.cat([tiles, norm.view(1)]))
-    return norm
+def _nearest_to_zero(lowest: Tensor, highest: Tensor) -> Tensor:
+    return torch.zeros_like(lowest).clamp(lowest, highest)
+
+
+def _power_of_two(exponent: Tensor) -> Tensor:
+    """Return the power of an integer exponent by its bits, exact on every device."""
+    return ((exponent + 127) << 23).view(torch.float32)
 
 
 def _add_exactly(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:

@@ -51,7 +51,7 @@ def centralize_(gradients: Sequence[Tensor], grad_scale: Tensor | None = None) -
 
     with :math:`i` the index of dimension 0 and :math:`j` that of all other dimensions taken together. Arithmetic and
     non-finite values as in :func:`znorm_`. Gradients of fewer dimensions and rows of one element stay as they are; a
-    constant row becomes exactly zero.
+    constant row becomes exactly zero. A result beyond the largest number of the gradient's dtype becomes that number.
 
     Args:
         gradients: Dense, real, non-empty floating-point tensors of any shape and strides, all on one device.
@@ -191,9 +191,11 @@ def _center_(values: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _write_(gradient: Tensor, exact: _Exact, touched: Tensor) -> None:
-    """Round the result to the gradient's dtype, into the gradient's memory, if it is to be touched."""
+    """Round the result to the gradient's dtype, never to inf, into the gradient's memory, if it is to be touched."""
     if exact.scale is not None:
         exact.values.mul_(exact.scale)
+    largest = torch.finfo(gradient.dtype).max
+    exact.values.clamp_(-largest, largest)
     gradient.copy_(torch.where(touched, exact.values, gradient.to(exact.values.device)))
 
 

@@ -99,7 +99,7 @@ def _normalize_(gradients: Sequence[Tensor], eps: float, grad_scale: Tensor | No
         plan.items,
         torch.zeros(1 + 2 * n, dtype=torch.int32, device=device),
         torch.empty(2, tiles, dtype=torch.float64, device=device),
-        torch.empty(3, n, dtype=torch.float32, device=device),
+        torch.empty(4, n, dtype=torch.float32, device=device),
         stats,
         table if scale is None else scale,
         len(plan.items),

@@ -9,6 +9,7 @@ from torch import nn
 
 from lightning_znorm import ZNorm, attach, centralize_, functional, znorm_
 from lightning_znorm.backends import cpu, generic, reference, triton
+from tests import distributions
 from tests.helpers import (
     centralize_by_numpy,
     make_module,
@@ -73,6 +74,16 @@ def test_gradients_on_several_devices(backend):
         assert relative_error(parameter.grad.cpu(), exact) < 1e-6
     assert {device.type: found.index for device, found in stats.by_device.items()} == {"cuda": (0, 3), "cpu": (1, 2)}
     assert stats.mean.shape == (4,)
+
+
+@pytest.mark.parametrize("name", distributions.DISTRIBUTIONS)
+def test_distributions(backend, name):
+    for size in (100, 4097, 50_000, 3_000_001):
+        gradient, eps = distributions.draw(name, size)
+        expected, moved = znorm_by_numpy(gradient, eps), gradient.cuda()
+        stats = backend.znorm_([moved], eps)
+        assert stats.isfinite().all()
+        assert relative_error(moved.cpu(), expected) < 1e-6, size
 
 
 def test_centralization():
