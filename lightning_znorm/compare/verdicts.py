@@ -163,8 +163,8 @@ def _judge_one(row: "pd.Series[Any]", question: Question, unit: Unit, tested: in
         return doubts.qualify(f"in the {seeds} that both finished, {method} is {size} {sign} in {metric}")
     if pd.isna(row["p"]):
         return doubts.qualify(
-            f"{method} is {sign} than {baseline} in {metric} by the same {size} in all {seeds}, which leaves nothing to"
-            " judge chance by"
+            f"{method} differs from {baseline} by the same {size} in all {seeds} ({sign} in {metric}), which leaves"
+            " nothing to judge chance by"
         )
     ends = row["difference_low"], row["difference_high"]  # in the direction of the sentence: positive is what it says
     interval = unit.interval_of_difference(*ends) if difference > 0 else unit.interval_of_difference(-ends[1], -ends[0])

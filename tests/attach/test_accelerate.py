@@ -20,7 +20,13 @@ from tests.helpers import normalize_by_numpy, small_data, small_network
 
 @pytest.fixture(autouse=True)
 def _no_state_of_other_tests():
+    """Also of other files, which processes that are forked would inherit."""
+    forget_state()
     yield
+    forget_state()
+
+
+def forget_state():
     AcceleratorState._reset_state(reset_partial_state=True)
     GradientState._reset_state()
 
