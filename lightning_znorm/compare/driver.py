@@ -90,6 +90,12 @@ class Comparison:
             if is_cut:
                 print(self._explain_cut(len(missing), by_user), file=sys.stderr)
             done = len(self.store.results(self.question.runs))
+            if not is_cut and done < len(self.question.runs):
+                print(
+                    f"Results have disappeared from `{self.store.folder}` while the comparison was at work:"
+                    f" {done} of {len(self.question.runs)} are left. Run the same command again to repeat the others.",
+                    file=sys.stderr,
+                )
             if done:
                 write_report(self.question, self.store, self._show_command())
             return done == len(self.question.runs)

@@ -2,6 +2,7 @@
 
 import math
 import os
+import shutil
 import subprocess
 from pathlib import Path
 from random import SystemRandom
@@ -70,6 +71,13 @@ class Moving(TinyModel):
     def on_fit_start(self):
         Path("elsewhere").mkdir(exist_ok=True)
         os.chdir("elsewhere")
+
+
+class Destructive(TinyModel):
+    """Removes what earlier runs have left."""
+
+    def on_fit_start(self):
+        shutil.rmtree("out/runs", ignore_errors=True)
 
 
 class Silent(TinyModel):

@@ -134,8 +134,8 @@ def test_methods_that_are_the_same():
 def test_seeds_that_differ_by_the_same_leave_nothing_to_judge_chance_by():
     (verdict,) = verdicts({"none": [0.80, 0.81, 0.82], "znorm": [0.85, 0.86, 0.87]})
     assert verdict == (
-        "`znorm` differs from `none` by the same 5.0 points in all 3 seeds (better in test_acc), which leaves nothing to"
-        " judge chance by."
+        "`znorm` differs from `none` by the same 5.0 points in all 3 seeds (better in test_acc), which leaves nothing"
+        " to judge chance by."
     )
 
 

@@ -104,6 +104,15 @@ def test_results_of_a_module_that_changes_its_folder():
 
 
 @pytest.mark.slow
+def test_results_that_disappear_are_told(capsys):
+    assert compare(f"--model={ODD}.Destructive", "--compare.methods=none", "--compare.jobs=1") == 130
+    printed = capsys.readouterr()
+    assert "Results have disappeared from" in printed.err
+    assert ": 1 of 2 are left. Run the same command again" in printed.err
+    assert "Unfinished: 1 of 2 runs are done" in printed.out
+
+
+@pytest.mark.slow
 def test_each_run_imports_the_users_modules_itself():
     """As `fit` does: what a module makes when it is imported, a file that it opens, belongs to one run."""
     assert compare(f"--data={ODD}.Salted", "--compare.methods=none,gc", "--compare.seeds=1") == 0
