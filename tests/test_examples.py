@@ -40,7 +40,7 @@ def test_demo(name, runs, metric):
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run([*command, *QUICK], capture_output=True, text=True, check=False, timeout=280, env=environment)
     assert done.returncode == 0, done.stderr
-    assert f"# none, clip, gc, znorm: {metric}" in done.stdout
+    assert f"# {metric} of none, clip, gc, znorm (higher is better)" in done.stdout
     assert done.stdout.count("two seeds are too few to tell") == 3
     out = Path(config["out"])
     frame = pd.read_csv(out / "runs.csv")
