@@ -1,5 +1,6 @@
 """The command ``lightning-znorm compare``."""
 
+import re
 import sys
 import tempfile
 from argparse import ArgumentError
@@ -13,6 +14,7 @@ from lightning_znorm._command_parser import CommandParser
 from lightning_znorm._parser_errors import shorten
 from lightning_znorm.cli import choose_package, make_cli_class
 from lightning_znorm.compare.driver import Comparison, report_paths
+from lightning_znorm.compare.identity import identify_code
 from lightning_znorm.compare.options import Mode, Question, ask
 from lightning_znorm.compare.plan import Run
 from lightning_znorm.compare.pool import Pool, make_slots
@@ -100,15 +102,17 @@ def run_command(args: Sequence[str]) -> None:
     refuse_configuration(configuration)
     check_keys(cli.parser, configuration, question)
     trainer = configuration["trainer"]
-    modules = find_modules(configuration)
+    swept = [{"class_path": value} for values in question.sweep.values() for value in values]
+    modules = find_modules([configuration, *swept])
+    contents = configuration | {"code": identify_code(modules)}
     pool = Pool(make_slots(options.jobs, str(trainer.get("accelerator"))), preload=modules)
     store = Store(Path(options.out))
     folder = store.folder
-    store.check(configuration)
+    store.check(contents)
 
     def compare_with(config_file: Path) -> Comparison:
         recipe = ConfiguredRecipe(config_file, trainer, package, modules)
-        return Comparison(question, recipe, store, pool, configuration, trainer, options.retry, options.minutes)
+        return Comparison(question, recipe, store, pool, contents, trainer, options.retry, options.minutes)
 
     if options.dry_run:
         with tempfile.TemporaryDirectory(prefix="lightning-znorm-") as temporary:
@@ -253,9 +257,15 @@ def _check(parser: Any, recipe: ConfiguredRecipe, run: Run, what: str, key: str 
         parser.parse_args(recipe.flags(run))
     except (ArgumentError, TypeError, ValueError) as error:
         known = _dotted(yaml.safe_load(recipe.config_file.read_text()))
-        hint = did_you_mean(key, known) if key and key not in known else ""
+        hint = did_you_mean(key, known) if key and not _is_known(key, known) else ""
         problem = shorten(str(error), parser)
         raise ValueError(f"{what}: {problem.partition(' Did you mean')[0] + hint if hint else problem}") from None
+
+
+def _is_known(key: str, known: Sequence[str]) -> bool:
+    """Say whether a key exists, also in its short form: `model.lr` for `model.init_args.lr`."""
+    group, _, rest = key.partition(".")
+    return key in known or any(name.startswith(f"{group}.") and name.endswith(f".{rest}") for name in known)
 
 
 def find_modules(configuration: Any) -> list[str]:
@@ -263,7 +273,7 @@ def find_modules(configuration: Any) -> list[str]:
     found: dict[str, None] = {}
     if isinstance(configuration, Mapping):
         path = configuration.get("class_path")
-        if isinstance(path, str) and "." in path:
+        if isinstance(path, str) and re.fullmatch(r"\w+(\.\w+)+", path):
             found[path.rpartition(".")[0]] = None
         found |= dict.fromkeys(name for value in configuration.values() for name in find_modules(value))
     elif isinstance(configuration, list):

@@ -2,11 +2,12 @@
 
 import hashlib
 import random
+from collections.abc import Iterator, Mapping
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
@@ -25,25 +26,34 @@ def hash_weights(module: nn.Module) -> str:
 
 def hash_batch(batch: Any, digest: Any) -> None:
     """Hash the tensors of a batch; one of a class of the user's that holds none openly goes by value."""
-    found = 0
-
-    def hash_one(tensor: Tensor) -> Tensor:
-        nonlocal found
-        found += 1
-        return _hash_tensor(tensor, digest)
-
-    apply_to_collection(batch, Tensor, hash_one)
-    if not found:
+    tensors = list(_tensors(batch))
+    for tensor in tensors:
+        _hash_tensor(tensor, digest)
+    if not tensors:
         digest.update(identify(batch).encode())
 
 
-def _hash_tensor(tensor: Tensor, digest: Any) -> Tensor:
+def _tensors(batch: Any) -> Iterator[Tensor]:
+    """Yield the tensors of a nested collection, in its order."""
+    if isinstance(batch, Tensor):
+        yield batch
+    elif isinstance(batch, Mapping):
+        for value in batch.values():
+            yield from _tensors(value)
+    elif isinstance(batch, (list, tuple)):
+        for value in batch:
+            yield from _tensors(value)
+    elif is_dataclass(batch) and not isinstance(batch, type):
+        for field in fields(batch):
+            yield from _tensors(getattr(batch, field.name, None))
+
+
+def _hash_tensor(tensor: Tensor, digest: Any) -> None:
     digest.update(f"{tensor.dtype}{tensor.layout}".encode())
     if tensor.layout is torch.strided and not is_lazy(tensor):  # others have no bytes of their own
         digest.update(f"{tuple(tensor.shape)}".encode())
         flat = tensor.detach().cpu().resolve_conj().resolve_neg().contiguous().reshape(-1)
         digest.update(flat.view(torch.uint8).numpy())
-    return tensor
 
 
 def hash_random_states(device: torch.device) -> str:

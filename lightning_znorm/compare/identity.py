@@ -1,12 +1,16 @@
 """What a Python object is, by value: the same in every process, whatever its hash seed and its addresses."""
 
 import copyreg
+import dis
 import enum
 import hashlib
+import random
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, KeysView, Mapping, ValuesView
+from contextlib import contextmanager, suppress
 from functools import partial
-from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
+from pathlib import Path
+from types import BuiltinFunctionType, CodeType, FunctionType, MappingProxyType, MethodType, ModuleType
 from typing import Any
 
 import numpy as np
@@ -14,10 +18,11 @@ import torch
 from torch import Tensor
 from torch.nn.parameter import is_lazy
 
-from lightning_znorm.compare.modules import is_installed
+from lightning_znorm.compare.modules import find_sources, is_installed
 
 _ATOMS = (bool, int, float, complex, str, bytes, type(None), type(Ellipsis), type(NotImplemented))
 _SHOWN = (bool, int, float, str, type(None))
+_DEEPEST = 10_000  # calls of Python within each other
 _LONGEST = 50  # of a collection whose items are described one by one
 # of a class: what Python adds, and what says nothing about what it does
 _NOT_OF_A_CLASS = {"__dict__", "__weakref__", "__doc__", "__annotations__", "__abstractmethods__", "_abc_impl"}
@@ -31,12 +36,25 @@ _NOT_OF_A_CLASS |= {
 }
 
 
+def python_generator() -> Any:
+    """Return the generator behind the functions of :mod:`random`."""
+    return getattr(random.random, "__self__", None)
+
+
+def numpy_generator() -> Any:
+    """Return the generator behind the functions of :mod:`numpy.random`."""
+    return getattr(np.random.rand, "__self__", None)
+
+
+GLOBAL_GENERATORS = (python_generator, numpy_generator)
+
+
 def identify(value: Any) -> str:
     """Return a digest of a value, of all that it holds, and of the user's own code that it runs.
 
     Functions and classes of installed packages go by name, those of the user by bytecode, defaults, closures, and the
-    globals that they mention. Other objects go by class and state, as :mod:`pickle` would take them. Addresses, the
-    order of sets and dictionaries, line numbers and comments do not count. What pickle cannot take goes by its class.
+    globals and modules that they mention. Other objects go by class and state, as :mod:`pickle` would take them.
+    Addresses, the order of sets, line numbers and comments do not count. What pickle cannot take goes by its class.
 
     Example::
 
@@ -46,7 +64,13 @@ def identify(value: Any) -> str:
         (True, False)
 
     """
-    return _Walk().digest(value).hex()
+    with _deep_recursion():
+        return _Walk().digest(value).hex()
+
+
+def identify_code(modules: Iterable[str]) -> dict[str, str]:
+    """Return a digest of the code of each of the user's own modules among some, and of those that they import."""
+    return {name: _Walk().source(path).hex()[:16] for name, path in find_sources(modules).items()}
 
 
 def describe(value: Any) -> Any:
@@ -101,6 +125,7 @@ class _Walk:
     def __init__(self) -> None:
         self._known: dict[int, tuple[Any, bytes]] = {}  # the objects, too, lest their ids are used again
         self._depths: dict[int, int] = {}
+        self._sources: dict[Path, bytes] = {}
 
     def digest(self, value: Any) -> bytes:
         if type(value) in _ATOMS:
@@ -123,8 +148,10 @@ class _Walk:
             if all(type(item) in _ATOMS for item in value):
                 return _hash(kind.__name__, repr(value).encode())
             return self._join(kind.__name__, value)
-        if kind is dict:
-            return _hash("dict", *sorted(self._join("item", item) for item in value.items()))
+        if kind in (dict, MappingProxyType):  # a network may be built in its order
+            return _hash(kind.__name__, *(self._join("item", item) for item in value.items()))
+        if isinstance(value, (KeysView, ValuesView)):
+            return self._join("view", value)
         if kind in (set, frozenset):
             return _hash(kind.__name__, *sorted(map(self.digest, value)))
         if isinstance(value, Tensor):
@@ -132,9 +159,13 @@ class _Walk:
         if kind is np.ndarray and value.dtype != object:
             return _hash(f"array {value.dtype.str} {value.shape}", np.ascontiguousarray(value).tobytes())
         if isinstance(value, enum.Enum):
-            return _hash(f"enum {_name(kind)}.{value.name}")
+            return self._join(f"enum {_name(kind)}.{value.name}", (value.value,))
         if isinstance(value, ModuleType):
-            return _hash(f"module {value.__name__}")
+            return self._modules([value.__name__])
+        if any(value is find() for find in GLOBAL_GENERATORS):
+            return _hash(f"global generator {_name(kind)}")  # whatever its state: each run seeds it
+        if hasattr(value, "cache_info") and hasattr(value, "__wrapped__"):
+            return self._join("cached", (value.__wrapped__,))
         if isinstance(value, FunctionType):
             return self._function(value)
         if isinstance(value, CodeType):
@@ -167,11 +198,24 @@ class _Walk:
         if _is_installed(function):
             return _hash(f"function {_name(function)}")
         cells = [_content_of(cell) for cell in function.__closure__ or ()]
-        mentioned = {
-            name: function.__globals__[name] for name in _globals_of(function.__code__) & {*function.__globals__}
-        }
-        parts = (function.__code__, function.__defaults__, function.__kwdefaults__, cells, mentioned)
+        names = sorted(_globals_of(function.__code__) & {*function.__globals__})
+        mentioned = [(name, function.__globals__[name]) for name in names]
+        imported = self._modules(_imports_of(function.__code__))
+        parts = (function.__code__, function.__defaults__, function.__kwdefaults__, cells, mentioned, imported)
         return self._join(f"function {function.__name__}", parts)
+
+    def _modules(self, names: Iterable[str]) -> bytes:
+        names = sorted(names)
+        sources = [self.source(path) for path in find_sources(names).values()]
+        return _hash(f"modules {' '.join(names)}", *sources)
+
+    def source(self, path: Path) -> bytes:
+        """Digest a source file, of which line numbers and comments do not count."""
+        if path not in self._sources:
+            self._sources[path] = _hash("source")
+            with suppress(OSError, SyntaxError, ValueError):
+                self._sources[path] = self.digest(compile(path.read_bytes(), "", "exec", dont_inherit=True))
+        return self._sources[path]
 
     def _code(self, code: CodeType) -> bytes:
         counts = (code.co_argcount, code.co_posonlyargcount, code.co_kwonlyargcount, code.co_flags, code.co_name)
@@ -181,9 +225,16 @@ class _Walk:
     def _class(self, cls: type) -> bytes:
         if _is_installed(cls):
             return _hash(f"class {_name(cls)}")
-        members = {name: value for name, value in vars(cls).items() if name not in _NOT_OF_A_CLASS}
-        # descriptors of slots belong to the class; `__slots__` itself is among the members
-        members = {name: value for name, value in members.items() if type(value).__name__ != "member_descriptor"}
+        inherited = {name: value for base in reversed(cls.__bases__) for name, value in vars(base).items()}
+        members = [
+            (name, value)
+            for name, value in sorted(vars(cls).items())
+            if name not in _NOT_OF_A_CLASS
+            # those of slots belong to the class; `__slots__` itself is among the members
+            and type(value).__name__ != "member_descriptor"
+            # cloudpickle leaves out what a class shares with its bases
+            and not (name in inherited and value is inherited[name])
+        ]
         # not the qualified name, see `_short_name`
         return self._join(f"class {cls.__name__}", (cls.__bases__, members))
 
@@ -220,7 +271,28 @@ def _is_installed(value: Any) -> bool:
 
 def _globals_of(code: CodeType) -> set[str]:
     """Return all names that a function and those inside it may look up among its globals."""
-    return {*code.co_names}.union(*[_globals_of(const) for const in code.co_consts if isinstance(const, CodeType)])
+    return _operands(code, ("LOAD_GLOBAL", "LOAD_NAME"))
+
+
+def _imports_of(code: CodeType) -> set[str]:
+    """Return the modules that a function and those inside it may import."""
+    return _operands(code, ("IMPORT_NAME",))
+
+
+def _operands(code: CodeType, operations: tuple[str, ...]) -> set[str]:
+    names = {step.argval for step in dis.get_instructions(code) if step.opname in operations}
+    return names.union(*[_operands(const, operations) for const in code.co_consts if isinstance(const, CodeType)])
+
+
+@contextmanager
+def _deep_recursion() -> Iterator[None]:
+    """Allow for networks and classes that lead deep into each other."""
+    before = sys.getrecursionlimit()
+    sys.setrecursionlimit(max(before, _DEEPEST))
+    try:
+        yield
+    finally:
+        sys.setrecursionlimit(before)
 
 
 def _content_of(cell: Any) -> Any:

@@ -8,7 +8,7 @@ from importlib import import_module
 from typing import Any
 
 from lightning_znorm._compat import Callback, import_all
-from lightning_znorm.compare.identity import describe
+from lightning_znorm.compare.identity import describe, identify_code
 from lightning_znorm.compare.text import did_you_mean, listing, parse_value, split_outside_brackets
 
 _CALLBACKS = {"gc": "lightning_znorm.GradientCentralization", "znorm": "lightning_znorm.ZNorm"}
@@ -37,11 +37,14 @@ class Method:
 
     def identity(self) -> dict[str, Any]:
         """Return what tells a run of this method from runs of others, as JSON takes it."""
+        module = (self.class_path or "").rpartition(".")[0]
+        code = identify_code([module] if module else [])
         return {
             "class_path": self.class_path,
             "init_args": dict(self.init_args),
             "trainer": dict(self.trainer),
             "callbacks": [describe(callback) for callback in self.callbacks],
+            **({"code": code} if code else {}),
         }
 
     def flags(self) -> list[str]:

@@ -1,10 +1,12 @@
 """Which modules are the user's own, and what they import."""
 
+import ast
 import site
 import sys
 import sysconfig
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
+from importlib.util import find_spec, resolve_name
 from pathlib import Path
 from types import ModuleType
 
@@ -32,7 +34,57 @@ def is_installed(name: str) -> bool:
     if origin is None:  # frozen, or a namespace package
         spec = getattr(module, "__spec__", None)
         return spec is not None and spec.origin in ("built-in", "frozen")
-    return any(Path(origin).resolve().is_relative_to(folder) for folder in _installed_folders())
+    return _is_installed_file(Path(origin))
+
+
+def find_sources(names: Iterable[str]) -> dict[str, Path]:
+    """Return the source files of the user's own modules among some, and of those that they import in turn.
+
+    Args:
+        names: Modules, imported already or not; those without a source file and installed ones are left out.
+
+    """
+    waiting, found = list(names), dict[str, Path]()
+    while waiting:
+        name = waiting.pop()
+        path = _find_source(name)
+        if name not in found and path is not None:
+            found[name] = path
+            waiting += _imported_names(name, path)
+    return dict(sorted(found.items()))
+
+
+def _find_source(name: str) -> Path | None:
+    module = sys.modules.get(name)
+    try:
+        spec = None if module is not None else find_spec(name)
+    except (ImportError, AttributeError, ValueError):
+        return None
+    origin = getattr(module, "__file__", None) or (spec.origin if spec is not None else None)
+    is_own = name.partition(".")[0] != _PACKAGE and origin is not None and origin.endswith(".py")
+    return Path(origin) if origin is not None and is_own and not _is_installed_file(Path(origin)) else None
+
+
+def _imported_names(name: str, path: Path) -> Iterator[str]:
+    """Yield what a module imports, wherever in its source; some of the names may be no modules."""
+    package = name if path.name == "__init__.py" else name.rpartition(".")[0]
+    try:
+        nodes = [*ast.walk(ast.parse(path.read_bytes()))]
+    except (OSError, SyntaxError, ValueError):
+        return
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            try:
+                base = resolve_name("." * node.level + (node.module or ""), package)
+            except ImportError:
+                continue
+            yield from (base, *(f"{base}.{alias.name}" for alias in node.names))
+
+
+def _is_installed_file(path: Path) -> bool:
+    return any(path.resolve().is_relative_to(folder) for folder in _installed_folders())
 
 
 def find_imports(names: Iterable[str]) -> list[str]:

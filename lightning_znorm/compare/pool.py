@@ -206,6 +206,8 @@ def available_cores() -> int:
 
 def _exists(pid: int) -> bool:
     """Say whether a process exists, a child of the fork server or an orphan."""
+    with contextlib.suppress(OSError):
+        os.waitpid(pid, os.WNOHANG)  # an orphan may have become a child of this process, and a zombie
     try:
         os.kill(pid, 0)
     except (ProcessLookupError, PermissionError):  # the second of a process of somebody else's

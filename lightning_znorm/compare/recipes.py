@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -81,7 +82,7 @@ class ConfiguredRecipe:
         """
         own = {"methods": [run.method.label], "seeds": [run.seed], "out": f"repeat/{run.key}"}
         if run.setting:
-            own["sweep"] = {key: [value] for key, value in run.setting.items()}
+            own["sweep"] = {key: [_as_yaml(value)] for key, value in run.setting.items()}
         flags = [make_flag(f"compare.{name}", value) for name, value in {**own, **options}.items()]
         return shlex.join(["lightning-znorm", "compare", f"--config={self.config_file}", *flags])
 
@@ -102,7 +103,7 @@ class ConfiguredRecipe:
             parser_kwargs={"exit_on_error": False},
             trainer_defaults={"callbacks": list(callbacks)},
         )
-        keep_checkpoints_apart(cli.trainer, run, folder, probe)
+        keep_logs_apart(cli.trainer, folder, probe)
         return Ingredients(cli.trainer, cli.model, cli.datamodule)
 
 
@@ -135,7 +136,7 @@ class FactoryRecipe:
         own = arguments.pop("callbacks", None) or []
         own = [*own] if isinstance(own, Sequence) else [own]
         trainer = pl.Trainer(**arguments, callbacks=[*own, *run.method.make_callbacks(), *callbacks])
-        keep_checkpoints_apart(trainer, run, folder, probe)
+        keep_logs_apart(trainer, folder, probe)
         return Ingredients(trainer, model, datamodule)
 
     def describe(self) -> dict[str, Any]:
@@ -162,7 +163,8 @@ def background_arguments(trainer: Mapping[str, Any], folder: Path, probe: bool) 
     """
     arguments: dict[str, Any] = {"default_root_dir": str(folder), "devices": 1, "enable_model_summary": False}
     logger = trainer.get("logger")
-    if logger in (None, True) or (probe and logger is not False):
+    # a trial leaves no trace where others look
+    if logger in (None, True) or (probe and logger is not False and not _logs_to_files(logger)):
         arguments["logger"] = "csv"
     if trainer.get("enable_checkpointing") is None and not _has_callback(trainer, "ModelCheckpoint"):
         arguments["enable_checkpointing"] = False
@@ -175,17 +177,43 @@ def background_arguments(trainer: Mapping[str, Any], folder: Path, probe: bool) 
     return arguments
 
 
-def keep_checkpoints_apart(trainer: Any, run: Run, folder: Path, probe: bool) -> None:
-    """Give each run a folder of its own below one that the configuration names for checkpoints, a trial none there."""
-    for callback in trainer.callbacks:
-        is_checkpoint = any(base.__name__ == "Checkpoint" for base in type(callback).__mro__)
-        if is_checkpoint and getattr(callback, "dirpath", None) is not None:
-            callback.dirpath = str((folder if probe else Path(callback.dirpath)) / run.key)
+def keep_logs_apart(trainer: Any, folder: Path, probe: bool) -> None:
+    """Let the loggers of a trial write into its own folder."""
+    for logger in trainer.loggers if probe else ():
+        for name in ("_root_dir", "_save_dir"):  # they have no public setter
+            if hasattr(logger, name):
+                setattr(logger, name, str(folder))
+
+
+def _logs_to_files(loggers: Any) -> bool:
+    """Say whether loggers, or their configurations, write into a folder and nowhere else."""
+    for logger in loggers if isinstance(loggers, (list, tuple)) else [loggers]:
+        bases = [base.__name__ for base in _class_of(logger).__mro__]
+        if not {"CSVLogger", "TensorBoardLogger"}.intersection(bases):
+            return False
+    return True
+
+
+def _class_of(value: Any) -> type:
+    """Return the class of an object, or of one that a configuration describes."""
+    if not isinstance(value, Mapping):
+        return type(value)
+    module, _, name = value["class_path"].rpartition(".")
+    found: type = getattr(import_module(module), name)
+    return found
 
 
 def make_flag(key: str, value: Any) -> str:
     """Write one option of the command line."""
+    value = _as_yaml(value)
     return f"--{key}={value if isinstance(value, str) else json.dumps(value)}"
+
+
+def _as_yaml(value: Any) -> Any:
+    """Return what is not a finite number as YAML writes it, and JSON does not."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value).replace("inf", ".inf").replace("nan", ".nan")
+    return value
 
 
 def _logger_arguments(folder: Path) -> dict[str, str]:
@@ -200,14 +228,7 @@ def _has_callback(trainer: Mapping[str, Any], name: str) -> bool:
 def callback_classes(trainer: Mapping[str, Any]) -> list[type]:
     """Return the classes of the callbacks among a Trainer's arguments, which may be in the form of a configuration."""
     callbacks = trainer.get("callbacks") or []
-    classes = []
-    for callback in callbacks if isinstance(callbacks, (list, tuple)) else [callbacks]:
-        if isinstance(callback, Mapping):
-            module, _, name = callback["class_path"].rpartition(".")
-            classes.append(getattr(import_module(module), name))
-        else:
-            classes.append(type(callback))
-    return classes
+    return [_class_of(callback) for callback in (callbacks if isinstance(callbacks, (list, tuple)) else [callbacks])]
 
 
 def refuse_trainer(trainer: Mapping[str, Any]) -> None:
@@ -229,6 +250,12 @@ def refuse_trainer(trainer: Mapping[str, Any]) -> None:
             f"The Trainer's arguments already clip gradients (`trainer.gradient_clip_val: {clip}`), so that every"
             f" method would be run with it. Take it out, and compare with the method `clip(gradient_clip_val={clip})`."
         )
+    for split, step in (("val", "Settings are selected"), ("test", "Results are reported")):
+        if trainer.get(f"limit_{split}_batches") == 0:
+            raise ValueError(
+                f"The Trainer's arguments leave no batch of the {split} split (`trainer.limit_{split}_batches: 0`)."
+                f" {step} by its metrics: take it out."
+            )
     devices, nodes = trainer.get("devices"), trainer.get("num_nodes")
     if devices not in (None, "auto", 1, "1") or nodes not in (None, 1):
         raise ValueError(

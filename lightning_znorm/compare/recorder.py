@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.parameter import is_lazy
 
-from lightning_znorm._compat import Callback, MisconfigurationException
+from lightning_znorm._compat import Callback, MisconfigurationException, import_all
 from lightning_znorm.compare.hashes import hash_batch, hash_random_states, hash_weights
 from lightning_znorm.transform import GradientTransform
 
@@ -34,6 +34,7 @@ class Recorder(Callback):
 
     Args:
         report: Called every now and then with the share of the training that is done and the newest metrics.
+        relocate: Returns where a run writes the checkpoints that would go to a certain folder.
 
     Attributes:
         curve: A row per validation: ``epoch`` (1.0 after the first; ``None`` within an epoch of unknown length),
@@ -53,7 +54,7 @@ class Recorder(Callback):
 
     """
 
-    def __init__(self, report: Report | None = None) -> None:
+    def __init__(self, report: Report | None = None, relocate: Callable[[str], str] | None = None) -> None:
         super().__init__()
         self.curve: list[dict[str, Any]] = []
         self.losses: list[float] = []
@@ -65,7 +66,7 @@ class Recorder(Callback):
         self.returned: dict[str, float] = {}
         self.validation_names: dict[str, None] = {}
         self.own_callbacks: list[Any] | None = None
-        self._report = report
+        self._report, self._relocate = report, relocate
         self._batches = hashlib.sha256()
         self._epoch_seconds_per_step: list[float] = []
         self._metrics_before: dict[str, Any] = {}
@@ -86,10 +87,13 @@ class Recorder(Callback):
         return statistics.median(self._epoch_seconds_per_step) if self._epoch_seconds_per_step else None
 
     def setup(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", stage: str) -> None:
-        """Refuse gradient transforms that the module brings itself: every method would be run with them."""
+        """Refuse gradient transforms that the module brings itself, and give each run a folder for checkpoints."""
         if stage != "fit" or self.own_callbacks is None:
             return
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            is_checkpoint = any(base.__name__ == "Checkpoint" for base in type(callback).__mro__)
+            if self._relocate and is_checkpoint and getattr(callback, "dirpath", None) is not None:
+                callback.dirpath = self._relocate(str(callback.dirpath))
             brought = all(callback is not known for known in self.own_callbacks)
             if brought and isinstance(callback, GradientTransform) and callback.enabled:
                 raise MisconfigurationException(
@@ -265,11 +269,11 @@ def find_end(trainer: "pl.Trainer") -> tuple[str, bool]:
         return "max_steps", False
     if trainer.max_epochs is not None and 0 <= trainer.max_epochs <= trainer.current_epoch:
         return "max_epochs", False
+    timers, stoppers = (tuple(getattr(m, name) for m in import_all("callbacks")) for name in ("Timer", "EarlyStopping"))
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
-        kinds = [base.__name__ for base in type(callback).__mro__]
-        if "Timer" in kinds and (callback.time_remaining() or 0) <= 0:
+        if isinstance(callback, timers) and (left := callback.time_remaining()) is not None and left <= 0:
             return "max_time", True
-        if "EarlyStopping" in kinds and callback.stopping_reason.value:
+        if isinstance(callback, stoppers) and callback.stopping_reason.value:
             return f"early stopping ({type(callback).__name__})", True
     return "trainer.should_stop" if trainer.should_stop else "no more training batches", True
 
@@ -283,7 +287,7 @@ def _count_epochs(trainer: "pl.Trainer", batches_of_epoch: int) -> float | None:
 
 
 def _is_finite(pl_module: "pl.LightningModule") -> bool:
-    sums = [p.detach().abs().max().float() for p in pl_module.parameters() if p.numel()]
+    sums = [p.detach().abs().max().float() for p in pl_module.parameters() if not is_lazy(p) and p.numel()]
     return not sums or bool(torch.stack([value.to(sums[0].device) for value in sums]).isfinite().all())
 
 

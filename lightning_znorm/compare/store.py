@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -50,6 +51,8 @@ class Store:
 
         """
         existed = self.folder.exists()
+        if self.folder.is_dir():
+            self.check(configuration)  # before anything is written into a folder of somebody else's
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             lock = FileLock(self.folder / _LOCK)
@@ -137,7 +140,7 @@ class Store:
                 )
             return False
         known = read_json(about)
-        if not isinstance(known, dict) or known.get("schema") != SCHEMA:
+        if not isinstance(known, dict) or known.get("schema") != SCHEMA or "configuration" not in known:
             schema = known.get("schema") if isinstance(known, dict) else None
             raise ValueError(
                 f"Argument `out`: `{about}` was not written by this version (schema {schema}; this version reads schema"
@@ -260,7 +263,8 @@ def differences(old: Any, new: Any, key: str = "") -> list[tuple[str, Any, Any]]
         return [
             found for name in keys for found in differences(old.get(name), new.get(name), f"{key}.{name}".lstrip("."))
         ]
-    return [] if old == new else [(key, old, new)]
+    is_same = json.dumps(old, sort_keys=True) == json.dumps(new, sort_keys=True)  # 1 batch is not the share 1.0
+    return [] if is_same else [(key, old, new)]
 
 
 def _is_result(value: Any) -> bool:
@@ -277,7 +281,7 @@ def _encode(configuration: Any) -> Any:
 
 
 def _is_temporary(path: Path) -> bool:
-    return path.name.startswith(".") and path.name.endswith(".tmp")
+    return re.fullmatch(r"\.[\w.]+\.[0-9a-f]{32}\.tmp", path.name) is not None and path.is_file()
 
 
 def _replace_floats(value: Any, replace: Callable[[float], Any]) -> Any:

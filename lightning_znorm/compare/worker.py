@@ -13,13 +13,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
+from io import BytesIO
 from multiprocessing import connection, parent_process
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from lightning_znorm.compare.identity import differing
+from lightning_znorm.compare.identity import GLOBAL_GENERATORS, differing
 from lightning_znorm.compare.plan import Run, fingerprint
 from lightning_znorm.compare.recipes import Ingredients, Recipe
 from lightning_znorm.compare.recorder import Brake, DivergedError, Recorder, find_end
@@ -96,9 +97,24 @@ def pack(task: Task) -> bytes:
     """Pickle a task for :func:`work`."""
     import cloudpickle
 
-    opening = (dict(task.environment), task.start_method, task.folder, cloudpickle.dumps(task))
-    packed: bytes = cloudpickle.dumps(opening)
+    class Pickler(cloudpickle.CloudPickler):  # type: ignore[misc]
+        def reducer_override(self, value: Any) -> Any:
+            for find in GLOBAL_GENERATORS:  # the run's own, which its seed reaches, instead of a copy
+                if value is find():
+                    return find, ()
+            return super().reducer_override(value)
+
+    buffer = BytesIO()
+    Pickler(buffer).dump(task)
+    packed: bytes = cloudpickle.dumps((dict(task.environment), task.start_method, task.folder, buffer.getvalue()))
     return packed
+
+
+def place_checkpoints(folder: str, task: Task) -> str:
+    """Return a run's folder below one that all runs name, a trial's in the trial's own."""
+    if task.probe:
+        return str(task.folder / "checkpoints")
+    return f"{folder.rstrip('/')}/{task.run.key}"  # also of a remote one, with its protocol
 
 
 def perform(task: Task, report: Any = None) -> dict[str, Any]:
@@ -110,7 +126,7 @@ def perform(task: Task, report: Any = None) -> dict[str, Any]:
 
     """
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-    recorder = Recorder(report)
+    recorder = Recorder(report, lambda folder: place_checkpoints(folder, task))
     began = time.perf_counter()
     result: dict[str, Any] = {**describe(task.run), "status": "finished", "error": None, "test": {}}
     result |= {"started": datetime.now(UTC).isoformat(timespec="seconds"), "ended": None, "stopped_early": False}

@@ -4,11 +4,13 @@ import math
 import os
 import shutil
 import subprocess
+from dataclasses import dataclass
 from pathlib import Path
 from random import SystemRandom
 
 import torch
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset, get_worker_info
 
@@ -71,6 +73,58 @@ class Moving(TinyModel):
     def on_fit_start(self):
         Path("elsewhere").mkdir(exist_ok=True)
         os.chdir("elsewhere")
+
+
+class Extended(CSVLogger):
+    """A logger that the user's module knows."""
+
+    def note(self):
+        pass
+
+
+class Noting(TinyModel):
+    def on_fit_start(self):
+        self.logger.note()
+
+
+class Timer(Callback):
+    """Is called as one of Lightning's own, and is none."""
+
+
+class PartlyLazy(TinyModel):
+    """Has a layer that is not used before the test."""
+
+    def __init__(self, lr: float = 0.1):
+        super().__init__(lr)
+        self.later = nn.LazyLinear(2)
+
+
+class Saving(TinyModel):
+    """Brings its checkpoints itself."""
+
+    def configure_callbacks(self):
+        return [ModelCheckpoint(dirpath="kept")]
+
+
+@dataclass(frozen=True)
+class Frozen:
+    inputs: torch.Tensor
+    labels: torch.Tensor
+
+    def __iter__(self):
+        return iter((self.inputs, self.labels))
+
+    def to(self, *args, **kwargs):
+        return self
+
+
+def freeze(items):
+    return Frozen(*(torch.stack(parts) for parts in zip(*items, strict=True)))
+
+
+class FrozenBatches(TinyData):
+    def _loader(self, split, shuffle=False):
+        return DataLoader(super()._loader(split).dataset, self.batch_size, shuffle=shuffle, collate_fn=freeze)
 
 
 class Destructive(TinyModel):

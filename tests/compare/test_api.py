@@ -181,6 +181,25 @@ def test_methods_and_settings_that_are_objects_have_results_of_their_own():
 
 
 @pytest.mark.slow
+def test_the_seed_reaches_functions_of_the_global_generators():
+    """cloudpickle would take a copy of the generator along."""
+    from random import randint
+
+    def make():
+        model = TinyModel()
+        for parameter in model.parameters():
+            nn.init.constant_(parameter, randint(1, 10**9))
+        return model
+
+    arguments = {"monitor": "val_acc", "trainer": QUICK, "out": "out", "methods": "none,gc"}
+    compare(make, TinyData(20), seeds=[1, 2], **arguments)
+    hashes = {(result["seed"], result["weights_hash"]) for result in read_results("out").values()}
+    assert len(hashes) == 2
+    assert len({value for _, value in hashes}) == 2
+    assert compare(make, TinyData(20), seeds=[1, 2, 3], **arguments)["seeds"].tolist() == [3, 3]
+
+
+@pytest.mark.slow
 def test_what_no_other_process_recognizes_is_not_used_again():
     arguments = {"monitor": "val_acc", "trainer": QUICK, "out": "out", "methods": "none", "seeds": 1}
     data = Clock()

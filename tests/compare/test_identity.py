@@ -11,6 +11,7 @@ import threading
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
+from types import MappingProxyType
 
 import cloudpickle
 import numpy as np
@@ -19,7 +20,7 @@ import pytest
 import torch
 from torch import nn
 
-from lightning_znorm.compare.identity import describe, differing, identify
+from lightning_znorm.compare.identity import describe, differing, identify, identify_code
 from lightning_znorm.compare.methods import Method, name_methods
 from lightning_znorm.compare.modules import find_imports, is_installed
 from lightning_znorm.compare.plan import Run
@@ -110,6 +111,10 @@ DIFFERENT = {
     "frames": (pd.DataFrame({"a": [1]}), pd.DataFrame({"a": [2]})),
     "generators": (torch.Generator().manual_seed(1), torch.Generator().manual_seed(2)),
     "methods of objects": (TinyData(20)._loader, TinyData(40)._loader),
+    "read-only dictionaries": (MappingProxyType({"a": 1}), MappingProxyType({"a": 2})),
+    "views of dictionaries": ({"a": 1}.keys(), {"b": 1}.keys()),
+    "values of enumerations": (Enum("Size", {"ONE": 1}).ONE, Enum("Size", {"ONE": 2}).ONE),
+    "order of arguments": (functools.partial(print, a=1, b=2), functools.partial(print, b=2, a=1)),
     "bound arguments": (functools.partial(print, {"deep": [1]}), functools.partial(print, {"deep": [2]})),
 }
 
@@ -121,8 +126,8 @@ def test_what_differs_has_another_identity(name):
     assert identify(first) == identify(cloudpickle.loads(cloudpickle.dumps(first)))
 
 
-def test_order_addresses_and_lines_do_not_count():
-    assert identify({"a": 1, "b": 2}) == identify({"b": 2, "a": 1})
+def test_order_of_sets_addresses_and_lines_do_not_count():
+    assert identify({"a": 1, "b": 2}) != identify({"b": 2, "a": 1})  # a network may be built in this order
     assert identify(object()) == identify(object())
     source = "def make(lr):\n    return lr"
     assert identify(code(source)) == identify(code("# a comment\n\n" + source))
@@ -223,6 +228,75 @@ def test_runs_of_settings_that_are_objects():
         Run(Method("none"), {"x": value}, 0).key.rpartition("-")[2] for value in (Slotted(1), Slotted(2), closure(1))
     }
     assert len(keys) == 3
+
+
+def test_functions_and_attributes_of_one_name(monkeypatch):
+    """The name of an attribute is no global, which would not travel with the function."""
+    first = code("config = 1\ndef make(self): return self.config")
+    second = code("config = 2\ndef make(self): return self.config")
+    assert identify(first) == identify(second)
+
+
+def test_members_that_a_class_shares_with_its_base():
+    @dataclass
+    class Base:
+        x: int = 0
+
+    @dataclass
+    class Derived(Base):
+        debug = False
+
+    values = [Base, Derived, Derived()]
+    assert [*map(identify, cloudpickle.loads(cloudpickle.dumps(values)))] == [*map(identify, values)]
+
+
+def test_functions_that_mention_each_other():
+    mutual = code(
+        "def a(): return b, c\ndef b(): return c, a\ndef c(): return a, b\ndef make(): return a, b, c\n"
+        "class A:\n def f(self): return B\nclass B:\n def f(self): return A, make"
+    )
+    assert identify(mutual) == identify(cloudpickle.loads(cloudpickle.dumps(mutual)))
+
+
+def test_global_generators_go_by_name():
+    drawing = code(
+        "from random import randint\nfrom numpy.random import rand\ndef make(): return randint(0, 9), rand()"
+    )
+    before = identify(drawing)
+    random.random(), np.random.rand()
+    assert identify(drawing) == before
+
+
+def test_deep_networks():
+    network = nn.Identity()
+    for _ in range(200):
+        network = nn.Sequential(network)
+    assert identify(network) != identify(nn.Sequential(network))
+
+
+def test_cached_functions_go_by_what_they_wrap():
+    first, second = (functools.cache(code(f"def make(): return {number}")) for number in (1, 2))
+    assert identify(first) != identify(second)
+
+
+def test_the_code_of_modules_counts(monkeypatch):
+    """Of those that a function mentions or imports, and of those that these import."""
+    monkeypatch.syspath_prepend(Path.cwd())
+    Path("deep_module.py").write_text("WIDTH = 1")
+    Path("own_module.py").write_text("from deep_module import WIDTH\ndef build(): return WIDTH")
+    functions = [
+        code("import own_module\ndef make(): return own_module.build()"),
+        code("def make():\n import own_module\n return own_module.build()"),
+        code("def make():\n from own_module import build\n return build()"),
+    ]
+    before = [*map(identify, functions), str(identify_code(["own_module"]))]
+    assert len({*before}) == 4
+    assert [*identify_code(["own_module", "torch"])] == ["deep_module", "own_module"]
+    Path("deep_module.py").write_text("WIDTH = 1  # a comment")
+    assert [*map(identify, functions), str(identify_code(["own_module"]))] == before
+    Path("deep_module.py").write_text("WIDTH = 2")
+    after = [*map(identify, functions), str(identify_code(["own_module"]))]
+    assert not {*before} & {*after}
 
 
 def test_modules_of_the_user():

@@ -1,6 +1,7 @@
 """Methods, sweeps, seeds and metrics as a user writes them."""
 
 import json
+import math
 from importlib import import_module
 
 import pytest
@@ -10,6 +11,8 @@ from lightning_znorm import GradientCentralization, ZNorm
 from lightning_znorm.compare.directions import guess_mode
 from lightning_znorm.compare.methods import name_methods, parse_methods
 from lightning_znorm.compare.plan import make_runs, make_settings, parse_seeds, parse_sweep, show_setting
+from lightning_znorm.compare.recipes import make_flag
+from lightning_znorm.compare.text import parse_value
 from tests.compare.helpers import TINY, question
 from tests.compare.tiny import Halve
 
@@ -69,6 +72,22 @@ def test_methods_by_name():
     for label in (7, ""):
         with pytest.raises(ValueError, match="keys of argument `methods` to be names of the methods, but got"):
             name_methods({label: None})
+
+
+@pytest.mark.parametrize(
+    ("value", "flag"),
+    [
+        (math.inf, ".inf"),
+        (-math.inf, "-.inf"),
+        (math.nan, ".nan"),
+        (0.1, "0.1"),
+        ([1, "a"], '[1, "a"]'),
+        ("a b", "a b"),
+    ],
+)
+def test_flags_are_read_as_they_were_meant(value, flag):
+    assert make_flag("key", value) == f"--key={flag}"
+    assert repr(parse_value(flag)) == repr(value)
 
 
 def test_values_are_shown_alike_in_every_process():

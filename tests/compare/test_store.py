@@ -72,6 +72,7 @@ def test_tuples_and_lists_are_the_same_configuration():
             r"not written by this version \(schema 99; this version reads schema 1\)",
         ),
         ("comparison.json", "not json", "was not written by this version"),
+        ("comparison.json", '{"schema": 1}', "was not written by this version"),
     ],
 )
 def test_of_something_else(name, content, message):
@@ -108,7 +109,7 @@ def test_two_at_a_time():
 def test_what_a_killed_process_has_left_is_no_obstacle():
     Path("out").mkdir()
     Path("out/.lock").touch()
-    Path("out/.comparison.json.123.tmp").write_text("{")
+    Path("out/.comparison.json.0123456789abcdef0123456789abcdef.tmp").write_text("{")
     with Store(Path("out")).opened(CONFIGURATION) as store:
         folder = store.folder_of(RUN)
         folder.mkdir(parents=True)
@@ -170,6 +171,21 @@ def test_digests_are_named_only_if_nothing_else_differs():
         Store(Path("out")).check(configuration(1, "b"))
 
 
+def test_a_number_and_a_share_are_not_the_same():
+    with Store(Path("out")).opened({"trainer": {"limit_train_batches": 1}}) as store:
+        store.keep(RUN, RESULT)
+    with pytest.raises(ValueError, match=r"trainer\.limit_train_batches is 1\.0, was 1"):
+        Store(Path("out")).check({"trainer": {"limit_train_batches": 1.0}})
+
+
+def test_files_of_others_stay():
+    Path("out").mkdir()
+    Path("out/.notes.tmp").write_text("mine")
+    with pytest.raises(ValueError, match=r"has other things in it \(\.notes\.tmp\)"), Store(Path("out")).opened({}):
+        pass
+    assert [path.name for path in Path("out").iterdir()] == [".notes.tmp"]
+
+
 def test_results_that_no_other_process_recognizes_are_not_used_again():
     with Store(Path("out")).opened(CONFIGURATION) as store:
         assert store.mark_unstable(["datamodule"])
@@ -217,9 +233,9 @@ def test_temporary_files_have_names_of_their_own_and_go(monkeypatch):
             write_atomically(Path("file.json"), "{}")
     assert len({*names}) == 2
     Path("out").mkdir()
-    Path("out/.report.html.0123.tmp").touch()
+    Path("out/.report.html.0123456789abcdef0123456789abcdef.tmp").touch()
     with Store(Path("out")).opened(CONFIGURATION):
-        assert not Path("out/.report.html.0123.tmp").exists()
+        assert not Path("out/.report.html.0123456789abcdef0123456789abcdef.tmp").exists()
 
 
 def test_a_full_disk_is_named_and_leaves_no_file(monkeypatch):

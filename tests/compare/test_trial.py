@@ -8,6 +8,9 @@ import pandas as pd
 import pytest
 
 from lightning_znorm.__main__ import main
+from lightning_znorm.compare.methods import Method
+from lightning_znorm.compare.plan import Run
+from lightning_znorm.compare.worker import Task, place_checkpoints
 from tests.compare.helpers import TINY, compare, read_results, refusal
 
 ODD = "tests.compare.odd"
@@ -24,6 +27,10 @@ ALONE = ["--compare.methods=none", "--compare.seeds=1", "--compare.monitor=val_l
         [f"--model={ODD}.Limited"],
         [f"--data={ODD}.Unsized", "--trainer.max_epochs=-1", "--trainer.max_steps=6", "--trainer.val_check_interval=2"],
         [f"--data={ODD}.Objects"],
+        [f"--data={ODD}.FrozenBatches"],
+        [f"--model={ODD}.PartlyLazy"],
+        [f"--model={ODD}.Noting", f"--trainer.logger={ODD}.Extended", "--trainer.logger.save_dir=logs"],
+        [f"--trainer.callbacks+={ODD}.Timer"],
         ["--trainer.min_epochs=2", "--trainer.check_val_every_n_epoch=2", "--trainer.max_epochs=4"],
         ["--trainer.callbacks+=lightning.pytorch.callbacks.EarlyStopping", "--trainer.callbacks.monitor=val_loss"],
     ],
@@ -97,10 +104,43 @@ def test_checkpoints_of_runs_and_trials_do_not_mix():
 
 
 @pytest.mark.slow
+def test_checkpoints_that_the_module_brings_do_not_mix():
+    model = f"--model={ODD}.Saving"
+    assert compare(model, "--compare.methods=none", "--compare.dry_run") == 0
+    assert not Path("kept").exists()
+    assert compare(model, "--compare.methods=none") == 0
+    assert {path.parent.name for path in Path("kept").rglob("*.ckpt")} == {*read_results("out")}
+
+
+def test_checkpoints_of_a_remote_folder_keep_its_protocol():
+    run = Run(Method("none"), {}, 0)
+    task = Task(run, None, Path("runs"))
+    assert place_checkpoints("s3://bucket/kept/", task) == f"s3://bucket/kept/{run.key}"
+
+
+@pytest.mark.slow
+def test_code_that_has_changed_is_another_configuration(capsys):
+    source = "from mine_below import WIDTH\nfrom tests.compare.tiny import TinyModel\nclass Model(TinyModel):\n"
+    Path("mine_that_changes.py").write_text(source + "    def __init__(self): super().__init__(width=WIDTH)")
+    Path("mine_below.py").write_text("WIDTH = 4")
+    flags = ["--model=mine_that_changes.Model", "--compare.methods=none", "--compare.seeds=1"]
+    assert compare(*flags) == 0
+    Path("mine_below.py").write_text("WIDTH = 8")
+    assert "another configuration (code.mine_below is" in refusal(capsys, *flags)
+
+
+@pytest.mark.slow
 def test_results_of_a_module_that_changes_its_folder():
     assert compare(*ALONE, f"--model={ODD}.Moving") == 0
     assert [result["status"] for result in read_results("out").values()] == ["finished"]
     assert Path("out/report.html").exists()
+
+
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_a_split_without_batches(capsys, split):
+    assert f"leave no batch of the {split} split (`trainer.limit_{split}_batches: 0" in refusal(
+        capsys, f"--trainer.limit_{split}_batches=0.0"
+    )
 
 
 @pytest.mark.slow
