@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 
 from lightning_znorm import __version__
-from lightning_znorm._errors import did_you_mean
+from lightning_znorm._errors import did_you_mean, fail
 
 _COMMANDS = {
     "fit": "train a LightningModule; --znorm switches z-score gradient normalization on",
@@ -48,10 +48,10 @@ def main(args: Sequence[str] | None = None) -> None:
     elif "--version" in general:
         print(f"lightning-znorm {__version__} ({', '.join(_versions())})")
     elif position is None and not any(token.startswith(("-c", "--config")) for token in tokens):
-        _fail(f"A command is needed: {', '.join(_COMMANDS)}. `lightning-znorm --help` explains them.")
+        fail(f"A command is needed: {', '.join(_COMMANDS)}. `lightning-znorm --help` explains them.")
     elif position is not None and tokens[position] not in _COMMANDS:
         hint = did_you_mean(tokens[position], list(_COMMANDS))
-        _fail(f"There is no command {tokens[position]!r}.{hint} Known are {', '.join(_COMMANDS)}.")
+        fail(f"There is no command {tokens[position]!r}.{hint} Known are {', '.join(_COMMANDS)}.")
     elif position is not None and tokens[position] == "compare":
         _run("compare", [*general, *tokens[position + 1 :]])
     else:
@@ -81,12 +81,7 @@ def _run(command: str, tokens: list[str]) -> None:
         ours = _find_our_own(error)
         if ours is None:
             raise
-        _fail(str(ours))
-
-
-def _fail(message: str) -> None:
-    print(f"lightning-znorm: error: {message}", file=sys.stderr)
-    sys.exit(2)
+        fail(str(ours))
 
 
 def _find_command(tokens: Sequence[str]) -> int | None:

@@ -1,12 +1,12 @@
 """The parser of the command ``lightning-znorm``: a mixin with short errors and a short help."""
 
 import os
-import sys
 from argparse import _HelpAction
 from collections.abc import Iterator, Sequence
 from types import SimpleNamespace, UnionType
 from typing import Any, NoReturn, Union, get_args, get_origin
 
+from lightning_znorm._errors import fail
 from lightning_znorm._flags import ZNormFlags
 from lightning_znorm._parser_errors import shorten
 
@@ -93,8 +93,7 @@ class CommandParser(ZNormFlags, _Parser):  # type: ignore[misc]
         """Print what is wrong and how to mend it, and exit with status 2."""
         if not self.exit_on_error or "JSONARGPARSE_DEBUG" in os.environ:
             super().error(message, ex)
-        print(f"lightning-znorm: error: {shorten(message, self)}", file=sys.stderr)
-        sys.exit(2)
+        fail(shorten(message, self))
 
 
 class _Help(_HelpAction):

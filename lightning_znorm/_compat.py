@@ -3,9 +3,16 @@
 from importlib import import_module
 from importlib.util import find_spec
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["Callback", "MisconfigurationException", "import_all", "import_lightning", "rank_zero_warn"]
+__all__ = [
+    "Callback",
+    "MisconfigurationException",
+    "find_classes",
+    "import_all",
+    "import_lightning",
+    "rank_zero_warn",
+]
 
 _PACKAGES = ("lightning.pytorch", "pytorch_lightning")
 
@@ -25,6 +32,11 @@ def import_all(module: str) -> list[ModuleType]:
 def import_lightning(module: str) -> ModuleType:
     """Import ``module`` from ``lightning.pytorch``, or from ``pytorch_lightning`` where only that is installed."""
     return import_all(module)[0]
+
+
+def find_classes(module: str, *names: str) -> tuple[Any, ...]:
+    """Return the classes of these names in each Lightning package that is installed, as ``isinstance`` takes them."""
+    return tuple(getattr(found, name) for found in import_all(module) for name in names)
 
 
 def _join(module: str, name: str) -> type:

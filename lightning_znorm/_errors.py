@@ -1,8 +1,16 @@
 """Pieces of error messages."""
 
+import sys
 from collections.abc import Sequence
 from difflib import get_close_matches
 from numbers import Number
+from typing import NoReturn
+
+
+def fail(message: str) -> NoReturn:
+    """End the command with an error of its own: one line, and exit status 2."""
+    print(f"lightning-znorm: error: {message}", file=sys.stderr)
+    sys.exit(2)
 
 
 def listing(names: Sequence[str], limit: int = 20) -> str:

@@ -25,14 +25,9 @@ _SHOWN = (bool, int, float, str, type(None))
 _DEEPEST = 10_000  # calls of Python within each other
 _LONGEST = 50  # of a collection whose items are described one by one
 # of a class: what Python adds, and what says nothing about what it does
-_NOT_OF_A_CLASS = {"__dict__", "__weakref__", "__doc__", "__annotations__", "__abstractmethods__", "_abc_impl"}
-_NOT_OF_A_CLASS |= {
-    "__module__",
-    "__qualname__",
-    "__firstlineno__",
-    "__static_attributes__",
-    "__parameters__",
-    "__slotnames__",
+_NOT_OF_A_CLASS = {
+    *("__dict__", "__weakref__", "__doc__", "__annotations__", "__abstractmethods__", "_abc_impl", "__module__"),
+    *("__qualname__", "__firstlineno__", "__static_attributes__", "__parameters__", "__slotnames__"),
 }
 
 
@@ -70,7 +65,8 @@ def identify(value: Any) -> str:
 
 def identify_code(modules: Iterable[str]) -> dict[str, str]:
     """Return a digest of the code of each of the user's own modules among some, and of those that they import."""
-    return {name: _Walk().source(path).hex()[:16] for name, path in find_sources(modules).items()}
+    walk = _Walk()
+    return {name: walk.source(path).hex()[:16] for name, path in find_sources(modules).items()}
 
 
 def describe(value: Any) -> Any:

@@ -4,10 +4,11 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from importlib import import_module
 from typing import Any
 
-from lightning_znorm._compat import Callback, import_all
+from lightning_znorm._compat import Callback, find_classes
 from lightning_znorm.compare.identity import describe, identify_code
 from lightning_znorm.compare.text import did_you_mean, listing, parse_value, split_outside_brackets
 
@@ -37,6 +38,10 @@ class Method:
 
     def identity(self) -> dict[str, Any]:
         """Return what tells a run of this method from runs of others, as JSON takes it."""
+        return self._identity
+
+    @cached_property
+    def _identity(self) -> dict[str, Any]:
         module = (self.class_path or "").rpartition(".")[0]
         code = identify_code([module] if module else [])
         return {
@@ -46,6 +51,10 @@ class Method:
             "callbacks": [describe(callback) for callback in self.callbacks],
             **({"code": code} if code else {}),
         }
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the identity behind: another process has to see for itself."""
+        return {name: value for name, value in vars(self).items() if name != "_identity"}
 
     def flags(self) -> list[str]:
         """Return what the command line of ``fit`` needs for this method."""
@@ -182,7 +191,7 @@ def _find_callback(class_path: str, label: str) -> Any:
 
 
 def _callback_classes() -> tuple[type, ...]:
-    return tuple(module.Callback for module in import_all("callbacks"))
+    return find_classes("callbacks", "Callback")
 
 
 def _is_callback(value: Any) -> bool:

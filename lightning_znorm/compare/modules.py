@@ -61,8 +61,9 @@ def _find_source(name: str) -> Path | None:
     except (ImportError, AttributeError, ValueError):
         return None
     origin = getattr(module, "__file__", None) or (spec.origin if spec is not None else None)
-    is_own = name.partition(".")[0] != _PACKAGE and origin is not None and origin.endswith(".py")
-    return Path(origin) if origin is not None and is_own and not _is_installed_file(Path(origin)) else None
+    if origin is None or not origin.endswith(".py") or name.partition(".")[0] == _PACKAGE:
+        return None
+    return None if _is_installed_file(Path(origin)) else Path(origin)
 
 
 def _imported_names(name: str, path: Path) -> Iterator[str]:

@@ -10,7 +10,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
 
-from lightning_znorm._compat import import_lightning
+from lightning_znorm._compat import find_classes, import_lightning
 from lightning_znorm.cli import make_cli_class, package_of
 from lightning_znorm.compare.identity import describe
 from lightning_znorm.compare.plan import Run
@@ -187,20 +187,20 @@ def keep_logs_apart(trainer: Any, folder: Path, probe: bool) -> None:
 
 def _logs_to_files(loggers: Any) -> bool:
     """Say whether loggers, or their configurations, write into a folder and nowhere else."""
-    for logger in loggers if isinstance(loggers, (list, tuple)) else [loggers]:
-        bases = [base.__name__ for base in _class_of(logger).__mro__]
-        if not {"CSVLogger", "TensorBoardLogger"}.intersection(bases):
-            return False
-    return True
+    classes = find_classes("loggers", "CSVLogger", "TensorBoardLogger")
+    return all(issubclass(cls, classes) for cls in _classes_of(loggers))
 
 
-def _class_of(value: Any) -> type:
-    """Return the class of an object, or of one that a configuration describes."""
-    if not isinstance(value, Mapping):
-        return type(value)
-    module, _, name = value["class_path"].rpartition(".")
-    found: type = getattr(import_module(module), name)
-    return found
+def _classes_of(values: Any) -> list[type]:
+    """Return the classes of one or several objects, or of those that a configuration describes."""
+    classes = []
+    for value in values if isinstance(values, (list, tuple)) else [values]:
+        if isinstance(value, Mapping):
+            module, _, name = value["class_path"].rpartition(".")
+            classes.append(getattr(import_module(module), name))
+        else:
+            classes.append(type(value))
+    return classes
 
 
 def make_flag(key: str, value: Any) -> str:
@@ -221,14 +221,13 @@ def _logger_arguments(folder: Path) -> dict[str, str]:
 
 
 def _has_callback(trainer: Mapping[str, Any], name: str) -> bool:
-    """Say whether a class of this name is among the ancestors of one of the callbacks."""
-    return any(name in [base.__name__ for base in cls.__mro__] for cls in callback_classes(trainer))
+    """Say whether one of the callbacks is of the class of this name in Lightning."""
+    return any(issubclass(cls, find_classes("callbacks", name)) for cls in callback_classes(trainer))
 
 
 def callback_classes(trainer: Mapping[str, Any]) -> list[type]:
     """Return the classes of the callbacks among a Trainer's arguments, which may be in the form of a configuration."""
-    callbacks = trainer.get("callbacks") or []
-    return [_class_of(callback) for callback in (callbacks if isinstance(callbacks, (list, tuple)) else [callbacks])]
+    return _classes_of(trainer.get("callbacks") or [])
 
 
 def refuse_trainer(trainer: Mapping[str, Any]) -> None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.parameter import is_lazy
 
-from lightning_znorm._compat import Callback, MisconfigurationException, import_all
+from lightning_znorm._compat import Callback, MisconfigurationException, find_classes
 from lightning_znorm.compare.hashes import hash_batch, hash_random_states, hash_weights
 from lightning_znorm.transform import GradientTransform
 
@@ -91,7 +91,7 @@ class Recorder(Callback):
         if stage != "fit" or self.own_callbacks is None:
             return
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
-            is_checkpoint = any(base.__name__ == "Checkpoint" for base in type(callback).__mro__)
+            is_checkpoint = isinstance(callback, find_classes("callbacks", "Checkpoint"))
             if self._relocate and is_checkpoint and getattr(callback, "dirpath", None) is not None:
                 callback.dirpath = self._relocate(str(callback.dirpath))
             brought = all(callback is not known for known in self.own_callbacks)
@@ -269,7 +269,7 @@ def find_end(trainer: "pl.Trainer") -> tuple[str, bool]:
         return "max_steps", False
     if trainer.max_epochs is not None and 0 <= trainer.max_epochs <= trainer.current_epoch:
         return "max_epochs", False
-    timers, stoppers = (tuple(getattr(m, name) for m in import_all("callbacks")) for name in ("Timer", "EarlyStopping"))
+    timers, stoppers = find_classes("callbacks", "Timer"), find_classes("callbacks", "EarlyStopping")
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         if isinstance(callback, timers) and (left := callback.time_remaining()) is not None and left <= 0:
             return "max_time", True

@@ -4,6 +4,7 @@ import functools
 import json
 import logging
 import os
+import pickle
 import random
 import subprocess
 import sys
@@ -220,6 +221,15 @@ def test_runs_of_callbacks_with_other_arguments_have_keys_of_their_own():
     assert len(keys) == 4
     again = Run(Method("m", callbacks=name_methods({"a": Mine(["a"])})[0].callbacks), {}, 0).key
     assert again in keys
+
+
+def test_what_a_process_has_seen_of_a_method_stays_there():
+    """Another one would otherwise confirm what it has not looked at."""
+    (method,) = name_methods({"drawing": odd.Drawing()})
+    seen = method.identity()
+    arrived = pickle.loads(pickle.dumps(method))
+    assert [*vars(arrived)] == [name for name in vars(method) if name != "_identity"]
+    assert arrived.identity() == seen
 
 
 def test_runs_of_settings_that_are_objects():
