@@ -231,3 +231,20 @@ def test_refuses_a_tensor_subclass():
     weight.grad = torch.randn(3).as_subclass(Wrapped)
     with pytest.raises(TypeError, match="Wrapped, expected a plain tensor"):
         znorm_(weight)
+
+
+def test_the_default_dtype_of_a_first_call_does_not_stay():
+    """Trainers of `16-true` and `bf16-true` change it within `training_step`, where manual optimization steps."""
+    gradients = [torch.randn(size) for size in (37, 11)]
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        znorm_([parameter(gradient.bfloat16()) for gradient in gradients])
+        within = [parameter(gradient.clone()) for gradient in gradients]
+        znorm_(within)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    after = [parameter(gradient.clone()) for gradient in gradients]
+    znorm_(after)
+    for each in (within, after):
+        for one, gradient in zip(each, gradients, strict=True):
+            assert relative_error(one.grad, znorm_by_numpy(gradient)) < 1e-6

@@ -100,7 +100,7 @@ def _workspace(sizes: tuple[int, ...], thread: int) -> _Workspace:
     """Return a workspace that is used in one thread, again in every step: views cost as much as the arithmetic."""
     # whatever the mode of the first step is, the workspace serves in every other
     with torch.inference_mode(False), torch.device("cpu"):
-        values = torch.empty(len(sizes), sizes[0])
+        values = torch.empty(len(sizes), sizes[0], dtype=torch.float32)  # whatever the default is in that mode
         rows = [row[:size] for row, size in zip(values, sizes, strict=True)]
         count = torch.tensor(sizes, dtype=torch.float64).unsqueeze(1)
         inside = None if sizes[0] == sizes[-1] else (torch.arange(sizes[0]) < count).float()

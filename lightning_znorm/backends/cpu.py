@@ -142,7 +142,7 @@ def _measure(gradients: Iterable[Iterable[Tensor]]) -> list[tuple[float, float]]
 def _zeros(count: int) -> Tensor:
     """Return zeros that serve in every mode."""
     with torch.inference_mode(False):
-        return torch.zeros(count, device="cpu")
+        return torch.zeros(count, dtype=torch.float32, device="cpu")
 
 
 def _add(values: Iterable[float]) -> float:
