@@ -1,7 +1,7 @@
-"""Augmentations in two forms: torchvision's for one image in a loader's worker, and for a batch on its device.
+"""Augmentations of a batch, each image with random numbers of its own.
 
-torchvision's transforms v2 give a batch of images one crop and one angle; the second form gives each image its own. It
-is a function of uniform random numbers, so that it can be compared with the first.
+torchvision's transforms v2 give all images of a batch one crop and one angle, and draw from the global generator, which
+ranks share and layers with dropout use. These are functions of uniform random numbers instead.
 """
 
 import math
@@ -12,7 +12,6 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 from torch.nn import functional
-from torchvision.transforms import v2
 
 __all__ = ["Augmentation", "FlipAndCrop", "FlipAndRotate", "QuarterTurns"]
 
@@ -26,10 +25,6 @@ class Augmentation(ABC):
     """
 
     draws: ClassVar[int]
-
-    @abstractmethod
-    def transform(self, height: int, width: int) -> v2.Transform:
-        """Return torchvision's transform of one image of this size, and of its mask as a ``tv_tensors.Mask``."""
 
     @abstractmethod
     def __call__(self, images: Tensor, masks: Tensor | None, draws: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -66,9 +61,6 @@ class FlipAndCrop(Augmentation):
     padding: int = 4
     draws: ClassVar[int] = 3
 
-    def transform(self, height: int, width: int) -> v2.Transform:
-        return v2.Compose([v2.RandomHorizontalFlip(), v2.RandomCrop((height, width), padding=self.padding)])
-
     def __call__(self, images: Tensor, masks: Tensor | None, draws: Tensor) -> tuple[Tensor, Tensor | None]:
         flips = draws[:, 0] < 0.5
         corners = (draws[:, 1:] * (2 * self.padding + 1)).long()
@@ -100,22 +92,15 @@ class QuarterTurns(Augmentation):
 
     draws: ClassVar[int] = 3
 
-    def transform(self, height: int, width: int) -> v2.Transform:
-        self._check(height, width)
-        turn = v2.RandomApply([v2.RandomRotation((90, 90))], p=0.5)
-        return v2.Compose([turn, v2.RandomHorizontalFlip(), v2.RandomVerticalFlip()])
-
     def __call__(self, images: Tensor, masks: Tensor | None, draws: Tensor) -> tuple[Tensor, Tensor | None]:
-        self._check(*images.shape[-2:])
-        chosen = draws < 0.5
-        return self._change(images, chosen), None if masks is None else self._change(masks, chosen)
-
-    def _check(self, height: int, width: int) -> None:
+        height, width = images.shape[-2:]
         if height != width:
             raise ValueError(
                 f"Quarter turns need square images, but got {height} x {width} pixels. Set `image_size`, or choose"
                 " another `augment`."
             )
+        chosen = draws < 0.5
+        return self._change(images, chosen), None if masks is None else self._change(masks, chosen)
 
     def _change(self, images: Tensor, chosen: Tensor) -> Tensor:
         images = _where(chosen[:, 0], images.rot90(1, (-2, -1)), images)
@@ -143,10 +128,6 @@ class FlipAndRotate(Augmentation):
 
     degrees: float = 15.0
     draws: ClassVar[int] = 2
-
-    def transform(self, height: int, width: int) -> v2.Transform:
-        rotation = v2.RandomRotation(self.degrees, interpolation=v2.InterpolationMode.BILINEAR)
-        return v2.Compose([v2.RandomHorizontalFlip(), rotation])
 
     def __call__(self, images: Tensor, masks: Tensor | None, draws: Tensor) -> tuple[Tensor, Tensor | None]:
         flips = draws[:, 0] < 0.5

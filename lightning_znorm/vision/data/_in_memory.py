@@ -1,6 +1,7 @@
 """A LightningDataModule of three small splits that stay in memory."""
 
 from abc import abstractmethod
+from typing import Any
 
 import lightning.pytorch as pl
 import torch
@@ -8,6 +9,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_znorm.vision.data._arguments import at_least
+from lightning_znorm.vision.data._order import Order, find_rank
 
 Splits = dict[str, TensorDataset]
 Batch = tuple[Tensor, ...]
@@ -45,26 +47,27 @@ class InMemoryDataModule(pl.LightningDataModule):
     def train_dataloader(self) -> DataLoader[Batch]:
         """Training batches in a new random order each epoch."""
         generator = torch.Generator().manual_seed((torch.initial_seed() + self.seed) % 2**63)
-        return self._loader("train", shuffle=True, generator=generator)
+        return self._loader("train", batch_size=self.batch_size, shuffle=True, generator=generator)
 
     def val_dataloader(self) -> DataLoader[Batch]:
-        """Validation batches."""
-        return self._loader("val")
+        """Validation batches; under DDP each sample comes once."""
+        return self._evaluation("val")
 
     def test_dataloader(self) -> DataLoader[Batch]:
-        """Test batches."""
-        return self._loader("test")
+        """Test batches; under DDP each sample comes once."""
+        return self._evaluation("test")
 
     def predict_dataloader(self) -> DataLoader[Batch]:
         """The test batches."""
-        return self._loader("test")
+        return self._loader("test", batch_size=self.batch_size)
 
-    def _loader(self, split: str, shuffle: bool = False, generator: torch.Generator | None = None) -> DataLoader[Batch]:
+    def _evaluation(self, split: str) -> DataLoader[Batch]:
+        if getattr(self.trainer, "overfit_batches", 0):  # a Trainer puts a sampler of its own in place of any other
+            return self._loader(split, batch_size=self.batch_size)
+        order = Order(self._splits[split], self.batch_size, *find_rank(self.trainer))
+        return self._loader(split, batch_size=None, sampler=order)
+
+    def _loader(self, split: str, **arguments: Any) -> DataLoader[Batch]:
         return DataLoader(
-            self._splits[split],
-            batch_size=self.batch_size,
-            shuffle=shuffle,
-            generator=generator,
-            num_workers=self.num_workers,
-            persistent_workers=self.num_workers > 0,
+            self._splits[split], num_workers=self.num_workers, persistent_workers=self.num_workers > 0, **arguments
         )

@@ -9,7 +9,8 @@ from torchvision.datasets.utils import download_and_extract_archive
 from lightning_znorm.vision.data._arguments import at_least
 from lightning_znorm.vision.data._augmentation import FlipAndCrop
 from lightning_znorm.vision.data._files import alone_in, explained, shuffled
-from lightning_znorm.vision.data._images import ImageDataModule, Split, Tensors, standardization
+from lightning_znorm.vision.data._images import ImageDataModule
+from lightning_znorm.vision.data._splits import Split, Tensors, standardization
 
 __all__ = ["CIFAR10"]
 

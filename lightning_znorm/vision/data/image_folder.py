@@ -19,7 +19,8 @@ from lightning_znorm.vision._choices import unknown_choice
 from lightning_znorm.vision.data._arguments import at_least, between
 from lightning_znorm.vision.data._augmentation import Augmentation, FlipAndCrop, FlipAndRotate, QuarterTurns
 from lightning_znorm.vision.data._files import alone_in, existing, read_image, shuffled
-from lightning_znorm.vision.data._images import ImageDataModule, Split, Tensors, standardization
+from lightning_znorm.vision.data._images import ImageDataModule
+from lightning_znorm.vision.data._splits import Split, Tensors, standardization
 
 __all__ = ["ImageFolder"]
 

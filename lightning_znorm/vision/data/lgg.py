@@ -13,7 +13,8 @@ from torchvision.transforms.v2 import functional
 from lightning_znorm.vision.data._arguments import at_least, between
 from lightning_znorm.vision.data._augmentation import FlipAndRotate
 from lightning_znorm.vision.data._files import existing, read_image, shuffled
-from lightning_znorm.vision.data._images import ImageDataModule, Split, Tensors
+from lightning_znorm.vision.data._images import ImageDataModule
+from lightning_znorm.vision.data._splits import Split, Tensors
 
 __all__ = ["LGGSegmentation"]
 

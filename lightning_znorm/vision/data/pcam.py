@@ -12,7 +12,8 @@ from torchvision import datasets
 from lightning_znorm.vision.data._arguments import require
 from lightning_znorm.vision.data._augmentation import QuarterTurns
 from lightning_znorm.vision.data._files import alone_in, fetch_gzip
-from lightning_znorm.vision.data._images import ImageDataModule, Split, standardization
+from lightning_znorm.vision.data._images import ImageDataModule
+from lightning_znorm.vision.data._splits import Split, standardization
 
 __all__ = ["PCam"]
 

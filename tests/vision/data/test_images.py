@@ -9,11 +9,11 @@ import pytest
 import torch
 from lightning.pytorch import Trainer, seed_everything
 from lightning.pytorch.demos.boring_classes import BoringModel
+from torchmetrics import MeanMetric
 
-from lightning_znorm.vision.data._augmentation import FlipAndCrop, QuarterTurns
-from lightning_znorm.vision.data._images import ImageDataModule, Split, Tensors
-from lightning_znorm.vision.data._on_device import DeviceLoader, Resident
-from lightning_znorm.vision.data._order import Order
+from lightning_znorm.vision.data._augmentation import FlipAndCrop, FlipAndRotate, QuarterTurns
+from lightning_znorm.vision.data._images import ImageDataModule
+from lightning_znorm.vision.data._splits import Split, Tensors
 from tests.helpers import QUIET
 
 ROOT = Path(__file__).parents[3]
@@ -35,9 +35,12 @@ class Numbered:
 
 
 class Module(ImageDataModule):
-    def __init__(self, batch_size=8, augmentation=None, num_workers=0, on_device=False, seed=0, masks=False):
+    def __init__(
+        self, batch_size=8, augmentation=None, num_workers=0, on_device=False, seed=0, masks=False, cases=None
+    ):
         super().__init__(batch_size, augmentation, num_workers, on_device, seed)
         self.masks = masks
+        self.cases = cases
         self.loaded = []
 
     def load(self, name):
@@ -46,7 +49,7 @@ class Module(ImageDataModule):
         if name == "val":  # in memory, and standardized by figures of each image
             images, targets = (torch.stack(parts) for parts in zip(*map(samples.__getitem__, range(21)), strict=True))
             offset = torch.arange(21.0)[:, None].expand(21, 3)
-            return Split(Tensors(images, targets), offset, offset + 1)
+            return Split(Tensors(images, targets), offset, offset + 1, self.cases)
         return Split(samples, torch.tensor([[1.0, 2.0, 3.0]]), torch.tensor([[2.0, 4.0, 8.0]]))
 
 
@@ -130,6 +133,45 @@ class TestBatches:
         assert not torch.equal(first_epoch(3), first_epoch(4))
 
     @pytest.mark.slow
+    @pytest.mark.parametrize("augmentation", [FlipAndCrop(padding=3), QuarterTurns(), FlipAndRotate(degrees=40)])
+    @pytest.mark.parametrize("masks", [False, True])
+    def test_the_same_batches_wherever_they_are_made(self, augmentation, masks):
+        def epochs(**arguments):
+            seed_everything(3, verbose=False)
+            loader = ready(augmentation=augmentation, masks=masks, **arguments).train_dataloader()
+            found = []
+            for _ in range(2):
+                for batch in loader:
+                    torch.rand(7)  # as a layer with dropout takes them, while it trains
+                    found += batch
+            return found
+
+        here, workers, device = epochs(), epochs(num_workers=2), epochs(on_device=True)
+        assert len(here) == len(workers) == len(device) == 2 * 2 * 7
+        for one, other, third in zip(here, workers, device, strict=True):
+            assert torch.equal(one, other)
+            assert torch.equal(one, third)
+
+    @BOTH
+    def test_augmentation_leaves_the_global_generator_alone(self, on_device):
+        def state_after_an_epoch(augmentation):
+            seed_everything(3, verbose=False)
+            for _ in ready(on_device=on_device, augmentation=augmentation).train_dataloader():
+                pass
+            return torch.get_rng_state()
+
+        assert torch.equal(state_after_an_epoch(None), state_after_an_epoch(FlipAndCrop()))
+
+    @BOTH
+    def test_cases_are_the_third_part_in_evaluation(self, on_device):
+        cases = torch.arange(21) // 4
+        module = ready(on_device=on_device, cases=cases)
+        parts = list(module.val_dataloader())
+        assert torch.equal(torch.cat([numbers for _, _, numbers in parts]), cases)
+        assert {len(batch) for batch in module.train_dataloader()} == {2}
+        assert {len(batch) for batch in module.test_dataloader()} == {2}  # has none
+
+    @pytest.mark.slow
     def test_workers_read_the_same(self):
         assert labels(ready(num_workers=2).test_dataloader()) == list(range(17))
         assert labels(ready(num_workers=2, on_device=True).test_dataloader()) == list(range(17))
@@ -181,51 +223,6 @@ class TestSetup:
         assert module.test_dataloader().split is module.predict_dataloader().split
 
 
-class TestRanks:
-    def resident(self):
-        return Resident(
-            torch.zeros(10, 3, 2, 2, dtype=torch.uint8), torch.arange(10), torch.zeros(1, 3), torch.ones(1, 3)
-        )
-
-    @pytest.mark.parametrize("pads", [False, True])
-    @pytest.mark.parametrize(("count", "world_size"), [(10, 3), (2, 7), (5, 1), (8, 4)])
-    def test_parts_of_an_order(self, count, world_size, pads):
-        for epoch in range(2):
-            parts = []
-            for rank in range(world_size):
-                order = Order(range(count), 5, rank, world_size, pads=pads)
-                order.set_epoch(epoch)
-                share, part = order.share().tolist(), list(order)
-                assert share == part
-                assert len(order) == len(part)
-                parts.append(part)
-            joined = sorted(itertools.chain(*parts))
-            assert set(joined) == set(range(count))
-            assert {len(part) for part in parts} == {-(-count // world_size)} if pads else len(joined) == count
-
-    def test_ranks_draw_other_numbers(self):
-        draws = [Order(range(6), 5, rank, world_size=2).draw(4) for rank in (0, 1)]
-        assert draws[0].shape == (3, 4)
-        assert not torch.equal(*draws)
-
-    def test_seeds_do_not_share_epochs(self):
-        """As they would if seed and epoch were added."""
-        seen = [tuple(order) for order in (Order(range(20), seed) for seed in range(4)) for _ in range(4)]
-        assert len(set(seen)) == 16
-
-    @pytest.mark.parametrize("shuffle", [False, True])
-    def test_ranks_share_an_epoch(self, shuffle):
-        parts = []
-        for rank in range(4):
-            loader = DeviceLoader(self.resident(), 2, Order(range(10), 5, rank, world_size=4, shuffle=shuffle))
-            parts.append(labels(loader))
-            assert len(loader) == len(list(loader)) == 2
-        assert {len(part) for part in parts} == {3}
-        joined = sorted(itertools.chain(*parts))
-        assert set(joined) == set(range(10))
-        assert len(joined) == 12
-
-
 @pytest.mark.slow
 @BOTH
 def test_in_a_trainer(on_device):
@@ -247,6 +244,8 @@ class Collect(BoringModel):
     def __init__(self):
         super().__init__()
         self.epochs = []
+        self.evaluated = []
+        self.mean = MeanMetric()
 
     def on_train_epoch_start(self):
         self.epochs.append([])
@@ -256,7 +255,12 @@ class Collect(BoringModel):
         return self.layer(torch.ones(1, 32)).sum()
 
     def validation_step(self, batch, batch_idx):
-        pass
+        self.evaluated.append(batch[1].tolist())
+        self.mean.update(batch[1])
+        self.log("mean", self.mean)
+
+    def test_step(self, batch, batch_idx):
+        self.validation_step(batch, batch_idx)
 
     def predict_step(self, batch, batch_idx):
         return batch[1]
@@ -268,14 +272,20 @@ class TestOrder:
         seed_everything(0, verbose=False)
         model = model or Collect()
         checkpoint = arguments.pop("ckpt_path", None)
-        trainer = Trainer(max_epochs=epochs, limit_val_batches=0, **{**QUIET, **arguments})
-        trainer.fit(model, datamodule=Module(on_device=on_device), ckpt_path=checkpoint)
+        data = Module(on_device=on_device, num_workers=arguments.pop("num_workers", 0))
+        trainer = Trainer(**{"max_epochs": epochs, "limit_val_batches": 0, **QUIET, **arguments})
+        trainer.fit(model, datamodule=data, ckpt_path=checkpoint)
         return trainer, model.epochs
 
     def test_goes_on_where_loaders_are_made_anew(self, on_device):
         _, usual = self.fit(on_device, 3)
         assert len({tuple(epoch) for epoch in usual}) == 3
         assert usual == self.fit(on_device, 3, reload_dataloaders_every_n_epochs=1)[1]
+
+    @pytest.mark.slow
+    def test_is_the_same_with_workers(self, on_device):
+        _, usual = self.fit(on_device, 3)
+        assert usual == self.fit(on_device, 3, num_workers=2)[1]
 
     def test_goes_on_where_a_training_is_resumed(self, on_device):
         _, usual = self.fit(on_device, 3)
@@ -286,8 +296,10 @@ class TestOrder:
 
     @pytest.mark.filterwarnings("ignore:You requested to overfit")
     def test_overfitting_takes_the_same_batches(self, on_device):
-        _, epochs = self.fit(on_device, 3, overfit_batches=2)
+        model = Collect()
+        _, epochs = self.fit(on_device, 3, model, overfit_batches=2, limit_val_batches=1.0, num_sanity_val_steps=0)
         assert epochs == [list(range(16))] * 3
+        assert model.evaluated == [list(range(8)), list(range(8, 16))] * 3
 
     def test_predictions_are_in_order(self, on_device):
         trainer = Trainer(**QUIET)
@@ -305,6 +317,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.strategies import DDPStrategy
 
 sys.path.insert(0, {root!r})
+from lightning_znorm.vision import Digits
 from lightning_znorm.vision.data._augmentation import FlipAndCrop
 from tests.vision.data.test_images import Collect, Module
 
@@ -323,23 +336,39 @@ if __name__ == "__main__":
         accelerator="cpu", devices=2, strategy=DDPStrategy(process_group_backend="gloo"), max_epochs=1, logger=False,
         enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
     )
-    arguments = dict(batch_size=50, augmentation=FlipAndCrop(padding=3))
-    trainer.fit(model, datamodule=Module(on_device={on_device}, num_workers={workers}, **arguments))
-    predicted = trainer.predict(model, datamodule=Module(on_device={on_device}))
-    found = dict(seen=model.epochs[0], black=model.pixels, predicted=torch.cat(predicted).tolist())
+    arguments = dict(on_device={on_device}, num_workers={workers})
+    trainer.fit(model, datamodule=Module(batch_size=50, augmentation=FlipAndCrop(padding=3), **arguments))
+    found = dict(seen=model.epochs[0], black=model.pixels)
+    predicted = trainer.predict(model, datamodule=Module(**arguments))
+    found["predicted"] = torch.cat(predicted).tolist()
+    for name in ("validate", "test"):
+        model.evaluated = []
+        (metrics,) = getattr(trainer, name)(model, datamodule=Module(**arguments), verbose=False)
+        found[name] = (model.evaluated, metrics["mean"])
+    model.evaluated = []
+    trainer.validate(model, datamodule=Digits(batch_size=64, image_size=8), verbose=False)
+    found["digits"] = list(map(len, model.evaluated))
     Path(f"rank{{trainer.global_rank}}.json").write_text(json.dumps(found))
 """
 
 
 @pytest.mark.slow
-@BOTH
-def test_ddp_shares_the_samples(on_device):
+@pytest.mark.parametrize(("on_device", "workers"), [(False, 0), (False, 1), (True, 0)])
+def test_ddp_shares_the_samples(on_device, workers):
     """Every sample once, each rank with an augmentation of its own, though nobody has seeded them."""
-    Path("train.py").write_text(DDP.format(root=str(ROOT), on_device=on_device, workers=0 if on_device else 1))
+    Path("train.py").write_text(DDP.format(root=str(ROOT), on_device=on_device, workers=workers))
     done = subprocess.run([sys.executable, "train.py"], capture_output=True, text=True, check=False, timeout=240)
     assert done.returncode == 0, done.stderr
     found = [json.loads(Path(f"rank{rank}.json").read_text()) for rank in (0, 1)]
     assert [len(part["seen"]) for part in found] == [25, 25]
     assert sorted(itertools.chain(*(part["seen"] for part in found))) == list(range(50))
-    assert found[0]["black"] != found[1]["black"]
+    alike = [one == other for one, other in zip(found[0]["black"], found[1]["black"], strict=True)]
+    assert sum(alike) < 5
     assert sorted(itertools.chain(*(part["predicted"] for part in found))) == list(range(17))
+    for name, count in (("validate", 21), ("test", 17)):
+        parts, means = zip(*(part[name] for part in found), strict=True)
+        assert sorted(itertools.chain(*itertools.chain(*parts))) == list(range(count))
+        assert [len(part) for part in parts] == [2, 2]
+        assert means == pytest.approx([(count - 1) / 2] * 2, rel=1e-6)
+    assert [part["digits"] for part in found] == [[64, 64, 22]] * 2
+    assert "DistributedSampler" not in done.stderr

@@ -1,6 +1,7 @@
 import importlib.util
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -34,6 +35,16 @@ class TestDigits:
         for split in SPLITS:
             share = tensors(digits, split)[1].bincount(minlength=10) / len(tensors(digits, split)[1])
             assert (share - 0.1).abs().max() < 0.01
+
+    def test_ranks_share_the_evaluation(self):
+        digits, labels, batches = loaded(Digits(image_size=8, batch_size=6)), [], set()
+        for rank in range(7):
+            digits.trainer = SimpleNamespace(distributed_sampler_kwargs={"num_replicas": 7, "rank": rank})
+            parts = [targets for _, targets in digits.test_dataloader()]
+            labels += torch.cat(parts).tolist()
+            batches.add(len(parts))
+        assert sorted(labels) == sorted(tensors(digits, "test")[1].tolist())
+        assert len(batches) == 1
 
     def test_training_images_are_standardized(self):
         images, labels = tensors(loaded(Digits()), "train")
