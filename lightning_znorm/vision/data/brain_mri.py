@@ -16,15 +16,19 @@ _MIN_BRAIN = 0.02  # share of a slice's pixels that must be brain
 
 
 class BrainMRI(InMemoryDataModule):
-    """Axial slices of the ICBM 152 T1 brain template with grey and white matter, from nilearn: no download.
+    """Axial slices of the ICBM 152 T1 brain template with grey and white matter, from nilearn: a demonstration.
+
+    It shows segmentation at work, without a download, and is no benchmark. The masks are nearly a function of one
+    pixel: a look-up of 64 ranges of intensity, filled from the training slices, has a test Dice of 0.95 (grey matter)
+    and 0.98 (white matter). The Dice of a network says how far it gets in a few steps, and nothing about anatomy.
 
     The slices with brain, 1 mm apart, are cut into seven blocks. The third block is the validation split, the fifth is
     the test split, and the others are for training, without the slices within ``gap`` of a held-out block: no held-out
     slice is the neighbour of a training slice.
 
     Note:
-        This is a single brain, the average of 152. Scores show how well a model interpolates within one anatomy, not
-        how it does on a new patient.
+        This is a single brain, the average of 152, and neighbouring slices are nearly copies of each other: nothing
+        follows for a new patient.
 
     Args:
         batch_size: Slices per batch.
