@@ -70,7 +70,9 @@ def compare(
         ``difference_low``, ``difference_high``, ``paired``, ``p``, ``p_holm``, ``seeds_needed``, ``validation``,
         ``epochs_to_baseline``, ``steps_to_baseline``, ``reached``, ``steps``, ``seconds_per_step``, ``seconds``,
         ``failed``, ``seeds_failed`` (of the selected setting). Intervals are at 95%; differences are to the baseline,
-        paired by seed. ``frame.attrs`` has ``"verdicts"`` and ``"caveats"``, lists of sentences.
+        paired by seed. ``frame.attrs`` has ``"verdicts"`` and ``"caveats"``, lists of sentences, and ``"provenance"``,
+        a list of the states of this package that made the runs, one if it has not changed in between: ``version``,
+        ``commit`` of its git checkout, and whether that was ``dirty`` (``None`` where it is not known).
 
     Raises:
         ValueError: If an argument is wrong, a metric is not logged, or ``out`` belongs to something else.
@@ -110,6 +112,7 @@ def compare(
         findings = find(question, store.results(question.runs))
     frame = findings.summary
     frame.attrs |= {"verdicts": findings.verdicts, "caveats": findings.caveats}
+    frame.attrs["provenance"] = [provenance._asdict() for provenance in findings.provenances]
     return frame
 
 

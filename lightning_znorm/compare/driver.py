@@ -15,6 +15,7 @@ from lightning_znorm.compare.options import Question
 from lightning_znorm.compare.plan import Run
 from lightning_znorm.compare.pool import Pool
 from lightning_znorm.compare.probe import estimate, not_logged, probe
+from lightning_znorm.compare.provenance import find_provenance
 from lightning_znorm.compare.recipes import ConfiguredRecipe, Recipe
 from lightning_znorm.compare.report import write_report
 from lightning_znorm.compare.store import Store
@@ -74,6 +75,7 @@ class Comparison:
             Whether all runs are done.
 
         """
+        find_provenance()  # now, and not at the end, when the files may have changed
         with self.store.opened(self.configuration):
             self.prepare()
             missing = self.missing_runs()

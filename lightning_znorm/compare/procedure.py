@@ -8,6 +8,7 @@ import pandas as pd
 
 from lightning_znorm.compare.options import Question
 from lightning_znorm.compare.plan import show_setting
+from lightning_znorm.compare.provenance import Provenance
 from lightning_znorm.compare.tables import rows_with
 from lightning_znorm.compare.text import show_value
 from lightning_znorm.compare.wording import code, count, enumerate_names, show_reason
@@ -229,9 +230,9 @@ def describe_procedure(
     return [making, reading]
 
 
-def describe_context(runs: pd.DataFrame) -> str:
+def describe_context(runs: pd.DataFrame, provenances: Sequence[Provenance]) -> str:
     """Return versions, device and the time that the runs took."""
-    parts = []
+    parts = [f"lightning-znorm {', '.join(map(str, provenances))}"]
     for column in ("torch", "lightning", "device"):
         values = sorted({str(value) for value in runs[column].dropna()})
         if values:

@@ -17,6 +17,7 @@ from pandas.api.types import is_numeric_dtype
 from lightning_znorm.compare import plots, procedure, tables
 from lightning_znorm.compare.options import Question
 from lightning_znorm.compare.plan import Run, show_setting
+from lightning_znorm.compare.provenance import Provenance, read_provenance
 from lightning_znorm.compare.statistics import MIN_SEEDS
 from lightning_znorm.compare.store import Store, write_atomically
 from lightning_znorm.compare.text import listing
@@ -44,6 +45,7 @@ class Findings:
         verdicts: A sentence per method.
         caveats: What a reader must know before believing them.
         procedure: How the runs were made and are to be read, in paragraphs.
+        provenances: Of which versions and commits of this package the runs are.
         unit: How the metric is written.
         axis: What validations are counted in, ``"epoch"`` or ``"step"``.
 
@@ -58,6 +60,7 @@ class Findings:
     verdicts: list[str]
     caveats: list[str]
     procedure: list[str]
+    provenances: list[Provenance]
     unit: Unit
     axis: str
 
@@ -81,13 +84,17 @@ def find(question: Question, results: Sequence[dict[str, Any]]) -> Findings:
     expected = len(question.runs)
     if len(results) < expected:
         notes.insert(0, f"Unfinished: {len(results)} of {expected} runs are done.")
-    versions = {tuple(sorted(result["versions"].items())) for result in results}
+    provenances = list(dict.fromkeys(map(read_provenance, results)))
+    if len(provenances) > 1:
+        states = "; ".join(map(str, provenances))
+        notes.append(f"The runs were made by different states of this package ({states}); see `runs.csv`.")
+    versions = {tuple(sorted({**result["versions"], "lightning-znorm": ""}.items())) for result in results}
     if len(versions) > 1:
-        notes.append("The runs were made with different versions of the packages; see `runs.csv`.")
+        notes.append("The runs were made with different versions of torch or Lightning; see `runs.csv`.")
     metrics = tables.make_metrics_table(question, results, summary)
     verdicts = judge(question, summary, unit, edges)
     how = procedure.describe_procedure(question, runs, settings, summary, agreements, axis)
-    return Findings(runs, curves, losses, settings, summary, metrics, verdicts, notes, how, unit, axis)
+    return Findings(runs, curves, losses, settings, summary, metrics, verdicts, notes, how, provenances, unit, axis)
 
 
 def write_report(question: Question, store: Store, show_command: Callable[[Run], str] | None = None) -> Findings:
@@ -119,7 +126,7 @@ def write_report(question: Question, store: Store, show_command: Callable[[Run],
         "metrics": show_metrics(findings),
         "captions": _CAPTIONS,
         "commands": list_commands(question, findings, show_command) if show_command else [],
-        "context": procedure.describe_context(findings.runs),
+        "context": procedure.describe_context(findings.runs, findings.provenances),
     }
     write_atomically(folder / "summary.md", render("summary.md.j2", **context, images=list(images)))
     encoded = {name: base64.b64encode(content).decode() for name, content in images.items()}

@@ -23,9 +23,9 @@ def make_runs_table(question: Question, results: Sequence[Mapping[str, Any]]) ->
     Columns are ``method``, each swept key (with ``sweep.`` before it where it would be called as another column),
     ``seed``, ``status``, ``validation`` and ``test`` (the monitored metrics, as last logged), ``train_loss``,
     ``epochs``, ``steps``, ``ended`` (why the training did), ``seconds`` (of the whole run), ``seconds_per_step``,
-    ``device``, ``weights_hash``, ``batches_hash``, ``error``, ``lightning`` and ``torch`` with their versions, all
-    metrics of the test under their names (with ``metric.`` before one that would be called as another column), and
-    ``setting`` as a text.
+    ``device``, ``weights_hash``, ``batches_hash``, ``error``, ``lightning-znorm``, ``lightning`` and ``torch`` with
+    their versions, ``commit`` and ``dirty`` of this package, all metrics of the test under their names (with
+    ``metric.`` before one that would be called as another column), and ``setting`` as a text.
     """
     rows = []
     for result in results:
@@ -48,6 +48,9 @@ def make_runs_table(question: Question, results: Sequence[Mapping[str, Any]]) ->
                 "weights_hash": (result.get("weights_hash") or "")[:16],
                 "batches_hash": (result.get("batches_hash") or "")[:16],
                 "error": (str(result.get("error") or "").splitlines() or [""])[0],
+                "lightning-znorm": result["versions"].get("lightning-znorm"),
+                "commit": result.get("commit"),
+                "dirty": result.get("dirty"),
                 "torch": result["versions"].get("torch"),
                 "lightning": result["versions"].get("lightning", result["versions"].get("pytorch-lightning")),
             }

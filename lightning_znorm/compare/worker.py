@@ -20,14 +20,16 @@ from typing import Any
 
 import torch
 
+from lightning_znorm import __version__
 from lightning_znorm.compare.identity import GLOBAL_GENERATORS, differing
 from lightning_znorm.compare.plan import Run, fingerprint
+from lightning_znorm.compare.provenance import find_provenance
 from lightning_znorm.compare.recipes import Ingredients, Recipe
 from lightning_znorm.compare.recorder import Brake, DivergedError, Recorder, find_end
 from lightning_znorm.compare.store import SCHEMA, as_json, write_json
 
 _LONGEST_END = 1 << 16  # bytes of a log
-PACKAGES = ("lightning-znorm", "torch", "lightning", "pytorch-lightning")
+PACKAGES = ("torch", "lightning", "pytorch-lightning")
 
 
 @dataclass(frozen=True)
@@ -121,8 +123,8 @@ def perform(task: Task, report: Any = None) -> dict[str, Any]:
     """Train, validate and test; an exception becomes a part of the result.
 
     Returns:
-        The run, its ``status`` (``"finished"``, ``"diverged"``, ``"crashed"``), curves, test metrics, hashes, times and
-        versions, as JSON takes them.
+        The run, its ``status`` (``"finished"``, ``"diverged"``, ``"crashed"``), curves, test metrics, hashes, times,
+        versions, and the ``commit`` of this package with whether it was ``dirty``, as JSON takes them.
 
     """
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
@@ -189,6 +191,7 @@ def _test(ingredients: Ingredients, recorder: Recorder) -> dict[str, float]:
 
 def describe(run: Run) -> dict[str, Any]:
     """Return which run it is and what made it, for its result."""
+    provenance = find_provenance()
     return {
         "schema": SCHEMA,
         "method": run.method.label,
@@ -196,6 +199,8 @@ def describe(run: Run) -> dict[str, Any]:
         "setting": dict(run.setting),
         "seed": run.seed,
         "versions": find_versions(),
+        "commit": provenance.commit,
+        "dirty": provenance.dirty,
     }
 
 
@@ -207,7 +212,7 @@ def find_identities(run: Run) -> dict[str, Any]:
 
 def find_versions() -> dict[str, str]:
     """Return the versions of the packages that matter."""
-    versions = {}
+    versions = {"lightning-znorm": __version__}  # of the code that runs, whatever else is installed
     for package in PACKAGES:
         with contextlib.suppress(PackageNotFoundError):
             versions[package] = version(package)
