@@ -19,7 +19,8 @@ from lightning_znorm.compare.command import _make_parser, _write_configuration, 
 from lightning_znorm.compare.hashes import hash_batch, hash_weights
 from lightning_znorm.compare.options import ask
 from lightning_znorm.compare.recipes import ConfiguredRecipe
-from lightning_znorm.vision.data._images import ImageDataModule, Split, Tensors
+from lightning_znorm.vision.data._images import ImageDataModule
+from lightning_znorm.vision.data._splits import Split, Tensors
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "results.md").read_text()
