@@ -1,10 +1,11 @@
 """PatchCamelyon."""
 
+import contextlib
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torchvision import datasets
@@ -17,6 +18,7 @@ from lightning_znorm.vision.data._splits import Split, standardization
 
 __all__ = ["PCam"]
 
+_SIDE = 96
 _MEAN, _STD = (0.7008, 0.5384, 0.6916), (0.2350, 0.2774, 0.2129)
 
 
@@ -38,7 +40,7 @@ class PCam(ImageDataModule):
     Raises:
         RuntimeError: If a download fails.
         FileNotFoundError: If a file is missing and ``download`` is off.
-        ValueError: If a file is damaged, or an argument is out of its range.
+        ValueError: If a file is damaged or has other data than PCam's, or an argument is out of its range.
         ModuleNotFoundError: If h5py is not installed.
 
     Shapes:
@@ -91,38 +93,43 @@ class PCam(ImageDataModule):
 
 
 class Patches:
-    """Images and labels in a pair of HDF5 files, which is opened when the first image is asked for.
+    """Images and labels in a pair of HDF5 files; that of the images is opened when the first is asked for.
 
     Args:
-        images: File with ``x`` of shape ``(N, H, W, 3)``.
-        targets: File with ``y`` of shape ``(N, 1, 1, 1)``.
+        images: File with ``x`` of shape ``(N, 96, 96, 3)``, uint8.
+        targets: File with ``y`` of shape ``(N, 1, 1, 1)``, integers of 0 and 1.
 
     Raises:
         FileNotFoundError: If one is missing.
-        ValueError: If one is damaged or they do not fit each other.
+        ValueError: If one is damaged, has other data, or they do not fit each other.
 
     """
 
     def __init__(self, images: Path, targets: Path) -> None:
         self.path = images
-        data = _open(targets, "y")
-        with _explained(targets):
-            labels = torch.from_numpy(data[:]).long()
-        self.labels = labels.flatten()
-        self._data: Any = None
-        shape = _open(images, "x").shape
-        if len(shape) != 4 or shape[-1] != 3 or tuple(labels.shape) != (shape[0], 1, 1, 1):
+        labels = _read_labels(targets)
+        with contextlib.closing(_open(images)) as file:
+            data = _find(file, "x")
+            shape, dtype = tuple(data.shape), data.dtype
+        if shape[1:] != (_SIDE, _SIDE, 3) or shape[0] == 0 or dtype != np.uint8:
             raise ValueError(
-                f"{images} has data of shape {tuple(shape)} and {targets} of {tuple(labels.shape)}, expected (N, H, W,"
-                " 3) and (N, 1, 1, 1). They do not belong together, or one is damaged: remove it and download it again."
+                f"{images} has patches of shape {shape} and dtype {dtype}, expected (N, {_SIDE}, {_SIDE}, 3) with N > 0"
+                " and uint8. It is not PCam's: remove it and download it again."
             )
+        if shape[0] != len(labels):
+            raise ValueError(
+                f"{images} has {shape[0]} patches, but {targets} {len(labels)} labels. They do not belong together:"
+                " remove both and download them again."
+            )
+        self.labels = torch.from_numpy(labels.astype(np.int64))
+        self._data: Any = None
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         if self._data is None:
-            self._data = _open(self.path, "x")
+            self._data = _find(_open(self.path), "x")
         with _explained(self.path):
             patch = self._data[index]
         return torch.from_numpy(patch).permute(2, 0, 1).contiguous(), self.labels[index]
@@ -131,17 +138,51 @@ class Patches:
         return {**self.__dict__, "_data": None}
 
 
-def _open(path: Path, name: str) -> Any:
-    """Return a data set of an HDF5 file, unread."""
+def _read_labels(path: Path) -> np.ndarray[Any, Any]:
+    """Return the labels of a file, checked."""
+    with contextlib.closing(_open(path)) as file:
+        data = _find(file, "y")
+        if data.shape[1:] != (1, 1, 1) or data.dtype.kind not in "iu":
+            raise ValueError(
+                f"{path} has labels of shape {tuple(data.shape)} and dtype {data.dtype}, expected (N, 1, 1, 1) and"
+                " integers. It is not PCam's: remove it and download it again."
+            )
+        with _explained(path):
+            labels: np.ndarray[Any, Any] = data[:].reshape(-1)
+    if not np.isin(labels, (0, 1)).all():
+        raise ValueError(
+            f"{path} has labels from {labels.min()} to {labels.max()}, expected 0 and 1 only. It is not PCam's: remove"
+            " it and download it again."
+        )
+    return labels
+
+
+def _open(path: Path) -> Any:
+    """Return an open HDF5 file."""
     import h5py
 
     if not path.exists():
         raise FileNotFoundError(f"There is no {path}. Set `download=True`, or correct `root`.")
     with _explained(path):
-        return h5py.File(path)[name]
+        return h5py.File(path)
 
 
-@contextmanager
+def _find(file: Any, name: str) -> Any:
+    """Return a data set of an HDF5 file, unread."""
+    import h5py
+
+    path = Path(file.filename)
+    with _explained(path):
+        data = file[name]
+    if not isinstance(data, h5py.Dataset):
+        raise ValueError(
+            f"{path} has no data set `{name}`, but a {type(data).__name__.lower()} of this name. It is not PCam's:"
+            " remove it and download it again."
+        )
+    return data
+
+
+@contextlib.contextmanager
 def _explained(path: Path) -> Iterator[None]:
     """Name the file in HDF5's errors, and tell those of the file from those of the system."""
     try:

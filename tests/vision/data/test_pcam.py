@@ -167,8 +167,87 @@ class TestDamage:
     def test_pair_that_does_not_fit(self, folder):
         (folder / NAMES["test"][1]).write_bytes((folder / NAMES["val"][1]).read_bytes())
         images, targets = NAMES["test"]
-        with pytest.raises(ValueError, match=rf"{images}.*\(4, 96, 96, 3\).*{targets}.*\(5, 1, 1, 1\)"):
+        with pytest.raises(ValueError, match=rf"{images} has 4 patches, but .*{targets} 5 labels.*remove both"):
             made().setup("test")
+
+
+class TestOtherContent:
+    """Files that HDF5 reads, but that are not PCam's."""
+
+    def refuse(self, folder, kind, content, message):
+        path = folder / NAMES["test"][kind]
+        with h5py.File(path, "w") as file:
+            file["xy"[kind]] = content
+        with pytest.raises(ValueError, match=rf"{path.name} has {message}.*not PCam's: remove it and download"):
+            made().setup("test")
+
+    @pytest.mark.parametrize(
+        ("content", "message"),
+        [
+            (
+                np.zeros((4, 96, 96, 3), np.float32),
+                r"patches of shape \(4, 96, 96, 3\) and dtype float32, .* and uint8",
+            ),
+            (np.zeros((4, 96, 96, 3), np.uint16), r"patches of .* dtype uint16"),
+            (np.zeros((4, 96, 96, 3), bool), r"patches of .* dtype bool"),
+            (np.zeros((4, 48, 48, 3), np.uint8), r"patches of shape \(4, 48, 48, 3\) .*expected \(N, 96, 96, 3\)"),
+            (np.zeros((4, 96, 96), np.uint8), r"patches of shape \(4, 96, 96\)"),
+            (np.zeros((0, 96, 96, 3), np.uint8), r"patches of shape \(0, 96, 96, 3\) .*N > 0"),
+            (np.array(b"text"), r"patches of shape \(\) and dtype \|S4"),
+        ],
+        ids=["float", "uint16", "bool", "small", "gray", "empty", "string"],
+    )
+    def test_images(self, folder, content, message):
+        self.refuse(folder, 0, content, message)
+
+    @pytest.mark.parametrize(
+        ("content", "message"),
+        [
+            (np.array([0, 255, 0, 255], np.uint8), "labels from 0 to 255, expected 0 and 1 only"),
+            (np.array([0, -1, 0, 1], np.int64), "labels from -1 to 1"),
+            (np.array([0, 1, 0, 1], np.float32), "labels of .* dtype float32, .*integers"),
+            (np.array([b"0", b"1", b"0", b"1"]), r"labels of .* dtype \|S1"),
+            (np.zeros(4, [("label", "u1")]), "labels of .* dtype .*label"),
+        ],
+        ids=["255", "negative", "float", "string", "record"],
+    )
+    def test_labels(self, folder, content, message):
+        self.refuse(folder, 1, content.reshape(-1, 1, 1, 1), message)
+
+    @pytest.mark.parametrize("shape", [(4,), (4, 1), (2, 2, 1, 1), ()])
+    def test_shape_of_labels(self, folder, shape):
+        self.refuse(folder, 1, np.zeros(shape, np.uint8), "labels of shape .*expected")
+
+    @pytest.mark.parametrize("kind", [0, 1])
+    def test_group(self, folder, kind):
+        path, name = folder / NAMES["test"][kind], "xy"[kind]
+        with h5py.File(path, "w") as file:
+            file[f"{name}/z"] = np.zeros(4)
+        with pytest.raises(ValueError, match=rf"{path.name} has no data set `{name}`, but a group .*remove it"):
+            made().setup("test")
+
+    def test_no_labels(self, folder):
+        path = folder / NAMES["test"][1]
+        with h5py.File(path, "w") as file:
+            file["y"] = np.zeros((0, 1, 1, 1), np.uint8)
+        with pytest.raises(ValueError, match=rf"has 4 patches, but .*{path.name} 0 labels"):
+            made().setup("test")
+
+    def test_link_out_of_the_file(self, folder):
+        path = folder / NAMES["test"][0]
+        with h5py.File(path, "w") as file:
+            file["x"] = h5py.ExternalLink("/etc/hostname", "x")
+        with pytest.raises(ValueError, match=rf"{path.name} is damaged"):
+            made().setup("test")
+
+
+def test_files_are_closed(folder, monkeypatch):
+    files, file = [], h5py.File
+    monkeypatch.setattr(h5py, "File", lambda path: files.append(file(path)) or files[-1])
+    patches = Patches(*(folder / name for name in NAMES["train"]))
+    assert [bool(opened) for opened in files] == [False, False]
+    patches[0]
+    assert [bool(opened) for opened in files] == [False, False, True]
 
 
 class TestDownload:
