@@ -1,4 +1,5 @@
 import hashlib
+import os
 import pickle
 import tarfile
 from pathlib import Path
@@ -145,3 +146,19 @@ def test_too_many_for_validation(cifar):
     made().prepare_data()
     with pytest.raises(ValueError, match=r"`val_size`.* 40 .* 40"):
         made(val_size=40).setup()
+
+
+class Evil:
+    def __reduce__(self):
+        return os.mkdir, ("executed",)
+
+
+def test_code_in_a_file_is_not_executed(cifar):
+    made().prepare_data()
+    for path in Path("data", "cifar-10-batches-py").iterdir():
+        path.write_bytes(pickle.dumps(Evil()))
+    module = made(download=False)
+    module.prepare_data()
+    with pytest.raises(RuntimeError, match=r"CIFAR-10 is not in .*cifar-10-batches-py.*damaged"):
+        module.setup()
+    assert not Path("executed").exists()
