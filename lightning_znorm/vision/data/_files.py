@@ -1,4 +1,4 @@
-"""Files: fetched in one piece or not at all, and read with errors that name them."""
+"""Files and folders: found or fetched, in one piece or not at all."""
 
 import gzip
 import os
@@ -9,10 +9,7 @@ from urllib.error import URLError
 
 import torch
 from filelock import FileLock
-from PIL import Image
-from torch import Tensor
 from torchvision.datasets.utils import download_url
-from torchvision.transforms.v2.functional import pil_to_tensor
 from tqdm import tqdm
 
 
@@ -42,7 +39,7 @@ def explained(url: str, folder: Path) -> Iterator[None]:
     except RuntimeError as error:
         raise RuntimeError(
             f"What came from {url} into {folder} is incomplete or not what it should be (its MD5 differs). Try again:"
-            " it will be fetched anew."
+            " it will be fetched again."
         ) from error
 
 
@@ -76,25 +73,6 @@ def fetch_gzip(url: str, path: Path, md5: str) -> None:
             progress.update(packed.tell() - progress.n)
     os.replace(part, path)
     archive.unlink()
-
-
-def read_image(path: Path, mode: str) -> Tensor:
-    """Return an image as uint8 of shape ``(C, H, W)``.
-
-    Args:
-        path: Of a file that Pillow can read.
-        mode: Pillow's name of how to convert it, ``"RGB"`` or ``"L"``.
-
-    Raises:
-        ValueError: If it cannot be read.
-
-    """
-    try:
-        with Image.open(path) as image:
-            pixels: Tensor = pil_to_tensor(image.convert(mode))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # Pillow's, of broken files
-        raise ValueError(f"{path} is not a readable image ({error}). Replace it, or remove it.") from error
-    return pixels
 
 
 def existing(folder: str | os.PathLike[str], argument: str, hint: str) -> Path:

@@ -1,26 +1,30 @@
 """Images in folders named after their classes."""
 
 import hashlib
-import os
+import math
+import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any, Literal
 
 import PIL
 import torch
 import torchvision
-from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_only, rank_zero_warn
 from torch import Tensor
-from torchvision.datasets.folder import IMG_EXTENSIONS
 from torchvision.transforms.v2 import functional
 
 from lightning_znorm.vision._choices import unknown_choice
 from lightning_znorm.vision.data._arguments import at_least, between
 from lightning_znorm.vision.data._augmentation import Augmentation, FlipAndCrop, FlipAndRotate, QuarterTurns
-from lightning_znorm.vision.data._files import alone_in, existing, read_image, shuffled
+from lightning_znorm.vision.data._cache import load_or_make
+from lightning_znorm.vision.data._files import existing, shuffled
 from lightning_znorm.vision.data._images import ImageDataModule
+from lightning_znorm.vision.data._overlap import describe_overlap
+from lightning_znorm.vision.data._read import read_image
 from lightning_znorm.vision.data._splits import Split, Tensors, standardization
+from lightning_znorm.vision.data._tree import Tree
 
 __all__ = ["ImageFolder"]
 
@@ -30,36 +34,45 @@ _AUGMENTATIONS: dict[str, type[Augmentation] | None] = {
     "flip_and_rotate": FlipAndRotate,
     "quarter_turns": QuarterTurns,
 }
-_NAMES = {"train": ("train",), "val": ("valid", "val"), "test": ("test",)}
+
+# what decodes the images, and with them its version
+_READERS = (PIL.__version__, torchvision.__version__)
 
 
 class ImageFolder(ImageDataModule):
-    """Images in a tree ``train/<class>/…``, ``valid/<class>/…`` (or ``val/…``), ``test/<class>/…``.
+    """Images in a tree ``train/<class>/…``, ``valid/<class>/…``, ``test/<class>/…``.
 
+    The folders may also be called ``training``, ``val`` or ``validation``, and ``testing``, in upper or lower case.
     Without a folder for it, the validation split is a random share of each class of the training folder. Classes are
-    numbered in the alphabetical order of the training folder.
+    numbered in the alphabetical order of the training folder. Files and folders whose names start with a dot, and
+    ``__MACOSX``, are skipped. An image that lies in two splits, as a copy or a link, causes a warning: whenever the
+    training split is loaded, or, with ``cache``, whenever a split is decoded.
 
     Args:
         root: Folder of the tree.
         batch_size: Images per batch.
-        image_size: The shorter side is brought to so many pixels, and the centre is cut out; ``None`` if all images
-            have one size already.
+        image_size: Side in pixels to which the central square of each image is brought; ``None`` if all images have
+            one size already.
         augment: ``"flip_and_crop"`` (photographs), ``"quarter_turns"`` (what has no upright, such as tissue),
             ``"flip_and_rotate"`` (by up to 15 degrees), or ``"none"``.
         val_share: Share of the training images for validation, where there is no folder for it.
         eval_per_class: At most so many random images of each class in the validation and the test split.
         mean: Of each channel, in [0, 1], with which the images are standardized; by default that of ImageNet.
         std: Likewise.
+        window: For gray images of 16 or 32 bits, integers or floats, as in medicine: the two values that become black
+            and white, for example ``(0, 4095)`` for 12 bits or ``(-100, 300)``. In between it is linear, beyond it is
+            clipped. Without it such images are refused. Images of 8 bits stay as they are.
         num_workers: Worker processes per loader; ``None`` for one per CPU, at most 8.
         on_device: Keep everything on the Trainer's device and augment there.
         cache: With ``on_device``, a folder for the decoded splits, so that the next process need not decode them; one
-            whose files have changed is decoded anew. ``None`` for none.
+            whose image files have changed is replaced. ``None`` for none.
         seed: Seed of the validation split and of the training order.
 
     Raises:
         FileNotFoundError: If a folder is missing, or a class has no image.
-        ValueError: If an image cannot be read or has another size than the first, a split has another class than the
-            training folder, or an argument is unknown or out of its range.
+        ValueError: If an image cannot be read, or has another size than the first, several pages, more than 8 bits
+            without a ``window``, or more pixels than ``PIL.Image.MAX_IMAGE_PIXELS``; if a split has two folders or
+            another class than the training folder; if an argument is unknown or out of its range.
 
     Shapes:
         Images ``(N, 3, H, W)`` float32, standardized; labels ``(N,)`` int64.
@@ -76,6 +89,7 @@ class ImageFolder(ImageDataModule):
         eval_per_class: int | None = None,
         mean: Sequence[float] = (0.485, 0.456, 0.406),
         std: Sequence[float] = (0.229, 0.224, 0.225),
+        window: tuple[float, float] | None = None,
         num_workers: int | None = None,
         on_device: bool = False,
         cache: str | None = None,
@@ -93,47 +107,36 @@ class ImageFolder(ImageDataModule):
             if len(figures) != 3:
                 raise ValueError(f"Expected argument `{argument}` to have three entries, but got {figures!r}.")
         self.mean, self.std = tuple(mean), tuple(std)
+        self.window = None if window is None else _check_window(window)
         self.cache = cache
         self.classes: list[str] = []
+        self._is_compared = False
 
     def load(self, name: str) -> Split:
-        """List the files of one split."""
-        root = existing(self.root, "root", "It is the folder that `train` lies in.")
-        train = existing(root / "train", "root", "It must have a folder `train` with one folder per class.")
-        self.classes = _classes(train)
-        folder = next((root / each for each in _NAMES[name] if (root / each).is_dir()), None)
-        if folder is None and name != "val":
-            raise FileNotFoundError(f"Argument `root` is {str(self.root)!r}, but there is no folder {root / name}.")
-        by_class = _find_images(folder or train, self.classes)
-        if folder is None or (name == "train" and not any((root / each).is_dir() for each in _NAMES["val"])):
-            by_class = [self._hold_out(own, wants_held_out=name == "val") for own in by_class]
-        if name != "train" and self.eval_per_class is not None:
-            orders = [shuffled(len(own), self.seed)[: self.eval_per_class] for own in by_class]
-            by_class = [[own[number] for number in sorted(order)] for own, order in zip(by_class, orders, strict=True)]
-        files = [(path, label) for label, own in enumerate(by_class) for path in own]
-        samples = Files(files, self.image_size)
+        """List the files of one split, or take them from the cache."""
+        tree = Tree(existing(self.root, "root", "It is the folder that `train` lies in."))
+        self.classes = tree.classes
+        if not self._splits:
+            self._warn_of_unread(tree)
+        by_class = self._share_out(tree, name)
+        if name == "val" and "val" not in tree.folders:
+            rank_zero_info(
+                f"{tree.root} has no folder `valid`: {sum(map(len, by_class))} images of `{tree.folders['train'].name}`"
+                f" are held out for validation (`val_share`: {self.val_share} of each class)."
+            )
+        samples = Files(self._choose(by_class, name), self.image_size, self.window)
+        figures = standardization(self.mean, self.std)
         if self.on_device and self.cache is not None:
-            return Split(self._cached(name, samples), *standardization(self.mean, self.std))
-        return Split(samples, *standardization(self.mean, self.std))
+            return Split(self._load_or_make(tree, name, samples), *figures)
+        if name == "train" and getattr(rank_zero_only, "rank", 0) == 0:
+            self._compare_splits(tree, name, samples)
+        return Split(samples, *figures)
 
-    def _cached(self, name: str, samples: "Files") -> Tensors:
-        """Return the samples from the cache, which is filled if need be."""
-        folder = Path(self.cache or "").expanduser()
-        path = folder / f"{name}-{samples.fingerprint()}.pt"
-        with alone_in(folder):
-            if path.exists():
-                try:
-                    return _load(path)
-                except (OSError, RuntimeError, ValueError, EOFError, UnpicklingError):  # cut short by a crash, say
-                    rank_zero_warn(f"{path} is damaged, and is made anew.")
-            whole = self.read_whole(name, samples)
-            part = path.with_suffix(".part")
-            with open(part, "wb") as file:
-                torch.save({"images": whole.images, "targets": whole.targets}, file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(part, path)
-            return _load(path)
+    def _share_out(self, tree: Tree, name: str) -> list[list[Path]]:
+        """Return the images of each class that belong to a split."""
+        if name == "test" or "val" in tree.folders:
+            return tree.images(name)
+        return [self._hold_out(own, wants_held_out=name == "val") for own in tree.images("train")]
 
     def _hold_out(self, own: list[Path], wants_held_out: bool) -> list[Path]:
         """Return the training or the validation part of a class's training images."""
@@ -146,6 +149,56 @@ class ImageFolder(ImageDataModule):
         order = shuffled(len(own), self.seed)
         return [own[number] for number in sorted(order[:count] if wants_held_out else order[count:])]
 
+    def _choose(self, by_class: list[list[Path]], name: str) -> list[tuple[Path, int]]:
+        """Return the images that are used, with their labels."""
+        if name != "train" and self.eval_per_class is not None:
+            orders = [shuffled(len(own), self.seed)[: self.eval_per_class] for own in by_class]
+            by_class = [[own[number] for number in sorted(order)] for own, order in zip(by_class, orders, strict=True)]
+        return [(path, label) for label, own in enumerate(by_class) for path in own]
+
+    def _warn_of_unread(self, tree: Tree) -> None:
+        for folder in tree.unread():
+            rank_zero_warn(
+                f"{folder} has folders of classes, but is not read: its name is not that of a split (`train`, `valid`,"
+                " `test`). Rename it if it is one, or move it elsewhere."
+            )
+
+    def _compare_splits(self, tree: Tree, name: str, samples: "Files") -> None:
+        """Warn of images that lie in two splits, once; the split ``name`` is listed already."""
+        if self._is_compared:
+            return
+        self._is_compared = True
+        splits = {}
+        for split in ("train", "val", "test"):
+            with suppress(FileNotFoundError, ValueError):  # a split's errors are raised when it is loaded
+                files = samples.files if split == name else self._choose(self._share_out(tree, split), split)
+                splits[split] = [path for path, _ in files]
+        overlap = describe_overlap(splits)
+        if overlap is not None:
+            warnings.warn(overlap, stacklevel=2)
+
+    def _load_or_make(self, tree: Tree, name: str, samples: "Files") -> Tensors:
+        """Return the samples from the cache."""
+
+        def make() -> Tensors:
+            self._compare_splits(tree, name, samples)
+            return self.read_whole(name, samples)
+
+        chosen_by = (
+            (self.val_share, self.seed) if name != "test" and "val" not in tree.folders else None,
+            (self.eval_per_class, self.seed) if name != "train" and self.eval_per_class is not None else None,
+        )
+        settings = _digest(str(tree.root.absolute()), chosen_by, self.image_size, self.window, *_READERS)
+        labels = torch.tensor([label for _, label in samples.files])
+        return load_or_make(
+            Path(self.cache or "").expanduser(),
+            f"{name}-{settings}",
+            samples.fingerprint(),
+            labels,
+            self.image_size,
+            make,
+        )
+
 
 class Files:
     """Image files with labels, decoded when they are asked for.
@@ -153,33 +206,40 @@ class Files:
     Args:
         files: Paths and labels.
         size: As ``image_size`` of :class:`ImageFolder`.
+        window: As of :class:`ImageFolder`.
 
     """
 
-    def __init__(self, files: list[tuple[Path, int]], size: int | None) -> None:
+    def __init__(
+        self, files: list[tuple[Path, int]], size: int | None, window: tuple[float, float] | None = None
+    ) -> None:
         self.files = files
         self.size = size
+        self.window = window
         self._shape: Any = None if size is None else (3, size, size)
 
     def __len__(self) -> int:
         return len(self.files)
 
     def fingerprint(self) -> str:
-        """Return what changes with the files, their labels, the size, and the packages that read them."""
-        files = [
-            (str(path.absolute()), label, (status := path.stat()).st_size, status.st_mtime_ns)
-            for path, label in self.files
-        ]
-        about = repr((self.size, files, PIL.__version__, torchvision.__version__))
-        return hashlib.sha256(about.encode()).hexdigest()[:16]
+        """Return what changes with the files and their labels."""
+        states = []
+        for path, label in self.files:
+            try:
+                status = path.stat()
+            except OSError as error:
+                raise ValueError(f"{path} is not a readable image ({error}). Replace it, or remove it.") from error
+            states.append((str(path.absolute()), label, status.st_size, status.st_mtime_ns))
+        return _digest(states)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         path, label = self.files[index]
-        image = read_image(path, "RGB")
+        image = read_image(path, self.window)
         if self.size is not None:
-            image = functional.center_crop(functional.resize(image, [self.size], antialias=True), [self.size])
+            square = functional.center_crop(image, [min(image.shape[1:])])
+            image = functional.resize(square, [self.size], antialias=True)
         elif self._shape is None:
-            self._shape = read_image(self.files[0][0], "RGB").shape
+            self._shape = read_image(self.files[0][0], self.window).shape
         if image.shape != self._shape:
             raise ValueError(
                 f"{path} has {image.shape[1]} x {image.shape[2]} pixels, but {self.files[0][0]} has {self._shape[1]} x"
@@ -188,29 +248,17 @@ class Files:
         return image, torch.tensor(label)
 
 
-def _load(path: Path) -> Tensors:
-    return Tensors(**torch.load(path, mmap=True, weights_only=True))
+def _digest(*values: Any) -> str:
+    return hashlib.sha256(repr(values).encode()).hexdigest()[:16]
 
 
-def _classes(train: Path) -> list[str]:
-    classes = sorted(path.name for path in train.iterdir() if path.is_dir() and not path.name.startswith("."))
-    if len(classes) < 2:
-        raise FileNotFoundError(f"Expected at least two class folders in {train}, but found {classes}.")
-    return classes
-
-
-def _find_images(folder: Path, classes: list[str]) -> list[list[Path]]:
-    """Return the images of each class, sorted by name."""
-    unknown = {path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")} - {*classes}
-    if unknown:
-        raise ValueError(f"The class folder {folder / min(unknown)} has no counterpart in `train`.")
-    found = []
-    for name in classes:
-        own = sorted(path for path in (folder / name).rglob("*") if path.suffix.lower() in IMG_EXTENSIONS)
-        if not own:
-            raise FileNotFoundError(
-                f"The class folder {folder / name} is missing or has no image. Supported are"
-                f" {', '.join(IMG_EXTENSIONS)}."
-            )
-        found.append(own)
-    return found
+def _check_window(window: Sequence[float]) -> tuple[float, float]:
+    try:
+        low, high = (float(value) for value in window)
+    except (TypeError, ValueError):
+        low = high = math.nan
+    if not -math.inf < low < high < math.inf:
+        raise ValueError(
+            f"Expected argument `window` to be two finite numbers, the lower one first, but got {window!r}."
+        )
+    return low, high

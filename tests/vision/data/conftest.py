@@ -4,6 +4,8 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
+from tests.vision.data.trees import plant
+
 
 class Handler(SimpleHTTPRequestHandler):
     """Serves a folder; notes what was asked for, and sends only the first bytes of what it is told to cut."""
@@ -35,3 +37,8 @@ def server(tmp_path, monkeypatch):
         threading.Thread(target=httpd.serve_forever, daemon=True).start()
         yield httpd
         httpd.shutdown()
+
+
+@pytest.fixture
+def tree():
+    return plant()

@@ -1,52 +1,15 @@
+import math
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch.cli import LightningArgumentParser
 from PIL import Image
+from torchvision.transforms.v2 import functional
 
 from lightning_znorm.vision import ImageFolder
-from lightning_znorm.vision.data.image_folder import Files
-
-COUNTS = {"train": 10, "valid": 3, "test": 2}
-
-
-def picture(split, label, number, side=12):
-    return np.full((side, side, 3), 80 * label + 20 * list(COUNTS).index(split) + number, np.uint8)
-
-
-@pytest.fixture
-def tree():
-    for split, count in COUNTS.items():
-        for label, name in enumerate(("ant", "bee")):
-            folder = Path("tree", split, name)
-            folder.mkdir(parents=True)
-            for number in range(count):
-                Image.fromarray(picture(split, label, number)).save(folder / f"{number}.png")
-    return Path("tree")
-
-
-def made(**arguments):
-    defaults = {"augment": "none", "num_workers": 0, "mean": (0, 0, 0), "std": (1 / 255,) * 3}
-    return ImageFolder("tree", **{**defaults, **arguments})
-
-
-def ready(**arguments):
-    module = made(**arguments)
-    module.setup()
-    return module
-
-
-def values(module, split):
-    """The grey value of each image, and its label."""
-    found = []
-    for images, labels in getattr(module, f"{split}_dataloader")():
-        found += zip(images.round().amax(dim=(1, 2, 3)).int().tolist(), labels.tolist(), strict=True)
-    return found
-
-
-def expected(split):
-    return [(int(picture(split, label, number)[0, 0, 0]), label) for label in (0, 1) for number in range(COUNTS[split])]
+from tests.vision.data.trees import COUNTS, expected, made, picture, ready, values
 
 
 @pytest.mark.parametrize("on_device", [False, True])
@@ -118,51 +81,34 @@ def test_other_modes_become_rgb(tree, mode):
     assert values(ready(), "test") == expected("test")
 
 
-class TestCache:
-    def test_serves_the_next_module(self, tree, monkeypatch):
-        first = ready(on_device=True, cache="cache")
-        assert values(first, "test") == expected("test")
-        assert len(list(Path("cache").glob("*.pt"))) == 3
-        with monkeypatch.context() as context:
-            context.setattr(Files, "__getitem__", None)  # nothing is decoded
-            second = ready(on_device=True, cache="cache")
-            assert sorted(values(second, "train")) == expected("train")
-            assert values(second, "val") == expected("valid")
+class TestWindow:
+    @pytest.fixture
+    def deep(self, tree):
+        """The images of the test split, in 16 bits and shifted."""
+        for path in (tree / "test").rglob("*.png"):
+            with Image.open(path) as image:
+                values = np.asarray(image)[..., 0].astype(np.uint16)
+            Image.fromarray(values * 10 + 1000).save(path)
+        return tree
 
-    def test_changed_files_are_decoded_anew(self, tree):
-        ready(on_device=True, cache="cache")
-        Image.fromarray(picture("test", 1, 7)).save(tree / "test" / "ant" / "1.png")
-        assert values(ready(on_device=True, cache="cache"), "test")[1] == (int(picture("test", 1, 7)[0, 0, 0]), 0)
+    @pytest.mark.parametrize("arguments", [{}, {"on_device": True}, {"on_device": True, "cache": "cache"}])
+    def test_sixteen_bits(self, deep, arguments):
+        assert values(ready(window=[1000, 3550], **arguments), "test") == expected("test")
+        assert values(ready(window=(1000, 3550), **arguments), "val") == expected("valid")
+        wider = values(ready(window=(1000, 1000 + 5100), **arguments), "test")
+        assert [value for value, _ in wider] == [round(value / 2) for value, _ in expected("test")]
 
-    def test_other_size_and_seed(self, tree):
-        ready(on_device=True, cache="cache")
-        images, _ = next(iter(ready(on_device=True, cache="cache", image_size=6).test_dataloader()))
-        assert images.shape[-1] == 6
+    @pytest.mark.parametrize("on_device", [False, True])
+    def test_needed(self, deep, on_device):
+        with pytest.raises(ValueError, match=r"tree/test/ant/0.png has more than 8 bits.*`window`"):
+            list(ready(on_device=on_device).test_dataloader())
 
-    def test_interrupted(self, tree, monkeypatch):
-        def interrupt(*args):
-            raise KeyboardInterrupt
-
-        with monkeypatch.context() as context:
-            context.setattr("lightning_znorm.vision.data.image_folder.os.replace", interrupt)
-            with pytest.raises(KeyboardInterrupt):
-                ready(on_device=True, cache="cache")
-        assert not list(Path("cache").glob("*.pt"))
-        assert values(ready(on_device=True, cache="cache"), "test") == expected("test")
-
-    @pytest.mark.parametrize("left", [0, 100, 1000, -100])
-    def test_damaged(self, tree, left):
-        ready(on_device=True, cache="cache")
-        for path in Path("cache").glob("test-*.pt"):
-            path.write_bytes(path.read_bytes()[:left])
-        with pytest.warns(UserWarning, match=r"cache/test-.*\.pt is damaged, and is made anew"):
-            again = ready(on_device=True, cache="cache")
-        assert values(again, "test") == expected("test")
-        assert values(ready(on_device=True, cache="cache"), "test") == expected("test")
-
-    def test_unused_with_workers(self, tree):
-        ready(cache="cache")
-        assert not Path("cache").exists()
+    def test_on_the_command_line(self, deep):
+        parser = LightningArgumentParser()
+        parser.add_subclass_arguments(ImageFolder, "data")
+        given = ["--data=lightning_znorm.vision.ImageFolder", "--data.root=tree", "--data.window=[1000, 3550.5]"]
+        module = parser.instantiate(parser.parse_args(given)).data
+        assert module.window == (1000.0, 3550.5)
 
 
 class TestSizes:
@@ -172,6 +118,39 @@ class TestSizes:
         images, _ = next(iter(module.test_dataloader()))
         assert images.shape == (5, 3, 16, 16)
         assert (images[2] - 60).abs().max() <= 1
+
+    @pytest.mark.parametrize(("height", "width"), [(20, 40), (41, 20), (5, 4)])
+    def test_central_square_is_taken(self, tree, height, width):
+        """Of three stripes along the longer side, the middle one is the square."""
+        side, length = min(height, width), max(height, width)
+        stripes = np.full((side, length, 3), 10, np.uint8)
+        start = (length - side) // 2
+        stripes[:, start : start + side] = 60
+        image = stripes if width == length else stripes.transpose(1, 0, 2)
+        Image.fromarray(image).save(tree / "test" / "ant" / "0.png")
+        images, _ = next(iter(ready(image_size=16).test_dataloader()))
+        assert (images[0] == 60).float().mean() > (0.9 if length % 2 else 0.99)
+
+    def test_long_image_is_not_blown_up(self, tree, monkeypatch):
+        Image.new("RGB", (16000, 1), (60, 60, 60)).save(tree / "test" / "ant" / "0.png")
+        resize, sizes = functional.resize, []
+
+        def record(image, *args, **kwargs):
+            resized = resize(image, *args, **kwargs)
+            sizes.append(resized.numel())
+            return resized
+
+        monkeypatch.setattr(functional, "resize", record)
+        images, _ = next(iter(ready(image_size=64).test_dataloader()))
+        assert (images[0] == 60).all()
+        assert max(sizes) == 3 * 64 * 64
+
+    def test_square_images_are_resized_as_a_whole(self, tree):
+        array = np.random.default_rng(0).integers(256, size=(40, 40, 3), dtype=np.uint8)
+        Image.fromarray(array).save(tree / "test" / "ant" / "0.png")
+        images, _ = next(iter(ready(image_size=16).test_dataloader()))
+        whole = torch.from_numpy(array).permute(2, 0, 1)
+        assert torch.equal(images[0].round(), functional.resize(whole, [16, 16], antialias=True).float())
 
     @pytest.mark.parametrize("on_device", [False, True])
     def test_mixed_sizes_are_refused_without(self, tree, on_device):
@@ -188,7 +167,7 @@ class TestRefusals:
 
     def test_no_train(self):
         Path("tree", "images").mkdir(parents=True)
-        with pytest.raises(FileNotFoundError, match=r"tree/train'.*one folder per class"):
+        with pytest.raises(FileNotFoundError, match=r"no folder tree/train.*`root`.*one folder per class"):
             ready()
 
     def test_no_test(self, tree):
@@ -213,7 +192,7 @@ class TestRefusals:
 
     def test_class_is_unknown(self, tree):
         (tree / "test" / "wasp").mkdir()
-        with pytest.raises(ValueError, match=r"tree/test/wasp has no counterpart in `train`"):
+        with pytest.raises(ValueError, match=r"tree/test/wasp has no counterpart in tree/train"):
             ready()
 
     def test_one_class(self, tree):
@@ -221,15 +200,25 @@ class TestRefusals:
         with pytest.raises(FileNotFoundError, match=r"two class folders in tree/train, but found \['ant'\]"):
             ready()
 
-    def test_corrupt_image(self, tree):
-        (tree / "valid" / "ant" / "1.png").write_bytes(b"\x89PNG broken")
-        module = ready()
+    @pytest.mark.parametrize("content", [b"\x89PNG broken", b"", b"<html>404</html>", None])
+    @pytest.mark.parametrize("on_device", [False, True])
+    def test_corrupt_image(self, tree, on_device, content):
+        path = tree / "valid" / "ant" / "1.png"
+        path.write_bytes(path.read_bytes()[:45] if content is None else content)
+        module = ready(on_device=on_device)
         with pytest.raises(ValueError, match=r"tree/valid/ant/1.png is not a readable image"):
             list(module.val_dataloader())
 
+    def test_link_to_nothing(self, tree):
+        (tree / "valid" / "ant" / "9.png").symlink_to("nowhere.png")
+        with pytest.raises(ValueError, match=r"tree/valid/ant/9.png is not a readable image"):
+            list(ready().val_dataloader())
+        with pytest.raises(ValueError, match=r"tree/valid/ant/9.png is not a readable image"):
+            ready(on_device=True, cache="cache")
+
     def test_image_that_is_too_large(self, tree, monkeypatch):
-        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
-        with pytest.raises(ValueError, match=r"tree/.*\.\w+ is not a readable image \(Image size"):
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+        with pytest.raises(ValueError, match=r"tree/.*\.png has more than 100 pixels \(12 x 12\).*MAX_IMAGE_PIXELS"):
             list(ready().test_dataloader())
 
     @pytest.mark.parametrize("on_device", [False, True])
@@ -250,7 +239,20 @@ class TestRefusals:
 
     @pytest.mark.parametrize(
         ("argument", "value"),
-        [("augment", "mixup"), ("val_share", 1.0), ("image_size", 0), ("eval_per_class", 0), ("mean", (0.5,))],
+        [
+            ("augment", "mixup"),
+            ("val_share", 1.0),
+            ("image_size", 0),
+            ("eval_per_class", 0),
+            ("mean", (0.5,)),
+            ("window", (1, 1)),
+            ("window", (2, 1)),
+            ("window", (0, math.inf)),
+            ("window", (math.nan, 1)),
+            ("window", (0, 1, 2)),
+            ("window", 4095),
+            ("window", ("low", "high")),
+        ],
     )
     def test_bad_arguments(self, argument, value):
         with pytest.raises(ValueError, match=f"`{argument}`"):

@@ -6,54 +6,13 @@ import pytest
 import torch
 from PIL import Image
 
-from lightning_znorm.vision import LGGSegmentation
 from lightning_znorm.vision.data.lgg import read_volume
-
-COUNT, SIDE, SLICES = 8, 32, 4
-
-
-def patient(number):
-    return f"TCGA_AB_{number:04d}_19990101"
-
-
-def pixels(number, slice_):
-    """Slices that differ between patients; 2 and 3 of them have a tumour."""
-    rng = np.random.default_rng(10 * number + slice_)
-    image = rng.integers(10 * number, 10 * number + 60, size=(SIDE, SIDE, 3), dtype=np.uint8)
-    mask = np.zeros((SIDE, SIDE), np.uint8)
-    if slice_ in (2, 3):
-        mask[8:16, 4:20] = 255
-    return image, mask
+from tests.vision.data.patients import COUNT, SIDE, SLICES, SPLITS, images, made, patient, pixels, plant_patients, ready
 
 
 @pytest.fixture
 def folder():
-    folder = Path("kaggle_3m")
-    for number in range(COUNT):
-        own = folder / patient(number)
-        own.mkdir(parents=True)
-        for slice_ in range(1, SLICES + 1):
-            image, mask = pixels(number, slice_)
-            Image.fromarray(image).save(own / f"{own.name}_{slice_}.tif")
-            Image.fromarray(mask).save(own / f"{own.name}_{slice_}_mask.tif")
-    rows = [f"{patient(number)[:12]},1" for number in range(COUNT)]
-    (folder / "data.csv").write_text("\n".join(["Patient,death01", *rows]) + "\n")
-    (folder / "README.md").write_text("not a patient")
-    return folder
-
-
-def made(root="kaggle_3m", **arguments):
-    return LGGSegmentation(root, **{"image_size": SIDE, "augment": False, **arguments})
-
-
-def ready(**arguments):
-    module = made(**arguments)
-    module.setup()
-    return module
-
-
-def images(module, split):
-    return torch.cat([batch for batch, _ in getattr(module, f"{split}_dataloader")()])
+    return plant_patients()
 
 
 class TestReading:
@@ -118,6 +77,15 @@ class TestReading:
 
 
 class TestSplit:
+    @pytest.mark.parametrize("seed", range(3))
+    def test_disjoint_and_complete(self, folder, seed):
+        module = ready(seed=seed)
+        slices = torch.cat([module._splits[split].samples.images for split in SPLITS]).flatten(1)
+        expected = [pixels(number, slice_)[0] for number in range(COUNT) for slice_ in range(1, SLICES + 1)]
+        whole = torch.from_numpy(np.stack(expected)).permute(0, 3, 1, 2).flatten(1)
+        assert len(slices) == len(whole)
+        assert torch.equal(slices.unique(dim=0), whole.unique(dim=0))
+
     def test_by_patient(self, folder):
         module = ready()
         parts = module._share_out(list(range(20)))
@@ -164,7 +132,22 @@ class TestRefusals:
         (folder / "data.csv").unlink()
         ready()
 
-    @pytest.mark.parametrize("content", [b"Name,x\na,1\n", b"Patient,x\n\xff\xfe,1\n"])
+    @pytest.mark.parametrize("listed", ["TCGA_AB_00", "TCGA_AB_0001_1999", "TCGA_AB_0001_", "AB_0001", ""])
+    def test_part_of_a_name_is_another_patient(self, folder, listed):
+        with open(folder / "data.csv", "a") as table:
+            table.write(f"{listed},1\n")
+        with pytest.raises(FileNotFoundError, match=rf"data.csv lists 9 patients, but 1 .*such as {listed}\."):
+            ready()
+
+    def test_table_of_a_spreadsheet(self, folder):
+        """It starts with a mark of the encoding."""
+        content = "Patient,x\nTCGA_AB_0001,1\nTCGA_AB_0002_19990101,1\n"
+        (folder / "data.csv").write_text(content, encoding="utf-8-sig")
+        ready()
+
+    @pytest.mark.parametrize(
+        "content", [b"Name,x\na,1\n", b"Patient,x\n\xff\xfe,1\n", "Patient,x\na,1\n".encode("utf-16"), bytes(9), b""]
+    )
     def test_other_table(self, folder, content):
         (folder / "data.csv").write_bytes(content)
         with pytest.raises(ValueError, match=r"kaggle_3m/data.csv .*`Patient`.*remove it"):
@@ -199,13 +182,14 @@ class TestRefusals:
     def test_other_size_than_its_neighbours(self, folder, end):
         path = folder / patient(2) / f"{patient(2)}_2{end}.tif"
         with Image.open(path) as image:
-            image.resize((16, 16)).save(path)
+            image.resize((16, 16), Image.Resampling.NEAREST).save(path)
         with pytest.raises(ValueError, match=rf"{path.name} has 16 x 16 pixels, expected 32 x 32"):
             ready()
 
     @pytest.mark.parametrize("content", [b"", b"no image", None])
-    def test_corrupt(self, folder, content):
-        path = folder / patient(2) / f"{patient(2)}_2.tif"
+    @pytest.mark.parametrize("end", ["", "_mask"])
+    def test_corrupt(self, folder, end, content):
+        path = folder / patient(2) / f"{patient(2)}_2{end}.tif"
         path.write_bytes(path.read_bytes()[:900] if content is None else content)
         with pytest.raises(ValueError, match=rf"{path.name} is not a readable image"):
             ready()
