@@ -4,11 +4,11 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import nn
 from torchvision import models
 
 from lightning_znorm.vision._choices import unknown_choice
+from lightning_znorm.vision._first_convolution import first_convolution_takes, spread_first_convolution
 from lightning_znorm.vision.cifar_networks import CifarNetwork
 
 __all__ = ["make_backbone"]
@@ -30,7 +30,8 @@ def make_backbone(
             - ``"cifar_resnet<depth>"``, ``"cifar_plain<depth>"``: the networks for images of 32 x 32 with and without
               skip connections, see :class:`~lightning_znorm.vision.cifar_networks.CifarNetwork`.
         num_classes: Number of classes.
-        in_channels: Number of channels of the images.
+        in_channels: Number of channels of the images. The first convolution gets the network's own initialization
+            whatever their number; pretrained weights are spread evenly.
         weights: Name of pretrained weights of torchvision, or ``"DEFAULT"`` for the best, or for those of timm.
         small_images: For torchvision's ResNets: keep the resolution at the start.
 
@@ -54,34 +55,37 @@ def make_backbone(
             raise _no_weights(name, weights)
         model = CifarNetwork(int(match[2]), num_classes, in_channels, has_skips=match[1] == "resnet")
     else:
-        model = _make_torchvision(name, num_classes, weights)
+        model = _make_torchvision(name, num_classes, in_channels, weights)
     if small_images:
         if not isinstance(model, models.ResNet):
             raise ValueError(
                 f"Argument `small_images` is for torchvision's ResNets, but `backbone` is {name!r}. Set it to False."
             )
         width = model.conv1.out_channels
-        model.conv1 = nn.Conv2d(model.conv1.in_channels, width, kernel_size=3, padding=1, bias=False)
+        model.conv1 = nn.Conv2d(in_channels, width, kernel_size=3, padding=1, bias=False)
+        nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")  # as ResNet itself does
         model.maxpool = nn.Identity()
-    first = next(module for module in model.modules() if isinstance(module, nn.Conv2d))
-    if first.in_channels != in_channels:
-        _replace_first_convolution(model, in_channels, keep_weights=weights is not None and not small_images)
     return model
 
 
-def _make_torchvision(name: str, num_classes: int, weights: str | None) -> nn.Module:
+def _make_torchvision(name: str, num_classes: int, in_channels: int, weights: str | None) -> nn.Module:
     known = models.list_models(module=models)
     if name not in known:
         raise unknown_choice("backbone", name, known)
     model: nn.Module
     if weights is None:
-        model = models.get_model(name, weights=None, num_classes=num_classes)
+        with first_convolution_takes(in_channels):
+            model = models.get_model(name, weights=None, num_classes=num_classes)
         return model
     choices = [member.name for member in models.get_model_weights(name)]
     if weights not in (*choices, "DEFAULT"):
         raise unknown_choice("weights", weights, [*choices, "DEFAULT"])
     model = models.get_model(name, weights=weights)
     _replace_head(model, num_classes)
+    if in_channels != 3:
+        spread_first_convolution(model, in_channels)
+        if getattr(model, "transform_input", False):
+            model.transform_input = False  # type: ignore[assignment]  # rescales exactly three channels
     return model
 
 
@@ -115,7 +119,7 @@ def _make_pytorchcv(name: str, num_classes: int, in_channels: int, weights: str 
         raise unknown_choice("backbone", f"pytorchcv:{name}", [f"pytorchcv:{each}" for each in known])
     if weights is not None:
         raise _no_weights(f"pytorchcv:{name}", weights)
-    model: Any = model_provider.get_model(name)
+    model: Any = model_provider.get_model(name, in_channels=in_channels)
     if model.num_classes != num_classes:  # those for CIFAR take no other number than 10 or 100
         _replace_head(model, num_classes, model.num_classes)
     network: nn.Module = model
@@ -124,28 +128,6 @@ def _make_pytorchcv(name: str, num_classes: int, in_channels: int, weights: str 
 
 def _no_weights(name: str, weights: str) -> ValueError:
     return ValueError(f"Expected argument `weights` to be None for the backbone {name!r}, but got {weights!r}.")
-
-
-def _replace_first_convolution(model: nn.Module, in_channels: int, keep_weights: bool) -> None:
-    name, old = next((name, module) for name, module in model.named_modules() if isinstance(module, nn.Conv2d))
-    new = nn.Conv2d(
-        in_channels,
-        old.out_channels,
-        kernel_size=old.kernel_size,  # type: ignore[arg-type]
-        stride=old.stride,  # type: ignore[arg-type]
-        padding=old.padding,  # type: ignore[arg-type]
-        dilation=old.dilation,  # type: ignore[arg-type]
-        bias=old.bias is not None,
-    )
-    if keep_weights:
-        with torch.no_grad():
-            share = old.weight.sum(dim=1, keepdim=True) / in_channels
-            new.weight.copy_(share.expand_as(new.weight))
-            if old.bias is not None and new.bias is not None:
-                new.bias.copy_(old.bias)
-    model.set_submodule(name, new)
-    if getattr(model, "transform_input", False):
-        model.transform_input = False  # type: ignore[assignment]  # rescales exactly three channels
 
 
 def _replace_head(model: nn.Module, num_classes: int, outputs: int = 1000) -> None:

@@ -34,8 +34,9 @@ class ImageClassifier(SupervisedModule):
             ``"timm:<name>"``, ``"pytorchcv:<name>"``, ``"cifar_resnet<depth>"``, ``"cifar_plain<depth>"``, see
             :func:`~lightning_znorm.vision.backbones.make_backbone`.
         num_classes: Number of classes, at least 2.
-        in_channels: Number of channels of the images. Where it is not 3, the backbone's first convolution is replaced;
-            pretrained weights are spread evenly, so that a grey image gives what it would as three equal channels.
+        in_channels: Number of channels of the images. The first convolution gets the backbone's own initialization
+            whatever their number. Pretrained weights are for 3 channels; for another number they are spread evenly, so
+            that a grey image gives what it would as three equal channels.
         weights: Name of pretrained weights in torchvision (``"DEFAULT"`` for the best, or for those of timm), which are
             downloaded; ``None`` for random ones. The classification head is always a new one.
         small_images: For torchvision's ResNets: a 3 x 3 convolution of stride 1 and no max-pooling at the start, as is

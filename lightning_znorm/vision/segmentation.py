@@ -20,6 +20,7 @@ from torchmetrics.classification import (
 from torchmetrics.segmentation import DiceScore
 
 from lightning_znorm.vision._choices import unknown_choice
+from lightning_znorm.vision._first_convolution import find_first_convolution, first_convolution_takes
 from lightning_znorm.vision._supervised import SupervisedModule
 
 __all__ = ["SemanticSegmenter"]
@@ -43,7 +44,8 @@ class SemanticSegmenter(SupervisedModule):
         architecture: Name of a model in segmentation-models-pytorch, such as ``"Unet"``.
         encoder: Name of an encoder in segmentation-models-pytorch, or ``"tu-"`` and the name of a timm model.
         encoder_weights: Name of pretrained weights of the encoder, which are downloaded; ``None`` for random ones.
-        in_channels: Number of channels of the images.
+        in_channels: Number of channels of the images. The first convolution gets the encoder's own initialization
+            whatever their number.
         num_classes: Number of masks per image; 1 in mode ``"binary"``.
         mode: ``"binary"``, ``"multilabel"`` (masks may overlap; binary cross-entropy of each) or ``"multiclass"``
             (each pixel has one class; cross-entropy).
@@ -173,14 +175,21 @@ def make_segmenter(
     for name in architecture_args:
         if name not in choices:
             raise unknown_choice("architecture_args", name, choices)
-    model: nn.Module = cls(
+    model: Any = cls(
         encoder,
         encoder_weights=encoder_weights,
         in_channels=in_channels,
         classes=num_classes,
         **architecture_args,
     )
-    return model
+    if in_channels != 3 and encoder_weights is None and not encoder.startswith("tu-"):
+        # smp gives PyTorch's default initialization to this layer alone
+        with first_convolution_takes(in_channels):
+            reference = smp.encoders.get_encoder(encoder)
+        _, convolution = find_first_convolution(model.encoder)
+        convolution.load_state_dict(find_first_convolution(reference)[1].state_dict())
+    network: nn.Module = model
+    return network
 
 
 def _check_classes(mode: str, num_classes: int) -> None:

@@ -7,19 +7,66 @@ from torch import nn
 from lightning_znorm.vision import ImageClassifier
 from lightning_znorm.vision.backbones import make_backbone
 from lightning_znorm.vision.cifar_networks import CifarNetwork
+from lightning_znorm.vision.segmentation import make_segmenter
 
 
 def size(model):
     return sum(parameter.numel() for parameter in model.parameters())
 
 
+class Block(nn.Module):
+    """A residual block of He et al., option A, written from the paper."""
+
+    def __init__(self, inputs, outputs, stride):
+        super().__init__()
+        self.first = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
+        self.first_norm = nn.BatchNorm2d(outputs)
+        self.second = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
+        self.second_norm = nn.BatchNorm2d(outputs)
+        self.stride, self.zeros = stride, outputs - inputs
+
+    def forward(self, x):
+        y = self.second_norm(self.second(torch.relu(self.first_norm(self.first(x)))))
+        x = x[:, :, :: self.stride, :: self.stride]
+        return torch.relu(y + torch.cat([x, x.new_zeros(len(x), self.zeros, *x.shape[2:])], dim=1))
+
+
+def residual_network(depth):
+    blocks, inputs = [], 16
+    for outputs in (16, 32, 64):
+        for _ in range((depth - 2) // 6):
+            blocks.append(Block(inputs, outputs, 1 if inputs == outputs else 2))
+            inputs = outputs
+    start = [nn.Conv2d(3, 16, 3, 1, 1, bias=False), nn.BatchNorm2d(16), nn.ReLU()]
+    return nn.Sequential(*start, *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10))
+
+
 class TestCifarNetwork:
-    @pytest.mark.parametrize(("depth", "parameters"), [(20, 0.27e6), (32, 0.46e6), (56, 0.85e6), (110, 1.7e6)])
+    @pytest.mark.parametrize(
+        ("depth", "parameters"), [(20, 269722), (32, 464154), (44, 658586), (56, 853018), (110, 1727962)]
+    )
     def test_parameters_are_those_of_the_paper(self, depth, parameters):
+        """Table 6 there: 0.27, 0.46, 0.66, 0.85 and 1.7 million."""
         plain, residual = (CifarNetwork(depth, has_skips=has_skips) for has_skips in (False, True))
-        assert size(plain) == size(residual) == pytest.approx(parameters, rel=0.025)
+        assert size(plain) == size(residual) == size(residual_network(depth)) == parameters
         layers = [module for module in residual.modules() if isinstance(module, (nn.Conv2d, nn.Linear))]
         assert len(layers) == depth
+
+    @pytest.mark.parametrize("is_training", [True, False])
+    def test_is_the_network_of_the_paper(self, is_training):
+        network, expected = CifarNetwork(20), residual_network(20)
+        expected.load_state_dict(dict(zip(expected.state_dict(), network.state_dict().values(), strict=True)))
+        images = torch.randn(3, 3, 32, 32)
+        with torch.no_grad():
+            network(images)  # moves the running statistics from 0 and 1
+            expected(images)
+            torch.testing.assert_close(network.train(is_training)(images), expected.train(is_training)(images))
+
+    def test_every_convolution_is_initialized_by_fan_out(self):
+        for module in CifarNetwork(20).modules():
+            if isinstance(module, nn.Conv2d):
+                std = (2 / (9 * module.out_channels)) ** 0.5
+                assert module.weight.std().item() == pytest.approx(std, rel=4 / (2 * module.weight.numel()) ** 0.5)
 
     def test_resolutions(self):
         shapes = []
@@ -79,9 +126,10 @@ def test_sources(name, in_channels):
 
 
 def test_recipes_name_what_the_paper_trains():
-    for name, parameters in (("resnet20", 0.27e6), ("resnet56", 0.86e6), ("resnet110", 1.73e6)):
-        assert size(make_backbone(f"pytorchcv:{name}_cifar10", 10)) == pytest.approx(parameters, rel=0.02)
-    assert size(make_backbone("pytorchcv:densenet40_k12_cifar10", 10)) == pytest.approx(0.6e6, rel=0.02)
+    sizes = {"resnet20": 272474, "resnet56": 855770, "resnet110": 1730714, "densenet40_k12": 599050}
+    for name, parameters in sizes.items():
+        assert size(make_backbone(f"pytorchcv:{name}_cifar10", 10)) == parameters
+    assert size(make_segmenter("Unet", "resnet34", in_channels=3)) == pytest.approx(24.4e6, rel=0.002)
 
 
 @pytest.mark.parametrize(

@@ -112,16 +112,19 @@ def test_pretrained_googlenet_takes_other_channels(offered_weights):
     assert model(torch.randn(2, 1, 64, 64)).shape == (2, 4)
 
 
+@pytest.mark.parametrize("in_channels", [1, 4])
 @pytest.mark.parametrize("backbone", ["resnet18", "squeezenet1_1"])
-def test_pretrained_weights_get_a_new_head_and_keep_the_rest(offered_weights, backbone):
-    model = make_backbone(backbone, num_classes=7, in_channels=1, weights="DEFAULT").eval()
+def test_pretrained_weights_get_a_new_head_and_keep_the_rest(offered_weights, backbone, in_channels):
+    model = make_backbone(backbone, num_classes=7, in_channels=in_channels, weights="DEFAULT").eval()
     original = offered_weights[backbone].eval()
     grey = torch.randn(2, 1, 64, 64)
-    assert model(grey).shape == (2, 7)
+    assert model(grey.expand(-1, in_channels, -1, -1)).shape == (2, 7)
     # a grey image gives what it would as three equal channels, up to the head
     first = next(module for module in model.modules() if isinstance(module, nn.Conv2d))
     first_original = next(module for module in original.modules() if isinstance(module, nn.Conv2d))
-    torch.testing.assert_close(first(grey), first_original(grey.expand(-1, 3, -1, -1)), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        first(grey.expand(-1, in_channels, -1, -1)), first_original(grey.expand(-1, 3, -1, -1)), rtol=1e-4, atol=1e-5
+    )
     kept = {
         name
         for name, value in model.state_dict().items()
