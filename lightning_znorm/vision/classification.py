@@ -1,21 +1,13 @@
 """Image classification with any backbone of torchvision, timm or pytorchcv."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor, nn
-from torchmetrics import MetricCollection
-from torchmetrics.classification import (
-    BinaryAccuracy,
-    BinaryAUROC,
-    BinaryF1Score,
-    BinaryPrecision,
-    BinaryRecall,
-    MulticlassAccuracy,
-    MulticlassF1Score,
-    MulticlassPrecision,
-    MulticlassRecall,
-)
+from torchmetrics import Metric, MetricCollection
+from torchmetrics.classification import BinaryAccuracy, BinaryAUROC, MulticlassAccuracy
 
+from lightning_znorm.vision._metrics import AverageRatio, Task
 from lightning_znorm.vision._supervised import SupervisedModule
 from lightning_znorm.vision.backbones import make_backbone
 
@@ -26,8 +18,10 @@ class ImageClassifier(SupervisedModule):
     """Classify images with a backbone from one of several sources, trained on the cross-entropy.
 
     Logs ``train_loss``; ``val_loss``, ``val_acc`` (share of correct images), ``val_f1``, ``val_precision`` and
-    ``val_recall`` (of class 1 if there are two classes, else the macro average over the classes) and, for two classes,
-    ``val_auroc``; the same with ``test_``.
+    ``val_recall`` and, for two classes, ``val_auroc``; the same with ``test_``. F1, precision and recall are those of
+    class 1 if there are two classes, else the mean over the classes that occur among the true labels of the split; the
+    precision of a class that is never predicted is 0. If no label is 1 of two classes, all three are 1 if every image
+    is right, else 0. The AUROC of a split with one class only is 0, with a warning.
 
     Args:
         backbone: Name of a classification model in torchvision, as ``torchvision.models.list_models`` lists them; or
@@ -95,9 +89,9 @@ class ImageClassifier(SupervisedModule):
         # GoogLeNet and Inception return their auxiliary heads beside the main one while training
         return logits if isinstance(logits, Tensor) else logits.logits
 
-    def evaluate(self, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    def evaluate(self, batch: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         """Return cross-entropy, class probabilities (of two classes, those of class 1) and labels of a batch."""
-        images, labels = batch
+        images, labels = batch[:2]
         logits = self(images)
         probabilities = logits.detach().softmax(dim=1)
         return self.loss(logits, labels), probabilities[:, 1] if self.num_classes == 2 else probabilities, labels
@@ -110,21 +104,17 @@ class ImageClassifier(SupervisedModule):
 
 
 def _metrics(num_classes: int) -> MetricCollection:
+    metrics: dict[str, Metric | MetricCollection]
     if num_classes == 2:
-        return MetricCollection(
-            {
-                "acc": BinaryAccuracy(),
-                "f1": BinaryF1Score(),
-                "precision": BinaryPrecision(),
-                "recall": BinaryRecall(),
-                "auroc": BinaryAUROC(),
-            }
-        )
-    return MetricCollection(
-        {
-            "acc": MulticlassAccuracy(num_classes, average="micro"),
-            "f1": MulticlassF1Score(num_classes, average="macro"),
-            "precision": MulticlassPrecision(num_classes, average="macro"),
-            "recall": MulticlassRecall(num_classes, average="macro"),
-        }
-    )
+        metrics = {"acc": BinaryAccuracy(), **_ratios("binary", 1), "auroc": BinaryAUROC()}
+    else:
+        metrics = {"acc": MulticlassAccuracy(num_classes, average="micro"), **_ratios("multiclass", num_classes)}
+    return MetricCollection(metrics)
+
+
+def _ratios(task: Task, num_classes: int) -> dict[str, Metric]:
+    return {
+        "f1": AverageRatio("dice", task, num_classes),
+        "precision": AverageRatio("precision", task, num_classes),
+        "recall": AverageRatio("sensitivity", task, num_classes),
+    }

@@ -1,31 +1,20 @@
 """Semantic segmentation with any architecture and encoder of segmentation-models-pytorch."""
 
+from collections.abc import Sequence
 from inspect import signature
-from typing import Any, Literal
+from typing import Any
 
 import segmentation_models_pytorch as smp
+import torch
 from torch import Tensor, nn
-from torchmetrics import Metric, MetricCollection
-from torchmetrics.classification import (
-    BinaryJaccardIndex,
-    BinaryRecall,
-    BinarySpecificity,
-    MulticlassJaccardIndex,
-    MulticlassRecall,
-    MulticlassSpecificity,
-    MultilabelJaccardIndex,
-    MultilabelRecall,
-    MultilabelSpecificity,
-)
-from torchmetrics.segmentation import DiceScore
+from torchmetrics import MetricCollection
 
 from lightning_znorm.vision._choices import unknown_choice
 from lightning_znorm.vision._first_convolution import find_first_convolution, first_convolution_takes
+from lightning_znorm.vision._metrics import AverageRatio, DicePerCase, Task
 from lightning_znorm.vision._supervised import SupervisedModule
 
 __all__ = ["SemanticSegmenter"]
-
-Mode = Literal["binary", "multilabel", "multiclass"]
 
 
 class SemanticSegmenter(SupervisedModule):
@@ -38,7 +27,17 @@ class SemanticSegmenter(SupervisedModule):
         \text{Dice} = \frac{2\,TP}{2\,TP + FP + FN}, \quad \text{IoU} = \frac{TP}{TP + FP + FN}, \quad
         \text{sensitivity} = \frac{TP}{TP + FN}, \quad \text{specificity} = \frac{TN}{TN + FP},
 
-    averaged over the classes. Counting over the whole split keeps slices with an empty mask from dominating.
+    averaged over the classes that occur in the true masks of the split (for the specificity, the classes that some
+    pixel does not have). Where there is no such class, as for the Dice of a split without tumour, the value is 1 if
+    every pixel is right, else 0.
+
+    ``val_dice`` pools all pixels: slices with an empty mask do not dominate, and large tumours weigh more than small
+    ones. ``val_dice_per_case`` is the mean of the Dice of each case, all images of a case pooled, over the pairs of a
+    case and a class that occur in the true masks: all patients weigh the same. It is logged where the batches have the
+    cases. Published results are often per patient: compare like with like.
+
+    The Dice loss of a class without a single pixel in the batch is 0 whatever is predicted, so that only the
+    cross-entropy learns from a batch without tumour. Both are computed in float32 at least.
 
     Args:
         architecture: Name of a model in segmentation-models-pytorch, such as ``"Unet"``.
@@ -62,7 +61,8 @@ class SemanticSegmenter(SupervisedModule):
     Shapes:
         Images ``(N, in_channels, H, W)`` float. Masks ``(N, 1, H, W)`` or ``(N, H, W)`` in mode ``"binary"`` and
         ``(N, num_classes, H, W)`` in mode ``"multilabel"``, of 0 and 1; ``(N, H, W)`` of class indices in mode
-        ``"multiclass"``. Logits ``(N, num_classes, H, W)``.
+        ``"multiclass"``. Logits ``(N, num_classes, H, W)``. A batch is a pair of images and masks, or has a third
+        tensor ``(N,)`` int64, the number of the case (such as the patient) of each image.
 
     Example::
 
@@ -80,7 +80,7 @@ class SemanticSegmenter(SupervisedModule):
         encoder_weights: str | None = None,
         in_channels: int = 1,
         num_classes: int = 1,
-        mode: Mode = "binary",
+        mode: Task = "binary",
         optimizer: str = "Adam",
         lr: float = 1e-3,
         optimizer_args: dict[str, Any] | None = None,
@@ -89,7 +89,22 @@ class SemanticSegmenter(SupervisedModule):
         architecture_args: dict[str, Any] | None = None,
     ) -> None:
         _check_classes(mode, num_classes)
-        super().__init__(_metrics(mode, num_classes), optimizer, lr, optimizer_args, scheduler, scheduler_args)
+        super().__init__(
+            MetricCollection(
+                {
+                    "dice": AverageRatio("dice", mode, num_classes),
+                    "iou": AverageRatio("iou", mode, num_classes),
+                    "sensitivity": AverageRatio("sensitivity", mode, num_classes),
+                    "specificity": AverageRatio("specificity", mode, num_classes),
+                }
+            ),
+            optimizer,
+            lr,
+            optimizer_args,
+            scheduler,
+            scheduler_args,
+            case_metrics=MetricCollection({"dice_per_case": DicePerCase(mode, num_classes)}),
+        )
         self.save_hyperparameters()
         self.mode = mode
         self.model = make_segmenter(
@@ -103,10 +118,11 @@ class SemanticSegmenter(SupervisedModule):
         logits: Tensor = self.model(images)
         return logits
 
-    def evaluate(self, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    def evaluate(self, batch: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         """Return loss, predicted masks and true masks of a batch, as integers."""
-        images, masks = batch
+        images, masks = batch[:2]
         logits = self(images)
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))  # half precision loses sums over pixels
         masks = self._checked(masks, logits)
         loss = self.dice_loss(logits, masks) + self.cross_entropy(logits, masks)
         predictions = logits.detach().argmax(dim=1) if self.mode == "multiclass" else logits.detach() > 0
@@ -205,34 +221,3 @@ def _check_classes(mode: str, num_classes: int) -> None:
             f"Expected argument `num_classes` to be at least 2 in mode {mode!r}, but got {num_classes!r}. For one mask"
             " use `mode='binary'`."
         )
-
-
-def _metrics(mode: str, num_classes: int) -> MetricCollection:
-    iou: Metric
-    sensitivity: Metric
-    specificity: Metric
-    if mode == "binary":
-        iou, sensitivity, specificity = BinaryJaccardIndex(), BinaryRecall(), BinarySpecificity()
-    elif mode == "multilabel":
-        iou, sensitivity, specificity = (
-            metric(num_classes, average="macro")
-            for metric in (MultilabelJaccardIndex, MultilabelRecall, MultilabelSpecificity)
-        )
-    else:
-        iou, sensitivity, specificity = (
-            metric(num_classes, average="macro")
-            for metric in (MulticlassJaccardIndex, MulticlassRecall, MulticlassSpecificity)
-        )
-    dice: Metric = DiceScore(
-        num_classes,
-        average="macro",
-        aggregation_level="global",
-        input_format="index" if mode == "multiclass" else "one-hot",
-    )
-    metrics: dict[str, Metric | MetricCollection] = {
-        "dice": dice,
-        "iou": iou,
-        "sensitivity": sensitivity,
-        "specificity": specificity,
-    }
-    return MetricCollection(metrics, compute_groups=[["dice"], ["iou"], ["sensitivity", "specificity"]])

@@ -1,6 +1,6 @@
+import numpy as np
 import pytest
 import torch
-from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_znorm.vision import SemanticSegmenter
@@ -33,8 +33,8 @@ def counts(predicted, target):
 @pytest.mark.parametrize(("mode", "classes"), MODES)
 def test_logged_metrics_are_those_of_all_pixels(mode, classes):
     model, dataset = tiny(mode, classes), data(mode, classes)
-    trainer = make_trainer()
-    (results,) = trainer.validate(model, DataLoader(dataset, batch_size=2), verbose=False)
+    trainer, loader = make_trainer(), DataLoader(dataset, batch_size=2)
+    (validated,), (tested,) = (run(model, loader, verbose=False) for run in (trainer.validate, trainer.test))
     images, masks = dataset.tensors
     with torch.no_grad():
         logits = model.eval()(images)
@@ -49,25 +49,64 @@ def test_logged_metrics_are_those_of_all_pixels(mode, classes):
         expected["iou"].append((tp / (tp + fp + fn)).item())
         expected["sensitivity"].append((tp / (tp + fn)).item())
         expected["specificity"].append((tn / (tn + fp)).item())
-    assert results.pop("val_loss") > 0
-    assert results == {f"val_{name}": pytest.approx(sum(each) / classes, abs=1e-6) for name, each in expected.items()}
+    for results, split in ((validated, "val"), (tested, "test")):
+        assert results.pop(f"{split}_loss") > 0
+        means = {f"{split}_{name}": sum(values) / classes for name, values in expected.items()}
+        assert results == pytest.approx(means, abs=1e-6)
+
+
+def loss_by_numpy(logits, masks, mode):
+    """Dice loss of the classes that occur, plus cross-entropy, in float64."""
+    logits, masks = logits.detach().double().numpy(), masks.numpy()
+    if mode == "multiclass":
+        exponentials = np.exp(logits)
+        probabilities = exponentials / exponentials.sum(axis=1, keepdims=True)
+        target = np.moveaxis(np.eye(logits.shape[1])[masks], -1, 1)
+        entropy = -(target * np.log(probabilities)).sum(axis=1).mean()
+    else:
+        probabilities, target = 1 / (1 + np.exp(-logits)), masks.astype(np.float64)
+        entropy = -(target * np.log(probabilities) + (1 - target) * np.log(1 - probabilities)).mean()
+    overlap, size = ((probabilities * target).sum(axis=(0, 2, 3)), (probabilities + target).sum(axis=(0, 2, 3)))
+    return np.where(target.any(axis=(0, 2, 3)), 1 - 2 * overlap / size, 0).mean() + entropy
+
+
+@pytest.mark.parametrize("has_all", [True, False])
+@pytest.mark.parametrize(("mode", "classes"), MODES)
+def test_loss_is_dice_plus_cross_entropy(mode, classes, has_all):
+    """A class that is not there has no Dice loss."""
+    model, (images, masks) = tiny(mode, classes).eval(), data(mode, classes).tensors
+    if not has_all and mode == "multiclass":
+        masks[masks == classes - 1] = 0
+    elif not has_all:
+        masks[:, -1] = 0
+    loss, _, _ = model.evaluate((images, masks))
+    assert loss.item() == pytest.approx(loss_by_numpy(model(images), masks, mode), rel=1e-5)
+
+
+def test_dice_loss_of_a_batch_without_tumour_is_zero():
+    model, empty = tiny(), torch.zeros(2, 1, 8, 8)
+    for logits in (torch.full_like(empty, -9), torch.full_like(empty, 9)):
+        assert model.dice_loss(logits, empty) == 0
 
 
 @pytest.mark.parametrize(("mode", "classes"), MODES)
-def test_loss_is_dice_plus_cross_entropy(mode, classes):
-    model, (images, masks) = tiny(mode, classes).eval(), data(mode, classes).tensors
-    logits = model(images)
-    loss, _, _ = model.evaluate((images, masks))
-    if mode == "multiclass":
-        probabilities = logits.softmax(dim=1)
-        target = nn.functional.one_hot(masks, classes).movedim(-1, 1).float()
-        entropy = -(target * probabilities.log()).sum(dim=1).mean()
-    else:
-        probabilities, target = logits.sigmoid(), masks
-        entropy = -(target * probabilities.log() + (1 - target) * (1 - probabilities).log()).mean()
-    overlap = (probabilities * target).sum(dim=(0, 2, 3))
-    dice = 1 - 2 * overlap / (probabilities + target).sum(dim=(0, 2, 3))
-    torch.testing.assert_close(loss, dice.mean() + entropy, rtol=1e-4, atol=1e-5)
+def test_loss_of_half_precision_is_computed_in_float32(mode, classes):
+    """Also its gradient, up to the rounding of the result."""
+    _, masks = data(mode, classes, size=64).tensors
+    model = tiny(mode, classes)
+    model.forward = lambda images: images
+    logits = (torch.randn(5, classes, 64, 64) * 2 - 3).bfloat16()
+    gradients = []
+    for dtype in (torch.bfloat16, torch.float32, torch.float64):
+        output = logits.to(dtype, copy=True).requires_grad_()
+        loss, _, _ = model.evaluate((output, masks))
+        loss.backward()
+        assert loss.item() == pytest.approx(loss_by_numpy(logits.float(), masks, mode), rel=1e-5)
+        assert loss.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+        gradients.append(output.grad.double())
+    half, single, double = gradients
+    assert (half - double).norm() < 0.004 * double.norm()
+    assert (single - double).norm() < 1e-5 * double.norm()
 
 
 def test_a_binary_mask_may_have_no_channel():
