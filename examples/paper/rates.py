@@ -1,9 +1,13 @@
-"""How far can the learning rate be raised before nothing is learnt, with each method?
+"""Which learning rates work with each method, from the lowest to the highest?
 
 Reads the results of comparisons that sweep one learning rate, draws the validation metric (the larger the better)
-against the rate for each of them, and tabulates per method the best rate, how far it can be raised, and by which factor
-that is. It can be raised as long as the mean over the seeds is at least half as far above guessing as with the best
-one; a run that fails or diverges has learnt nothing. A method that learns nothing at any rate has neither.
+against the rate for each of them, and tabulates the working range of each method: the best rate, the metric there, the
+lowest and the highest rate of the range around it, and the factor between them. A rate works if the mean over the seeds
+is at least half as far above guessing as at the best one; a run that fails or diverges has learned nothing. Where the
+range ends with the sweep, it may go on: the rate is marked with ≤ or ≥, and so is the factor.
+
+Means that differ by less than a millionth are tied, and all tied rates are named; if a rate between them does not work,
+each of their ranges has a row. A method that learns nothing at any rate has no range.
 
     python examples/paper/run.py depth --optimizers sgd
     python examples/paper/rates.py results/paper/small/depth-*-sgd --chance 0.1
@@ -21,6 +25,8 @@ from matplotlib.figure import Figure
 KEY = "model.init_args.lr"
 MARKERS = "osD^vP"
 MOST_COLUMNS = 4
+COLUMNS = ["comparison", "method", "best rate", "metric", "lowest", "highest", "factor", "failed runs"]
+RESOLUTION = 1e-6  # of means of float32 metrics, relative to their size
 
 
 def read(folder: Path, chance: float) -> pd.DataFrame:
@@ -46,30 +52,35 @@ def read(folder: Path, chance: float) -> pd.DataFrame:
 
 
 def tabulate(runs: pd.DataFrame, chance: float, least: float) -> pd.DataFrame:
-    """Return the best rate by comparison and method, with the metric there, and how far it can be raised.
+    """Return the working ranges by comparison and method: one, or more if there are tied rates in several.
 
     A best metric of less than ``chance + least`` is nothing.
     """
     rows = []
     for (comparison, method), own in runs.groupby(["comparison", "method"], sort=False):
         means = own.groupby("rate")["metric"].mean()
-        best, peak = float(means.index[int(means.argmax())]), float(means.max())
-        above = (means - chance >= 0.5 * (peak - chance))[means.index >= best]
-        highest = float(means.index[means.index >= best][above.cummin()].max())
-        is_learnt = peak >= chance + least
-        edge = "≥ " if highest == means.index.max() else ""
-        rows.append(
-            {
-                "comparison": comparison,
-                "method": method,
-                "best rate": f"{best:g}" if is_learnt else "–",
-                "metric": peak,
-                "can be raised to": f"{edge}{highest:g}" if is_learnt else "–",
-                "by a factor of": f"{edge}{highest / best:.3g}" if is_learnt else "–",
-                "failed runs": int(own["failed"].sum()),
-            }
-        )
-    return pd.DataFrame(rows)
+        peak = float(means.max())
+        slack = RESOLUTION * abs(peak)
+        best = means.index[means >= peak - slack]
+        works = means - chance >= 0.5 * (peak - chance) - slack
+        ranges = [part.index for _, part in means[works].groupby((~works).cumsum()[works])]
+        cells = [describe_range(rates, best, means.index) for rates in ranges if rates.isin(best).any()]
+        if peak < chance + least - slack:
+            cells = [dict.fromkeys(cells[0], "–")]
+        known = {"comparison": comparison, "method": method, "metric": peak, "failed runs": int(own["failed"].sum())}
+        rows += [known | of for of in cells]
+    return pd.DataFrame(rows)[COLUMNS]
+
+
+def describe_range(rates: pd.Index, best: pd.Index, swept: pd.Index) -> dict[str, str]:
+    """Return the cells of a range, of which an end that is an end of the sweep may not be the true one."""
+    below, above = ("≤ " if rates[0] == swept[0] else ""), ("≥ " if rates[-1] == swept[-1] else "")
+    return {
+        "best rate": ", ".join(f"{rate:g}" for rate in best[best.isin(rates)]),
+        "lowest": f"{below}{rates[0]:g}",
+        "highest": f"{above}{rates[-1]:g}",
+        "factor": f"{'≥ ' if below or above else ''}{float(f'{rates[-1] / rates[0]:.2g}'):g}",
+    }
 
 
 def draw(runs: pd.DataFrame, chance: float, path: Path) -> None:
@@ -109,14 +120,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_folders(parser)
     parser.add_argument("--chance", type=float, default=0.0, help="the metric of guessing (%(default)s)")
-    least = "what a method that has learnt is above guessing, at least (%(default)s)"
+    least = "what a method that has learned is above guessing, at least (%(default)s)"
     parser.add_argument("--least", type=float, default=0.03, help=least)
     parser.add_argument("--out", type=Path, default=Path("results/rates"), help="folder (%(default)s)")
     options = parser.parse_args()
     check_folders(parser, options.folders, "runs.csv")
     runs = pd.concat([read(folder, options.chance) for folder in options.folders])
     table = tabulate(runs, options.chance, options.least)
-    print(table.to_markdown(index=False, floatfmt=".3f", disable_numparse=[2, 4, 5]))
+    print(table.to_markdown(index=False, floatfmt=".3f", disable_numparse=[2, 4, 5, 6]))
     options.out.mkdir(parents=True, exist_ok=True)
     table.to_csv(options.out / "rates.csv", index=False, float_format="%.4g")
     draw(runs, options.chance, options.out / "rates.png")

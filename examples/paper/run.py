@@ -41,8 +41,11 @@ SMALL_RATES = {
     "pcam": {"adam": "3e-4,1e-3,3e-3", "sgd": "3e-4,1e-3,3e-3,1e-2,3e-2"},
     "lgg": {"adam": "1e-3,3e-3,1e-2,3e-2", "sgd": "1e-3,1e-2,3e-2,1e-1"},
 }
-# up to where nothing is learnt
-DEPTH_RATES = {"adam": "3e-4,1e-3,3e-3,1e-2,3e-2,1e-1,3e-1", "sgd": "1e-4,3e-4,1e-3,3e-3,1e-2,3e-2,1e-1,3e-1,1,3"}
+# from where nothing is learned to where nothing is learned; ZNorm's working range begins below 1e-4
+DEPTH_RATES = {
+    "adam": "3e-4,1e-3,3e-3,1e-2,3e-2,1e-1,3e-1",
+    "sgd": "1e-6,3e-6,1e-5,3e-5,1e-4,3e-4,1e-3,3e-3,1e-2,3e-2,1e-1,3e-1,1,3",
+}
 OPTIMIZERS = {
     "adam": ["--model.init_args.optimizer=Adam"],
     "sgd": ["--model.init_args.optimizer=SGD", '--model.init_args.optimizer_args={"momentum": 0.9}'],
