@@ -113,9 +113,16 @@ def test_methods_that_made_no_step_are_not_compared_as_if_they_had():
     assert any(caveat.startswith("Runs of `none` and `znorm` made no training step.") for caveat in found.caveats)
 
 
-def test_equal_means_are_ties_however_they_are_rounded():
-    rates, values = [0.001, 0.003, 0.01, 0.03], [0.9, 0.97333335876, 0.97333335896, 0.5]
-    asked = question(methods="none", sweep={"lr": rates}, seeds=1)
+@pytest.mark.parametrize(
+    ("mode", "values", "better"),
+    [
+        ("max", [0.9, 0.97333335876, 0.97333335896, 0.5], 0.97334),
+        ("min", [0.1, 0.02666664124, 0.02666664104, 0.5], 0.02666),
+    ],
+)
+def test_equal_means_are_ties_however_they_are_rounded(mode, values, better):
+    rates = [0.001, 0.003, 0.01, 0.03]
+    asked = question(methods="none", sweep={"lr": rates}, seeds=1, mode=mode)
     results = [result("none", 0, {"lr": lr}, val=value) for lr, value in zip(rates, values, strict=True)]
     found = find(asked, results)
     assert found.summary.loc["none", "setting"] == "lr=0.003"  # of two in the middle the smaller
@@ -123,7 +130,7 @@ def test_equal_means_are_ties_however_they_are_rounded():
         "2 settings of `none` are equally good in `val_acc` (lr=0.003, lr=0.01); `lr=0.003` is taken." in found.caveats
     )
     assert "are ties" in found.procedure[0]
-    results[2]["curve"][0]["metrics"]["val_acc"] = 0.97334
+    results[2]["curve"][0]["metrics"]["val_acc"] = better
     found = find(asked, results)
     assert found.summary.loc["none", "setting"] == "lr=0.01"
     assert not [caveat for caveat in found.caveats if "equally good" in caveat]
