@@ -57,7 +57,7 @@ def main(argv: list[str] | None = None) -> None:
     options = parser.parse_args(argv)
     if options.lr is None:
         options.lr = 0.1 if options.no_znorm else 0.001
-    znorm = ZNorm(exclude="*.bias", nonfinite="skip", enabled=not options.no_znorm)
+    znorm = ZNorm(nonfinite="skip", enabled=not options.no_znorm)
     fabric = Fabric(
         accelerator=options.accelerator,
         strategy=options.strategy,

@@ -47,8 +47,8 @@ def main(argv: list[str] | None = None) -> float:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     images, labels = images.to(device), labels.to(device)
     model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10)).to(device)
-    optimizer = torch.optim.SGD(model.named_parameters(), lr=options.lr, momentum=0.9)
-    attach(optimizer, ZNorm(exclude="*.bias", enabled=not options.no_znorm))
+    optimizer = torch.optim.SGD(model.parameters(), lr=options.lr, momentum=0.9)
+    attach(optimizer, ZNorm(enabled=not options.no_znorm))
     scaler = torch.amp.GradScaler(device, enabled=options.amp)
 
     for epoch in range(options.epochs):

@@ -31,6 +31,8 @@ class ZNorm(GradientTransform):
           rate is far too high: start at a tenth of it or less. Adam is nearly invariant to the scale.
         - A parameter whose true gradient is zero (a convolution's bias before BatchNorm) has rounding noise for a
           gradient, and noise of unit size after ZNorm: ``min_ndim=2`` leaves such parameters alone.
+        - What ``exclude`` and ``min_ndim`` leave out keeps its raw gradient: under SGD at ZNorm's learning rate it
+          practically stays where it is. Give it a parameter group with the rate of plain SGD.
         - A gradient of one element, or with an inf or NaN, is left as it is; a constant one becomes zero.
 
     Args:

@@ -167,6 +167,20 @@ def test_cosine():
     assert Path("results/cosine/cosine.png").stat().st_size > 10_000
 
 
+@pytest.mark.slow
+def test_left_out():
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, SCRIPT.with_name("left_out.py"), "--steps=4", "--seeds=1"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=280, env=environment)
+    assert done.returncode == 0, done.stderr
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in done.stdout.splitlines() if "0.0" in line]
+    moved = [[float(cell) for cell in row[3:5]] for row in rows]
+    plain, everywhere, left_out, frozen, remedied = (vectors for _, vectors in moved)
+    assert frozen == 0
+    assert 0 < left_out < 0.1 * min(plain, everywhere, remedied)
+    assert all(matrices > 0 for matrices, _ in moved)
+
+
 def test_rates_of_known_curves():
     rates = [0.0001, 0.001, 0.01, 0.1, 1.0]
     tie = 0.5 + 2e-8  # in float32, 0.5 and its neighbor

@@ -108,6 +108,25 @@ class TestWhatIsProjectedOut:
             optimizer.step()
         assert (model.bias - 5).abs().max().item() == pytest.approx(0 if is_learned else 5, abs=0.1)
 
+    @pytest.mark.parametrize("exclude", [(), "*.bias"])
+    @pytest.mark.parametrize("has_hidden_layer", [True, False])
+    def test_a_hidden_layer_makes_the_offset(self, exclude, has_hidden_layer):
+        torch.manual_seed(0)
+        inputs, weights = torch.randn(512, 8), torch.randn(8, 3)
+        targets = inputs @ weights + 10
+        hidden = [nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 3)]
+        model = nn.Sequential(*hidden) if has_hidden_layer else nn.Sequential(nn.Linear(8, 3))
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.003, momentum=0.9)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 400)
+        attach(optimizer, ZNorm(exclude=exclude), model)
+        for _ in range(400):
+            optimizer.zero_grad()
+            loss = nn.functional.mse_loss(model(inputs), targets)
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+        assert loss.item() < 0.01 if has_hidden_layer else loss.item() > (50 if exclude == () else 0)
+
 
 class TestInvariance:
     @everything
