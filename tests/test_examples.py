@@ -73,7 +73,7 @@ def test_learning_rate_sweep_can_be_run():
         env=environment,
     )
     assert done.returncode == 0, done.stderr
-    assert "28 runs (2 methods x 7 settings x 2 seeds); 2 side by side" in done.stdout
+    assert "32 runs (2 methods x 8 settings x 2 seeds); 2 side by side" in done.stdout
 
 
 @pytest.mark.slow

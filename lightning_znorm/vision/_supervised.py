@@ -7,7 +7,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 from torch import Tensor
-from torchmetrics import MetricCollection
+from torchmetrics import MeanMetric, MetricCollection
 
 from lightning_znorm.vision._optim import check_optimization, configure
 
@@ -50,6 +50,8 @@ class SupervisedModule(pl.LightningModule, ABC):
         }
         check_optimization(**self._optimization)
         case_metrics = case_metrics or MetricCollection({})
+        # exact where the ranks have unequal numbers of samples, which `self.log(…, sync_dist=True)` of a tensor is not
+        self.val_loss, self.test_loss = (MeanMetric(nan_strategy=math.nan) for _ in range(2))
         self.val_metrics, self.val_case_metrics = metrics.clone(prefix="val_"), case_metrics.clone(prefix="val_")
         self.test_metrics, self.test_case_metrics = metrics.clone(prefix="test_"), case_metrics.clone(prefix="test_")
 
@@ -65,17 +67,23 @@ class SupervisedModule(pl.LightningModule, ABC):
 
     def validation_step(self, batch: Sequence[Tensor], batch_idx: int) -> None:
         """Add a batch to the validation metrics."""
-        self._measure(batch, "val_loss", self.val_metrics, self.val_case_metrics)
+        self._measure(batch, "val_loss", self.val_loss, self.val_metrics, self.val_case_metrics)
 
     def test_step(self, batch: Sequence[Tensor], batch_idx: int) -> None:
         """Add a batch to the test metrics."""
-        self._measure(batch, "test_loss", self.test_metrics, self.test_case_metrics)
+        self._measure(batch, "test_loss", self.test_loss, self.test_metrics, self.test_case_metrics)
 
     def _measure(
-        self, batch: Sequence[Tensor], name: str, metrics: MetricCollection, case_metrics: MetricCollection
+        self,
+        batch: Sequence[Tensor],
+        name: str,
+        mean_loss: MeanMetric,
+        metrics: MetricCollection,
+        case_metrics: MetricCollection,
     ) -> None:
         loss, predictions, targets = self.evaluate(batch)
-        self.log(name, loss, sync_dist=True, batch_size=len(batch[0]))
+        mean_loss.update(loss.detach(), weight=len(batch[0]))
+        self.log(name, mean_loss, batch_size=len(batch[0]))
         metrics.update(predictions, targets)
         logged = dict(metrics.items(keep_base=False, copy_state=False))
         if len(batch) > 2:

@@ -162,3 +162,11 @@ def test_pretrained_weights_get_a_new_head_and_keep_the_rest(offered_weights, ba
 def test_wrong_arguments(arguments, message):
     with pytest.raises(ValueError, match=message):
         ImageClassifier(**arguments)
+
+
+def test_a_loss_of_nan_is_logged_as_nan():
+    model = ImageClassifier("cifar_resnet20", num_classes=3)
+    torch.nn.init.constant_(model.backbone.head.bias, torch.nan)
+    data = DataLoader(TensorDataset(torch.randn(5, 3, 8, 8), torch.tensor([0, 1, 2, 0, 1])), batch_size=2)
+    (metrics,) = make_trainer().validate(model, data, verbose=False)
+    assert math.isnan(metrics["val_loss"])
