@@ -28,7 +28,7 @@ class ZNorm(GradientTransform):
 
     Note:
         - A normalized gradient has L2 norm ``sqrt(numel)`` whatever the loss. Under plain SGD the baseline's learning
-          rate is far too high: start at a tenth of it or less. Adam is nearly invariant to the scale.
+          rate is far too high: start at a hundredth of it. Adam is nearly invariant to the scale.
         - A parameter whose true gradient is zero (a convolution's bias before BatchNorm) has rounding noise for a
           gradient, and noise of unit size after ZNorm: ``min_ndim=2`` leaves such parameters alone.
         - What ``exclude`` and ``min_ndim`` leave out keeps its raw gradient: under SGD at ZNorm's learning rate it
