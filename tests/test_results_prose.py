@@ -220,7 +220,7 @@ OTHERS = {  # part of the text: where its figures are from
     "(40 minutes)": CLOCK,
     "(about 37 minutes)": CLOCK,
     "(36 minutes)": CLOCK,
-    "(Adam at 0.003, seed 0)": AUDIT,
+    "(Adam at 0.003, seed 0; with today's order of the images": AUDIT,
     "the sixteen test patients. A bootstrap over these patients gives 0.51 to 0.80": AUDIT,
     "at least half as far above guessing (0.1)": RULE,
     "nowhere 0.03 above guessing": RULE,

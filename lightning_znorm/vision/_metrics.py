@@ -90,6 +90,36 @@ class AverageRatio(Metric):
         return average_ratio(self.ratio, self.tp, self.fp, self.tn, self.fn)
 
 
+class MeanLoss(Metric):
+    """The mean of the losses of a split's batches, each with the number of its samples as its weight.
+
+    Unlike ``self.log(…, sync_dist=True)`` of a tensor it is exact where ranks have unequal numbers of samples, and it
+    does not sum in the half precision to which a Trainer converts the states of other metrics.
+    """
+
+    is_differentiable = False
+    higher_is_better = False
+    full_state_update = False
+    losses: list[Tensor]
+    counts: list[Tensor]
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.add_state("losses", [], dist_reduce_fx="cat")
+        self.add_state("counts", [], dist_reduce_fx="cat")
+
+    def update(self, loss: Tensor, count: int) -> None:
+        """Add the loss of a batch of so many samples."""
+        loss = loss.detach().reshape(1)
+        self.losses.append(loss.to(torch.promote_types(loss.dtype, torch.float32)))
+        self.counts.append(torch.full_like(loss, count, dtype=torch.long))
+
+    def compute(self) -> Tensor:
+        """Return the mean."""
+        losses, counts = dim_zero_cat(self.losses), dim_zero_cat(self.counts)
+        return (losses * counts).sum() / counts.sum()
+
+
 class DicePerCase(Metric):
     """The mean of the Dice of each case, all images of a case pooled.
 
@@ -121,7 +151,7 @@ class DicePerCase(Metric):
         if not isinstance(cases, Tensor) or cases.dtype != torch.long or cases.shape != predictions.shape[:1]:
             raise ValueError(
                 f"Expected the third element of a batch to be the numbers of the cases, an int64 tensor of shape"
-                f" {tuple(predictions.shape[:1])}, but got {_describe(cases)}."
+                f" {tuple(predictions.shape[:1])}, but got {_describe(cases)}. Give pairs if there are no cases."
             )
         for case in cases.unique():
             chosen = cases == case

@@ -7,8 +7,9 @@ from typing import Any
 
 import lightning.pytorch as pl
 from torch import Tensor
-from torchmetrics import MeanMetric, MetricCollection
+from torchmetrics import MetricCollection
 
+from lightning_znorm.vision._metrics import MeanLoss
 from lightning_znorm.vision._optim import check_optimization, configure
 
 
@@ -50,8 +51,7 @@ class SupervisedModule(pl.LightningModule, ABC):
         }
         check_optimization(**self._optimization)
         case_metrics = case_metrics or MetricCollection({})
-        # exact where the ranks have unequal numbers of samples, which `self.log(…, sync_dist=True)` of a tensor is not
-        self.val_loss, self.test_loss = (MeanMetric(nan_strategy=math.nan) for _ in range(2))
+        self.val_loss, self.test_loss = MeanLoss(), MeanLoss()
         self.val_metrics, self.val_case_metrics = metrics.clone(prefix="val_"), case_metrics.clone(prefix="val_")
         self.test_metrics, self.test_case_metrics = metrics.clone(prefix="test_"), case_metrics.clone(prefix="test_")
 
@@ -77,12 +77,12 @@ class SupervisedModule(pl.LightningModule, ABC):
         self,
         batch: Sequence[Tensor],
         name: str,
-        mean_loss: MeanMetric,
+        mean_loss: MeanLoss,
         metrics: MetricCollection,
         case_metrics: MetricCollection,
     ) -> None:
         loss, predictions, targets = self.evaluate(batch)
-        mean_loss.update(loss.detach(), weight=len(batch[0]))
+        mean_loss.update(loss, len(batch[0]))
         self.log(name, mean_loss, batch_size=len(batch[0]))
         metrics.update(predictions, targets)
         logged = dict(metrics.items(keep_base=False, copy_state=False))

@@ -173,7 +173,7 @@ def test_the_repeat_commands_repeat(capsys):
     sweep = "--compare.sweep=model.init_args.lr=0.3,0.03"
     assert compare(sweep, "--compare.methods=none,znorm(min_ndim=2)", "--compare.seeds=[3]") == 0
     summary = Path("out/summary.md").read_text()
-    commands = [line for line in summary.splitlines() if line.startswith("lightning-znorm")]
+    commands = [line for line in summary.splitlines() if line.startswith("lightning-znorm compare")]
     assert len(commands) == 2
     known = {name: result["test"] for name, result in read_results("out").items()}
     Path("elsewhere").mkdir()

@@ -164,6 +164,19 @@ def test_wrong_arguments(arguments, message):
         ImageClassifier(**arguments)
 
 
+@pytest.mark.parametrize("precision", ["bf16-true", "16-true", "64-true"])
+def test_the_mean_loss_is_exact_in_every_precision(precision):
+    """A Trainer converts the states of a module's metrics to half precision, too: no sum may be kept there."""
+    torch.manual_seed(0)
+    model = ImageClassifier("cifar_resnet20", num_classes=3)
+    data = DataLoader(TensorDataset(torch.randn(301, 3, 8, 8), torch.arange(301) % 3), batch_size=1)
+    losses = []
+    evaluate = model.evaluate
+    model.evaluate = lambda batch: losses.append((result := evaluate(batch))[0].double().item()) or result
+    (metrics,) = make_trainer(precision=precision).validate(model, data, verbose=False)
+    assert metrics["val_loss"] == pytest.approx(sum(losses) / 301, rel=1e-6)
+
+
 def test_a_loss_of_nan_is_logged_as_nan():
     model = ImageClassifier("cifar_resnet20", num_classes=3)
     torch.nn.init.constant_(model.backbone.head.bias, torch.nan)

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from lightning_znorm.vision.data._arguments import at_least
 from lightning_znorm.vision.data._augmentation import Augmentation
 from lightning_znorm.vision.data._on_device import DeviceLoader
-from lightning_znorm.vision.data._order import Order, find_rank, mix
+from lightning_znorm.vision.data._order import Order, find_rank, mix, share_seed
 from lightning_znorm.vision.data._splits import Samples, Split, Tensors
 
 __all__ = ["ImageDataModule"]
@@ -75,9 +75,9 @@ class ImageDataModule(pl.LightningDataModule):
 
         With ``overfit_batches`` they are the same ones in each epoch, and not augmented.
         """
-        seed, epoch = (torch.initial_seed() + self.seed) % 2**62, 0
-        if self.trainer is not None:  # the ranks share one order, also where nobody has seeded them alike
-            seed, epoch = self.trainer.strategy.broadcast(seed), self.trainer.current_epoch
+        seed = (torch.initial_seed() + self.seed) % 2**62
+        epoch = 0 if self.trainer is None else self.trainer.current_epoch
+        seed = share_seed(self.trainer, seed)
         if self._overfits:
             return self._loader("train", self._order("train", pads=True))
         draws = 0 if self.augmentation is None else self.augmentation.draws
@@ -193,8 +193,8 @@ class Prepared(Dataset[tuple[Tensor, ...]]):
         return len(self.split)
 
     def __getitem__(self, key: Any) -> tuple[Tensor, ...]:
-        if isinstance(key, int):
-            return tuple(part[0] for part in self.split.prepare(torch.tensor([key])))
+        if not isinstance(key, (list, tuple)):
+            return tuple(part[0] for part in self.split.prepare(torch.tensor([int(key)])))
         indices, draws = key if isinstance(key, tuple) else (key, None)
         draws = None if draws is None else torch.tensor(draws, dtype=torch.float32)
         return self.split.prepare(torch.tensor(indices), self.augmentation, draws)

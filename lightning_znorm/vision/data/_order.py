@@ -6,17 +6,19 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
+import torch.distributed as dist
 from torch import Tensor
 from torch.utils.data import DistributedSampler
 
-__all__ = ["Order", "find_rank", "mix"]
+__all__ = ["Order", "find_rank", "mix", "share_seed"]
 
 
 class Order(DistributedSampler[Any]):
     """The batches of one rank in each epoch, as lists of indices.
 
-    Seed and epoch determine the order, so that a training that is resumed, or whose loaders are made again, goes on
-    with the order that it would have had. A Trainer sets the epoch; without one, each pass is the next epoch.
+    Seed and epoch determine the order, so that a training that is resumed after an epoch, or whose loaders are made
+    again, goes on with the order that it would have had. A Trainer sets the epoch; without one, each pass is the next
+    epoch.
 
     All ranks have the same number of batches, as collective operations need. For training (``pads=True``) some samples
     are repeated where their number is no multiple of ``world_size``. Otherwise each sample comes once: then some ranks
@@ -118,10 +120,25 @@ class Order(DistributedSampler[Any]):
 def find_rank(trainer: pl.Trainer | None) -> tuple[int, int]:
     """Return whose part of the data this process takes, and into how many parts they are divided.
 
-    Ranks that hold parts of one model (tensor parallelism) take the same part of the data.
+    In a Trainer, ranks that hold parts of one model (tensor parallelism) take the same part of the data. Without one,
+    as in Fabric, the parts are those of ``torch.distributed``.
     """
-    found = None if trainer is None else trainer.distributed_sampler_kwargs
+    if trainer is None:
+        is_distributed = dist.is_available() and dist.is_initialized()
+        return (dist.get_rank(), dist.get_world_size()) if is_distributed else (0, 1)
+    found = trainer.distributed_sampler_kwargs
     return (0, 1) if found is None else (found["rank"], found["num_replicas"])
+
+
+def share_seed(trainer: pl.Trainer | None, seed: int) -> int:
+    """Return the seed of the first rank, so that all have one order also where nobody has seeded them alike."""
+    if trainer is not None:
+        shared: int = trainer.strategy.broadcast(seed)
+        return shared
+    seeds = [seed]
+    if find_rank(trainer)[1] > 1:
+        dist.broadcast_object_list(seeds)
+    return seeds[0]
 
 
 def mix(*numbers: int) -> int:

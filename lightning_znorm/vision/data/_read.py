@@ -44,6 +44,11 @@ def read_image(path: Path, window: tuple[float, float] | None = None) -> Tensor:
                 f"has more than 8 bits per pixel (mode {image.mode}), and which values are black and white is not"
                 " known. Convert it to 8 bits, or, for `ImageFolder`, set `window`, for example to (0, 4095)."
             )
+        elif image.format == "PPM":
+            raise _UnsuitableError(
+                "is a PGM file of more than 8 bits, whose values Pillow rescales, so that `window` would mean other"
+                " values. Convert it to PNG or TIFF."
+            )
         else:
             pixels = _apply_window(image, *window).expand(3, -1, -1).contiguous()
     return pixels

@@ -113,6 +113,11 @@ class LGGSegmentation(ImageDataModule):
                 " tumor: nothing can be learned from it, and its Dice coefficient says nothing. Are these the right"
                 " masks?"
             )
+        elif masks.float().mean() > 0.5:
+            rank_zero_warn(
+                f"In the masks of the split `{name}` most pixels are tumor ({masks.float().mean():.0%}). Are they"
+                " inverted? The background must be black."
+            )
         return Split(Tensors(images, masks), mean, std, cases if self.patients else None)
 
     def _share_out(self, patients: Sequence[int]) -> dict[str, list[int]]:
@@ -246,6 +251,8 @@ def _find_slices(folder: Path) -> dict[tuple[int, bool], Path]:
 def _list_slices(folder: Path) -> list[tuple[Path, Path]]:
     """Return each slice with its mask, in the order of their numbers."""
     found = _find_slices(folder)
+    if first := found.get((0, False)) or found.get((0, True)):
+        raise ValueError(f"{first} has the number 0, but slices are numbered from 1. Number them again.")
     count = max((number for number, _ in found), default=0)
     if count == 0:
         raise FileNotFoundError(f"There is no slice `{folder.name}_1.tif` in {folder}. {_HINT}")

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy
 import pytest
 import torch
 from lightning.pytorch import Trainer, seed_everything
@@ -161,6 +162,12 @@ class TestBatches:
             return torch.get_rng_state()
 
         assert torch.equal(state_after_an_epoch(None), state_after_an_epoch(FlipAndCrop()))
+
+    @pytest.mark.parametrize("index", [3, numpy.int64(3), torch.tensor(3)])
+    def test_single_samples_by_any_integer(self, index):
+        dataset = ready(augmentation=FlipAndCrop()).train_dataloader().dataset
+        assert dataset[index][1] == 3
+        assert dataset[index][0].shape == (3, 4, 4)
 
     @BOTH
     def test_cases_are_the_third_part_in_evaluation(self, on_device):

@@ -66,6 +66,19 @@ class TestMasks:
             ready(on_device=on_device)
         assert [f"`{split}`" in str(warning.message) for split, warning in zip(SPLITS, told, strict=True)] == [True] * 3
 
+    def test_inverted(self, folder):
+        for mask in folder.rglob("*_mask.tif"):
+            rewrite(mask, lambda mask: np.where(np.eye(SIDE), 0, 255).astype(np.uint8))
+        with pytest.warns(UserWarning, match=r"masks of the split `.*most pixels are tumor.*inverted"):
+            ready()
+
+    def test_slices_from_zero_on(self, folder):
+        for ending in ("", "_mask"):
+            first = folder / patient(1) / f"{patient(1)}_1{ending}.tif"
+            shutil.copy(first, first.with_name(f"{patient(1)}_0{ending}.tif"))
+        with pytest.raises(ValueError, match=r"_0\.tif has the number 0, but slices are numbered from 1"):
+            read_volume(folder / patient(1), SIDE)
+
     def test_one_pixel_is_a_tumor(self, folder):
         for mask in folder.rglob("*_mask.tif"):
             rewrite(mask, lambda mask: np.eye(1, mask.size, dtype=np.uint8).reshape(mask.shape))

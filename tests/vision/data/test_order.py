@@ -1,11 +1,13 @@
 import itertools
 from types import SimpleNamespace
+from unittest import mock
 
 import pytest
 import torch
+import torch.distributed as dist
 
 from lightning_znorm.vision.data._on_device import DeviceLoader
-from lightning_znorm.vision.data._order import Order, find_rank
+from lightning_znorm.vision.data._order import Order, find_rank, share_seed
 from lightning_znorm.vision.data._splits import Split, Tensors
 
 
@@ -84,6 +86,18 @@ def test_ranks_of_a_device_loader(draws):
         expected = [batch[0] if draws else batch for batch in same]
         assert [targets.tolist() for _, targets in loader] == expected
         assert len(loader) == 2
+
+
+def test_parts_without_a_trainer_are_those_of_the_process_group():
+    """As in Fabric, which leaves a sampler alone that shares out by itself."""
+    answers = {"is_initialized": True, "get_rank": 2, "get_world_size": 3}
+    with (
+        mock.patch.multiple(dist, **{name: mock.Mock(return_value=value) for name, value in answers.items()}),
+        mock.patch.object(dist, "broadcast_object_list", lambda seeds: seeds.__setitem__(0, 17)),
+    ):
+        assert find_rank(None) == (2, 3)
+        assert share_seed(None, 5) == 17
+    assert share_seed(None, 5) == 5
 
 
 def test_parts_are_those_of_the_strategy():

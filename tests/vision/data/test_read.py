@@ -2,6 +2,7 @@ import io
 import struct
 import warnings
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -128,6 +129,14 @@ class TestMoreThanEightBits:
         expected = np.round(np.clip((array.astype(float) - low) / (high - low), 0, 1) * 255)
         assert image.dtype == torch.uint8
         assert torch.equal(image, torch.from_numpy(expected).expand(3, -1, -1))
+
+    def test_a_deep_pgm_is_refused(self):
+        """Pillow brings its values to the range of 16 bits, so that the window would not mean them."""
+        Path("image.pgm").write_bytes(b"P5 2 2 4095 " + np.array([0, 500, 1000, 4095], ">u2").tobytes())
+        with pytest.raises(
+            ValueError, match=r"image\.pgm is a PGM file of more than 8 bits.*Convert it to PNG or TIFF"
+        ):
+            read_image(Path("image.pgm"), (0, 4095))
 
     def test_window_leaves_images_of_eight_bits(self):
         assert torch.equal(read_image(saved(COLORS), (0, 1)), channels(COLORS))
