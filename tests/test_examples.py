@@ -1,23 +1,20 @@
 """The examples as a user starts them, on a few batches."""
 
-import os
 import re
 import struct
-import subprocess
-import sys
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import yaml
 
+from tests import warm
+
 ROOT = Path(__file__).parents[1]
 
 
-def run(script, *args, env=None):
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), **(env or {})}
-    command = [sys.executable, ROOT / "examples" / script, *args]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=280, env=environment)
+def run(script, *args):
+    return warm.run(ROOT / "examples" / script, *args)
 
 
 def size_of_png(path):
@@ -36,9 +33,7 @@ QUICK += [f"--trainer.limit_{split}_batches=2" for split in ("train", "val", "te
 )
 def test_demo(name, runs, metric):
     config = yaml.safe_load((ROOT / "examples" / f"{name}.yaml").read_text())["compare"]
-    command = [sys.executable, "-m", "lightning_znorm", "compare", "--config", ROOT / "examples" / f"{name}.yaml"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run([*command, *QUICK], capture_output=True, text=True, check=False, timeout=280, env=environment)
+    done = warm.run("-m", "lightning_znorm", "compare", "--config", ROOT / "examples" / f"{name}.yaml", *QUICK)
     assert done.returncode == 0, done.stderr
     assert f"# {metric} of none, clip, gc, znorm (higher is better)" in done.stdout
     assert done.stdout.count("two seeds are too few to tell") == 3
@@ -62,16 +57,8 @@ def test_the_demo_is_what_make_runs():
 
 @pytest.mark.slow
 def test_learning_rate_sweep_can_be_run():
-    command = [sys.executable, "-m", "lightning_znorm", "compare", "--config", ROOT / "examples" / "learning_rate.yaml"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        [*command, *QUICK, "--compare.dry_run=true"],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=280,
-        env=environment,
-    )
+    config = ROOT / "examples" / "learning_rate.yaml"
+    done = warm.run("-m", "lightning_znorm", "compare", "--config", config, *QUICK, "--compare.dry_run=true")
     assert done.returncode == 0, done.stderr
     assert "32 runs (2 methods x 8 settings x 2 seeds); 2 side by side" in done.stdout
 

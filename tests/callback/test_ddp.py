@@ -1,14 +1,12 @@
 """Two processes under gloo, as a script starts them: bit-identical, and as one process on the joined batch."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
 from lightning_znorm import ZNorm
+from tests import warm
 from tests.helpers import PACKAGES, make_module, make_trainer, small_network
 
 ROOT = Path(__file__).parents[2]
@@ -38,9 +36,7 @@ if __name__ == "__main__":
 def test_two_ranks_equal_one_process(package):
     script = Path("train.py")
     script.write_text(SCRIPT.format(root=str(ROOT), package=package))
-    done = subprocess.run(
-        [sys.executable, str(script.absolute())], capture_output=True, text=True, check=False, timeout=240
-    )
+    done = warm.run(script.absolute())
     assert done.returncode == 0, done.stderr
     ranks = [torch.load(f"rank{rank}.pt") for rank in (0, 1)]
     for name in ranks[0]:
@@ -93,10 +89,7 @@ if __name__ == "__main__":
 def test_spawn(package):
     """The callback travels to the processes by pickle."""
     Path("spawn.py").write_text(SPAWN.format(package=package))
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        [sys.executable, "spawn.py"], capture_output=True, text=True, check=False, timeout=240, env=environment
-    )
+    done = warm.run("spawn.py")
     assert done.returncode == 0, done.stderr
     (first, gradients), (second, _) = (torch.load(f"rank{rank}.pt") for rank in (0, 1))
     assert all(torch.equal(first[name], second[name]) for name in first)
