@@ -4,7 +4,6 @@ import argparse
 import hashlib
 import json
 import math
-import os
 import re
 import runpy
 import sys
@@ -21,13 +20,13 @@ from lightning_znorm.compare.options import ask
 from lightning_znorm.compare.recipes import ConfiguredRecipe
 from lightning_znorm.vision.data._images import ImageDataModule
 from lightning_znorm.vision.data._splits import Split, Tensors
+from tests.data_sets import find_data_set
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "results.md").read_text()
 RUNS = {path.stem.removesuffix("-small"): path for path in sorted((ROOT / "docs/data/paper").glob("*-small.csv"))}
 ORDERS = json.loads((ROOT / "docs/data/paper/orders.json").read_text())
 NOT_REPEATABLE = set(ORDERS["not_repeatable"])
-DATA = Path(os.environ.get("ZNORM_DATA", ROOT / "data")).expanduser().absolute()
 FOLDERS = {"cifar10": "cifar10-jpeg", "pcam": "pcam-12k", "lgg": "kaggle_3m", "depth": "cifar10-jpeg"}
 # of the training splits; classes, or none for masks
 SAMPLES = {"cifar10": (45_000, 10), "pcam": (8_000, 2), "lgg": (974, None), "depth": (45_000, 10)}
@@ -112,13 +111,9 @@ def test_initial_weights_are_those_of_the_published_runs(make, empty_trees, netw
 @pytest.mark.slow
 @pytest.mark.parametrize("experiment", FOLDERS)
 def test_batches_of_the_real_data(make, experiment):
-    if not (DATA / FOLDERS[experiment]).is_dir():
-        pytest.skip(
-            f"needs the data sets: there is no {DATA / FOLDERS[experiment]}. Set ZNORM_DATA to the folder that"
-            " `make paper-small` takes as DATA, see docs/data.md."
-        )
+    folder = find_data_set(FOLDERS[experiment]).parent
     names = [name for name in RUNS if name.startswith(f"{experiment}-")]
-    data = make(names[0], DATA).datamodule
+    data = make(names[0], folder).datamodule
     data.setup("fit")
     for name in names:
         expected = published(name)["batches_hash"].to_dict()

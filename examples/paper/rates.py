@@ -22,11 +22,12 @@ from comparisons import COLORS, add_folders, check_folders
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from lightning_znorm.compare.statistics import RESOLUTION
+
 KEY = "model.init_args.lr"
 MARKERS = "osD^vP"
 MOST_COLUMNS = 4
 COLUMNS = ["comparison", "method", "best rate", "metric", "lowest", "highest", "factor", "failed runs"]
-RESOLUTION = 1e-6  # of means of float32 metrics, relative to their size
 
 
 def read(folder: Path, chance: float) -> pd.DataFrame:

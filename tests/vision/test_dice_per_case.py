@@ -1,8 +1,6 @@
 """The Dice of each case, such as a patient, against NumPy."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +9,7 @@ import torch
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_znorm.vision import ImageClassifier
+from tests import warm
 from tests.helpers import make_trainer
 from tests.vision.test_metrics import (
     MODES,
@@ -135,9 +134,7 @@ def test_two_ranks_equal_one_process():
     """One rank has one batch of one case, the other three batches with the rest of it and two more."""
     Path("evaluate.py").write_text(DDP.format(root=str(ROOT)))
     for processes in ("1", "2"):
-        done = subprocess.run(
-            [sys.executable, "evaluate.py", processes], capture_output=True, text=True, check=False, timeout=240
-        )
+        done = warm.run("evaluate.py", processes)
         assert done.returncode == 0, done.stderr
     expected, *ranks = (json.loads(Path(f"results-{name}.json").read_text()) for name in ("1-0", "2-0", "2-1"))
     assert [sorted(results) for results in expected] == [

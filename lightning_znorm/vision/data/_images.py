@@ -14,7 +14,7 @@ from tqdm import tqdm
 from lightning_znorm.vision.data._arguments import at_least
 from lightning_znorm.vision.data._augmentation import Augmentation
 from lightning_znorm.vision.data._on_device import DeviceLoader
-from lightning_znorm.vision.data._order import Order, find_rank, mix, share_seed
+from lightning_znorm.vision.data._order import Order, find_rank, mix, overfits, share_seed
 from lightning_znorm.vision.data._splits import Samples, Split, Tensors
 
 __all__ = ["ImageDataModule"]
@@ -75,11 +75,10 @@ class ImageDataModule(pl.LightningDataModule):
 
         With ``overfit_batches`` they are the same ones in each epoch, and not augmented.
         """
-        seed = (torch.initial_seed() + self.seed) % 2**62
-        epoch = 0 if self.trainer is None else self.trainer.current_epoch
-        seed = share_seed(self.trainer, seed)
-        if self._overfits:
+        if overfits(self.trainer):
             return self._loader("train", self._order("train", pads=True))
+        seed = share_seed(self.trainer, (torch.initial_seed() + self.seed) % 2**62)
+        epoch = 0 if self.trainer is None else self.trainer.current_epoch
         draws = 0 if self.augmentation is None else self.augmentation.draws
         order = self._order("train", seed=seed, shuffle=True, pads=True, draws=draws)
         generator = torch.Generator().manual_seed(mix(seed, epoch, order.rank))  # of the workers
@@ -97,10 +96,6 @@ class ImageDataModule(pl.LightningDataModule):
         """The test batches."""
         return self._loader("test", self._order("test") if self.on_device else None)
 
-    @property
-    def _overfits(self) -> bool:
-        return bool(getattr(self.trainer, "overfit_batches", 0))
-
     def _order(self, name: str, **arguments: Any) -> Order:
         return Order(self._splits[name], self.batch_size, *find_rank(self.trainer), **arguments)
 
@@ -113,8 +108,7 @@ class ImageDataModule(pl.LightningDataModule):
     ) -> Any:
         if self.on_device and order is not None:
             return DeviceLoader(self._hold(name), order, augmentation)
-        # for `overfit_batches` and for predictions, a Trainer puts a sampler of its own in place of any other
-        takes_samples = order is None or self._overfits
+        takes_samples = order is None or overfits(self.trainer)  # the sampler will be the Trainer's
         return DataLoader(
             Prepared(self._batched(name), augmentation),
             batch_size=self.batch_size if takes_samples else None,

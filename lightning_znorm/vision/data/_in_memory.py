@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_znorm.vision.data._arguments import at_least
-from lightning_znorm.vision.data._order import Order, find_rank
+from lightning_znorm.vision.data._order import Order, find_rank, overfits
 
 Splits = dict[str, TensorDataset]
 Batch = tuple[Tensor, ...]
@@ -62,7 +62,7 @@ class InMemoryDataModule(pl.LightningDataModule):
         return self._loader("test", batch_size=self.batch_size)
 
     def _evaluation(self, split: str) -> DataLoader[Batch]:
-        if getattr(self.trainer, "overfit_batches", 0):  # a Trainer puts a sampler of its own in place of any other
+        if overfits(self.trainer):
             return self._loader(split, batch_size=self.batch_size)
         order = Order(self._splits[split], self.batch_size, *find_rank(self.trainer))
         return self._loader(split, batch_size=None, sampler=order)

@@ -10,7 +10,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.utils.data import DistributedSampler
 
-__all__ = ["Order", "find_rank", "mix", "share_seed"]
+__all__ = ["Order", "find_rank", "mix", "overfits", "share_seed"]
 
 
 class Order(DistributedSampler[Any]):
@@ -128,6 +128,11 @@ def find_rank(trainer: pl.Trainer | None) -> tuple[int, int]:
         return (dist.get_rank(), dist.get_world_size()) if is_distributed else (0, 1)
     found = trainer.distributed_sampler_kwargs
     return (0, 1) if found is None else (found["rank"], found["num_replicas"])
+
+
+def overfits(trainer: pl.Trainer | None) -> bool:
+    """Tell whether a Trainer trains on a few batches only, for which it puts a sampler of its own in each loader."""
+    return bool(getattr(trainer, "overfit_batches", 0))
 
 
 def share_seed(trainer: pl.Trainer | None, seed: int) -> int:

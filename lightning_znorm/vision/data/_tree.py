@@ -33,6 +33,7 @@ class Tree:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self._images: dict[str, list[list[Path]]] = {}
         self.folders: dict[str, Path] = {}
         for folder in _subfolders(root):
             split = next((split for split, names in _NAMES.items() if folder.name.lower() in names), None)
@@ -56,13 +57,18 @@ class Tree:
             )
 
     def images(self, split: str) -> list[list[Path]]:
-        """Return the images of each class, sorted by name.
+        """Return the images of each class, sorted by name; they are listed once.
 
         Raises:
             FileNotFoundError: If there is no folder of the split, or a class has no image.
             ValueError: If there is a class that the training folder lacks.
 
         """
+        if split not in self._images:
+            self._images[split] = self._list_images(split)
+        return self._images[split]
+
+    def _list_images(self, split: str) -> list[list[Path]]:
         if split not in self.folders:
             raise FileNotFoundError(f"There is no folder {self.root / split}. Add it, with one folder per class.")
         folder = self.folders[split]

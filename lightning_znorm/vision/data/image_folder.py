@@ -5,6 +5,7 @@ import math
 import warnings
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -114,11 +115,9 @@ class ImageFolder(ImageDataModule):
 
     def load(self, name: str) -> Split:
         """List the files of one split, or take them from the cache."""
-        tree = Tree(existing(self.root, "root", "It is the folder that `train` lies in."))
+        tree = self._tree
         self.classes = tree.classes
-        if not self._splits:
-            self._warn_of_unread(tree)
-        by_class = self._share_out(tree, name)
+        by_class = self._share_out(name)
         if name == "val" and "val" not in tree.folders:
             rank_zero_info(
                 f"{tree.root} has no folder `valid`: {sum(map(len, by_class))} images of `{tree.folders['train'].name}`"
@@ -127,16 +126,26 @@ class ImageFolder(ImageDataModule):
         samples = Files(self._choose(by_class, name), self.image_size, self.window)
         figures = standardization(self.mean, self.std)
         if self.on_device and self.cache is not None:
-            return Split(self._load_or_make(tree, name, samples), *figures)
+            return Split(self._load_or_make(name, samples), *figures)
         if name == "train" and getattr(rank_zero_only, "rank", 0) == 0:
-            self._compare_splits(tree, name, samples)
+            self._compare_splits()
         return Split(samples, *figures)
 
-    def _share_out(self, tree: Tree, name: str) -> list[list[Path]]:
+    @cached_property
+    def _tree(self) -> Tree:
+        tree = Tree(existing(self.root, "root", "It is the folder that `train` lies in."))
+        for folder in tree.unread():
+            rank_zero_warn(
+                f"{folder} has folders of classes, but is not read: its name is not that of a split (`train`, `valid`,"
+                " `test`). Rename it if it is one, or move it elsewhere."
+            )
+        return tree
+
+    def _share_out(self, name: str) -> list[list[Path]]:
         """Return the images of each class that belong to a split."""
-        if name == "test" or "val" in tree.folders:
-            return tree.images(name)
-        return [self._hold_out(own, wants_held_out=name == "val") for own in tree.images("train")]
+        if name == "test" or "val" in self._tree.folders:
+            return self._tree.images(name)
+        return [self._hold_out(own, wants_held_out=name == "val") for own in self._tree.images("train")]
 
     def _hold_out(self, own: list[Path], wants_held_out: bool) -> list[Path]:
         """Return the training or the validation part of a class's training images."""
@@ -156,39 +165,31 @@ class ImageFolder(ImageDataModule):
             by_class = [[own[number] for number in sorted(order)] for own, order in zip(by_class, orders, strict=True)]
         return [(path, label) for label, own in enumerate(by_class) for path in own]
 
-    def _warn_of_unread(self, tree: Tree) -> None:
-        for folder in tree.unread():
-            rank_zero_warn(
-                f"{folder} has folders of classes, but is not read: its name is not that of a split (`train`, `valid`,"
-                " `test`). Rename it if it is one, or move it elsewhere."
-            )
-
-    def _compare_splits(self, tree: Tree, name: str, samples: "Files") -> None:
-        """Warn of images that lie in two splits, once; the split ``name`` is listed already."""
+    def _compare_splits(self) -> None:
+        """Warn of images that lie in two splits, once."""
         if self._is_compared:
             return
         self._is_compared = True
         splits = {}
         for split in ("train", "val", "test"):
             with suppress(FileNotFoundError, ValueError):  # a split's errors are raised when it is loaded
-                files = samples.files if split == name else self._choose(self._share_out(tree, split), split)
-                splits[split] = [path for path, _ in files]
+                splits[split] = [path for path, _ in self._choose(self._share_out(split), split)]
         overlap = describe_overlap(splits)
         if overlap is not None:
             warnings.warn(overlap, stacklevel=2)
 
-    def _load_or_make(self, tree: Tree, name: str, samples: "Files") -> Tensors:
+    def _load_or_make(self, name: str, samples: "Files") -> Tensors:
         """Return the samples from the cache."""
 
         def make() -> Tensors:
-            self._compare_splits(tree, name, samples)
+            self._compare_splits()
             return self.read_whole(name, samples)
 
         chosen_by = (
-            (self.val_share, self.seed) if name != "test" and "val" not in tree.folders else None,
+            (self.val_share, self.seed) if name != "test" and "val" not in self._tree.folders else None,
             (self.eval_per_class, self.seed) if name != "train" and self.eval_per_class is not None else None,
         )
-        settings = _digest(str(tree.root.absolute()), chosen_by, self.image_size, self.window, *_READERS)
+        settings = _digest(str(self._tree.root.absolute()), chosen_by, self.image_size, self.window, *_READERS)
         labels = torch.tensor([label for _, label in samples.files])
         return load_or_make(
             Path(self.cache or "").expanduser(),

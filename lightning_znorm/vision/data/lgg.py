@@ -113,10 +113,10 @@ class LGGSegmentation(ImageDataModule):
                 " tumor: nothing can be learned from it, and its Dice coefficient says nothing. Are these the right"
                 " masks?"
             )
-        elif masks.float().mean() > 0.5:
+        elif (share := masks.float().mean()) > 0.5:
             rank_zero_warn(
-                f"In the masks of the split `{name}` most pixels are tumor ({masks.float().mean():.0%}). Are they"
-                " inverted? The background must be black."
+                f"In the masks of the split `{name}` most pixels are tumor ({share:.0%}). Are they inverted? The"
+                " background must be black."
             )
         return Split(Tensors(images, masks), mean, std, cases if self.patients else None)
 

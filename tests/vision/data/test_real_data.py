@@ -1,26 +1,17 @@
 """The splits of the paper's real data sets, where they are there: set ZNORM_DATA to their folder."""
 
-import os
 import warnings
-from pathlib import Path
 
 import pytest
 
 from lightning_znorm.vision import ImageFolder, LGGSegmentation
-
-DATA = Path(os.environ.get("ZNORM_DATA", Path(__file__).parents[3] / "data")).expanduser().absolute()
-
-
-def folder(name):
-    if not (DATA / name).is_dir():
-        pytest.skip(f"needs the data set: there is no {DATA / name}. Set ZNORM_DATA to the folder that it lies in.")
-    return str(DATA / name)
+from tests.data_sets import find_data_set
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("only_tumor", [False, True])
 def test_lgg(only_tumor):
-    data = LGGSegmentation(folder("kaggle_3m"), image_size=64, only_tumor=only_tumor)
+    data = LGGSegmentation(str(find_data_set("kaggle_3m")), image_size=64, only_tumor=only_tumor)
     data.setup()
     slices = {name: len(split) for name, split in data._splits.items()}
     patients = {name: set(split.cases.tolist()) for name, split in data._splits.items()}
@@ -38,7 +29,7 @@ def test_lgg(only_tumor):
     [("cifar10-jpeg", (45_000, 5_000, 10_000)), ("pcam-12k", (8_000, 2_000, 2_000))],
 )
 def test_trees(name, counts):
-    data = ImageFolder(folder(name))
+    data = ImageFolder(str(find_data_set(name)))
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # of images that lie in two splits
         data.setup()
