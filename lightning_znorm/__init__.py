@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from lightning_znorm.callbacks import GradientCentralization, ZNorm
     from lightning_znorm.functional import GradientStats, centralize_, znorm_
-    from lightning_znorm.hooks import AttachedTransform, attach
+    from lightning_znorm.hosts.attach import AttachedTransform, attach
     from lightning_znorm.monitor import GradientMonitor
     from lightning_znorm.transform import GradientTransform
 
@@ -28,13 +28,13 @@ __all__ = [
 ]
 
 _HOME = {
-    "AttachedTransform": "hooks",
+    "AttachedTransform": "hosts.attach",
     "GradientCentralization": "callbacks",
     "GradientMonitor": "monitor",
     "GradientStats": "functional",
     "GradientTransform": "transform",
     "ZNorm": "callbacks",
-    "attach": "hooks",
+    "attach": "hosts.attach",
     "centralize_": "functional",
     "znorm_": "functional",
 }

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 
 from lightning_znorm import __version__
-from lightning_znorm._errors import did_you_mean, fail
+from lightning_znorm.errors import did_you_mean, fail
 
 _COMMANDS = {
     "fit": "train a LightningModule; --znorm switches z-score gradient normalization on",
@@ -66,7 +66,7 @@ def _run(command: str, tokens: list[str]) -> None:
         print("Importing Lightning ...", file=sys.stderr, flush=True)
     caught: tuple[type[Exception], ...] = (ModuleNotFoundError, OSError, TypeError, ValueError)
     try:
-        from lightning_znorm._compat import MisconfigurationException
+        from lightning_znorm._lightning import MisconfigurationException
 
         caught = (*caught, MisconfigurationException)
         if command == "compare":
@@ -74,7 +74,7 @@ def _run(command: str, tokens: list[str]) -> None:
 
             run_command(tokens)
         else:
-            from lightning_znorm.cli import run_trainer_command
+            from lightning_znorm.cli.parser import run_trainer_command
 
             run_trainer_command(tokens)
     except caught as error:

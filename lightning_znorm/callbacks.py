@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from lightning_znorm._arguments import with_known_keywords
-from lightning_znorm._nonfinite import Nonfinite
-from lightning_znorm._warnings import warn_about_clipping
+from lightning_znorm.engine.nonfinite import Nonfinite
+from lightning_znorm.errors import with_known_keywords
 from lightning_znorm.functional import GradientStats, centralize_, check_eps, znorm_
+from lightning_znorm.hosts.warnings import warn_about_clipping
 from lightning_znorm.transform import GradientTransform, LogStats
 
 if TYPE_CHECKING:

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lightning_znorm._arguments import finite_number
-from lightning_znorm._errors import describe
 from lightning_znorm.backends import choose_centralize_, choose_znorm_
+from lightning_znorm.errors import describe, finite_number
 
 __all__ = [
     "DeviceStats",

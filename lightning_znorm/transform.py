@@ -9,15 +9,14 @@ from typing import TYPE_CHECKING, Any, Literal
 from torch import Tensor
 from torch.optim import Optimizer
 
-from lightning_znorm._arguments import count, integer, patterns, with_known_keywords
-from lightning_znorm._binding import Binding, has_tuner_callback, is_bound
-from lightning_znorm._checks import refuse_twins, refuse_unsupported
-from lightning_znorm._compat import Callback, MisconfigurationException
-from lightning_znorm._errors import describe
-from lightning_znorm._fit import Fit
-from lightning_znorm._nonfinite import Nonfinite, NonfinitePolicy
-from lightning_znorm._warnings import warn_about_idleness, warn_about_missing_logger
+from lightning_znorm._lightning import Callback, MisconfigurationException
+from lightning_znorm.engine.checks import refuse_twins, refuse_unsupported
+from lightning_znorm.engine.nonfinite import Nonfinite, NonfinitePolicy
+from lightning_znorm.errors import count, describe, integer, patterns, with_known_keywords
 from lightning_znorm.functional import GradientStats
+from lightning_znorm.hosts.trainer import Fit
+from lightning_znorm.hosts.tuner import Binding, has_tuner_callback, is_bound
+from lightning_znorm.hosts.warnings import warn_about_idleness, warn_about_missing_logger
 
 if TYPE_CHECKING:
     import lightning.pytorch as pl

@@ -16,7 +16,7 @@ EXTRAS = {
     *("cloudpickle", "jinja2", "rich", "scipy", "statsmodels"),
 }
 # what else may import extras: `compare` as it likes, the monitor only where it draws
-ON_DEMAND = {"monitor.py": {"pandas", "matplotlib"}, "_gradient_picture.py": {"matplotlib"}}
+ON_DEMAND = {"monitor/callback.py": {"pandas", "matplotlib"}, "monitor/picture.py": {"matplotlib"}}
 
 
 def loaded_after(statement):

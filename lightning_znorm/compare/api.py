@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 from torch import nn
 
-from lightning_znorm._compat import import_lightning
+from lightning_znorm._lightning import import_lightning
 from lightning_znorm.compare.driver import Comparison
 from lightning_znorm.compare.main_guard import check_main_guard
 from lightning_znorm.compare.options import Mode, ask

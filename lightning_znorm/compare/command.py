@@ -10,9 +10,9 @@ from typing import Any
 
 import yaml
 
-from lightning_znorm._command_parser import CommandParser
-from lightning_znorm._parser_errors import shorten
-from lightning_znorm.cli import choose_package, make_cli_class
+from lightning_znorm.cli.command import CommandParser
+from lightning_znorm.cli.messages import shorten
+from lightning_znorm.cli.parser import choose_package, make_cli_class
 from lightning_znorm.compare.driver import Comparison, report_paths
 from lightning_znorm.compare.identity import identify_code
 from lightning_znorm.compare.options import Mode, Question, ask

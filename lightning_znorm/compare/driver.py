@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from lightning_znorm._compat import rank_zero_warn
+from lightning_znorm._lightning import rank_zero_warn
 from lightning_znorm.compare.deadline import Deadline
 from lightning_znorm.compare.display import Display, show_time
 from lightning_znorm.compare.options import Question

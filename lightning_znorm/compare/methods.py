@@ -8,7 +8,7 @@ from functools import cached_property
 from importlib import import_module
 from typing import Any
 
-from lightning_znorm._compat import Callback, find_classes
+from lightning_znorm._lightning import Callback, find_classes
 from lightning_znorm.compare.identity import describe, identify_code
 from lightning_znorm.compare.text import did_you_mean, listing, parse_value, split_outside_brackets
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lightning_znorm._compat import rank_zero_warn
+from lightning_znorm._lightning import rank_zero_warn
 from lightning_znorm.compare.options import Question
 from lightning_znorm.compare.plan import Run, fingerprint
 from lightning_znorm.compare.pool import Pool

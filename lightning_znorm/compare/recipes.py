@@ -10,8 +10,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
 
-from lightning_znorm._compat import find_classes, import_lightning
-from lightning_znorm.cli import make_cli_class, package_of
+from lightning_znorm._lightning import find_classes, import_lightning
+from lightning_znorm.cli.parser import make_cli_class, package_of
 from lightning_znorm.compare.identity import describe
 from lightning_znorm.compare.plan import Run
 from lightning_znorm.transform import GradientTransform

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.parameter import is_lazy
 
-from lightning_znorm._compat import Callback, MisconfigurationException, find_classes
+from lightning_znorm._lightning import Callback, MisconfigurationException, find_classes
 from lightning_znorm.compare.hashes import hash_batch, hash_random_states, hash_weights
 from lightning_znorm.transform import GradientTransform
 

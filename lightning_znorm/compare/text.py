@@ -5,8 +5,8 @@ from typing import Any
 
 import yaml
 
-from lightning_znorm._errors import did_you_mean, listing
 from lightning_znorm.compare.identity import identify
+from lightning_znorm.errors import did_you_mean, listing
 
 __all__ = ["did_you_mean", "listing", "parse_value", "show_value", "split_outside_brackets"]
 

@@ -13,7 +13,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from lightning_znorm import ZNorm, attach
-from lightning_znorm._compat import MisconfigurationException
+from lightning_znorm._lightning import MisconfigurationException
 from tests.attach.helpers import sgd, stds
 from tests.helpers import normalize_by_numpy, small_data, small_network
 

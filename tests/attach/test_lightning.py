@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lightning_znorm import ZNorm, attach
-from lightning_znorm._compat import MisconfigurationException
+from lightning_znorm._lightning import MisconfigurationException
 from tests.attach.helpers import sgd, stds
 from tests.helpers import make_module, make_trainer, small_network
 

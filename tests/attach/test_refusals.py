@@ -8,7 +8,7 @@ from pytorch_optimizer.optimizer.fp16 import SafeFP16Optimizer
 from torch import nn
 
 from lightning_znorm import ZNorm, attach
-from lightning_znorm._compat import MisconfigurationException
+from lightning_znorm._lightning import MisconfigurationException
 from tests.attach.helpers import backpropagate, sgd
 from tests.helpers import small_network
 

@@ -11,7 +11,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from lightning_znorm import GradientCentralization, ZNorm, attach
-from lightning_znorm._compat import MisconfigurationException
+from lightning_znorm._lightning import MisconfigurationException
 from tests.attach.helpers import backpropagate, loss_of, sgd
 from tests.helpers import (
     PACKAGES,

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lightning_znorm import GradientMonitor
-from lightning_znorm._gradient_records import GradientRecord, ThinnedRecords
+from lightning_znorm.monitor.records import GradientRecord, ThinnedRecords
 from tests.callback.test_manual import gan
 from tests.callback.test_monitor import fit
 from tests.helpers import PACKAGES, recording_logger

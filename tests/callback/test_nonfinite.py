@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from lightning_znorm import ZNorm
-from lightning_znorm._nonfinite import first_nonfinite
+from lightning_znorm.engine.nonfinite import first_nonfinite
 from tests.helpers import PACKAGES, make_module, make_trainer, precision_arguments, recording_logger
 
 

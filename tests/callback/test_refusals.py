@@ -96,7 +96,7 @@ def test_strategies_by_their_place_in_lightning():
     """DeepSpeed and XLA derive from DDP and single-device strategies, a user's subclass counts as its parent."""
     from lightning.pytorch.strategies import DeepSpeedStrategy, SingleDeviceXLAStrategy, Strategy, XLAStrategy
 
-    from lightning_znorm._checks import _STRATEGIES, _nearest_lightning_class
+    from lightning_znorm.engine.checks import _STRATEGIES, _nearest_lightning_class
 
     class MySingle(SingleDeviceStrategy):
         pass

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from lightning_znorm import ZNorm, attach
-from lightning_znorm._compat import MisconfigurationException
+from lightning_znorm._lightning import MisconfigurationException
 from tests.callback.test_tuner import make_tunable
 from tests.helpers import make_module, make_trainer, recording_logger, small_network
 

@@ -9,7 +9,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from lightning_znorm import GradientStats, GradientTransform, ZNorm
-from lightning_znorm._compat import MisconfigurationException
+from lightning_znorm._lightning import MisconfigurationException
 from tests.helpers import PACKAGES, make_trainer, normalize_by_numpy, small_data, small_network
 
 

@@ -242,7 +242,7 @@ def test_errors_of_others_keep_their_traceback(monkeypatch):
 
 
 def test_missing_extra(capsys, monkeypatch):
-    import lightning_znorm.cli as cli
+    import lightning_znorm.cli.parser as cli
 
     monkeypatch.setattr(cli, "find_spec", lambda name: None)
     with pytest.raises(SystemExit):

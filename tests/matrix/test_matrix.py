@@ -10,7 +10,7 @@ import lightning
 import pytest
 import torch
 
-from lightning_znorm._compat import MisconfigurationException
+from lightning_znorm._lightning import MisconfigurationException
 from tests.helpers import PACKAGES, skip_if_pytorch_is_wrong
 from tests.matrix.page import PAGE, TABLE, render
 from tests.matrix.trainings import DTYPES, MODES, OPTIMIZERS, train

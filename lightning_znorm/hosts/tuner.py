@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch.optim import Optimizer
 
-from lightning_znorm._checks import enabled_twins
-from lightning_znorm._compat import MisconfigurationException, import_all
+from lightning_znorm._lightning import MisconfigurationException, import_all
+from lightning_znorm.engine.checks import enabled_twins
 
 if TYPE_CHECKING:
     import lightning.pytorch as pl
@@ -54,6 +54,7 @@ class Binding:
         setattr(pl_module, _HOOK, self)
 
     def __call__(self, optimizer: Optimizer) -> Any:
+        """Apply the transform, then call the module's own hook."""
         trainer = self._pl_module.trainer
         if self.transform.enabled and (self._under_any_trainer or self._trainer is trainer):
             twins = enabled_twins(self.transform, trainer)

@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from torch.optim import Optimizer
 
-from lightning_znorm._arguments import count, finite_number, integer, patterns, with_known_keywords
-from lightning_znorm._compat import Callback, rank_zero_warn
-from lightning_znorm._errors import describe
-from lightning_znorm._gradient_picture import check_file, check_picture, draw_gradients, require_extra
-from lightning_znorm._gradient_records import GradientRecord, ThinnedRecords
-from lightning_znorm._gradient_watch import GradientWatch
+from lightning_znorm._lightning import Callback, rank_zero_warn
+from lightning_znorm.errors import count, describe, finite_number, integer, patterns, with_known_keywords
+from lightning_znorm.monitor.picture import check_file, check_picture, draw_gradients, require_extra
+from lightning_znorm.monitor.records import GradientRecord, ThinnedRecords
+from lightning_znorm.monitor.watch import GradientWatch
 
 if TYPE_CHECKING:
     import lightning.pytorch as pl

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from lightning_znorm._gradient_records import GradientRecord
+from lightning_znorm.monitor.records import GradientRecord
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

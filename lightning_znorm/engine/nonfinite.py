@@ -8,7 +8,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.optim import Optimizer
 
-from lightning_znorm._names import ParameterNames, parameters_of
+from lightning_znorm.engine.selection import ParameterNames, parameters_of
 
 if TYPE_CHECKING:
     from lightning_znorm.transform import GradientTransform

@@ -5,19 +5,19 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 from torch.optim import Optimizer
 
-from lightning_znorm._apply import apply_transform, is_selected
-from lightning_znorm._checks import (
+from lightning_znorm.engine.checks import (
     refuse_attached,
     refuse_capture,
     refuse_closure_reevaluation,
     refuse_optimizers,
     refuse_parameters,
 )
-from lightning_znorm._names import ParameterNames
-from lightning_znorm._scaling import scale_in_gradients, scaler_of
-from lightning_znorm._stats_logging import log_gradient_stats, log_skipped_steps
-from lightning_znorm._steps import is_nested_step
-from lightning_znorm._warnings import warn_about_bypass, warn_about_skip
+from lightning_znorm.engine.pipeline import apply_transform, is_selected
+from lightning_znorm.engine.scaling import scale_in_gradients, scaler_of
+from lightning_znorm.engine.selection import ParameterNames
+from lightning_znorm.engine.stepping import is_nested_step
+from lightning_znorm.hosts.reporting import log_gradient_stats, log_skipped_steps
+from lightning_znorm.hosts.warnings import warn_about_bypass, warn_about_skip
 
 if TYPE_CHECKING:
     import lightning.pytorch as pl

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import LBFGS, Optimizer
 
-from lightning_znorm._compat import MisconfigurationException
-from lightning_znorm._names import ParameterNames
+from lightning_znorm._lightning import MisconfigurationException
+from lightning_znorm.engine.selection import ParameterNames
 
 if TYPE_CHECKING:
     import lightning.pytorch as pl

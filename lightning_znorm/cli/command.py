@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 from types import SimpleNamespace, UnionType
 from typing import Any, NoReturn, Union, get_args, get_origin
 
-from lightning_znorm._errors import fail
-from lightning_znorm._flags import ZNormFlags
-from lightning_znorm._parser_errors import shorten
+from lightning_znorm.cli.flags import ZNormFlags
+from lightning_znorm.cli.messages import shorten
+from lightning_znorm.errors import fail
 
 _Parser: Any = object  # Lightning's comes with each of its packages
 _MORE = (

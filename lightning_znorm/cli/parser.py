@@ -7,10 +7,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from lightning_znorm._command_parser import CommandParser
-from lightning_znorm._compat import import_lightning, rank_zero_warn
-from lightning_znorm._flags import GROUP, ZNormFlags
+from lightning_znorm._lightning import import_lightning, rank_zero_warn
 from lightning_znorm.callbacks import ZNorm
+from lightning_znorm.cli.command import CommandParser
+from lightning_znorm.cli.flags import GROUP, ZNormFlags
 
 __all__ = ["ZNormArguments", "ZNormCLI"]
 

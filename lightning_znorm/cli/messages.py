@@ -9,7 +9,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-from lightning_znorm._errors import did_you_mean
+from lightning_znorm.errors import did_you_mean
 
 _CLASS_PATH = re.compile(r"Problem with given class_path '(.+)':$")
 _EXPECTED = re.compile(r"Expected an? (?:<class '(.+?)'>|typing\.Literal\[(.+?)\])(?:\. Got value: (.*))?$")

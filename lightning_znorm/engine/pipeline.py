@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 from torch.optim import Optimizer
 
-from lightning_znorm._checks import refuse_flattened
-from lightning_znorm._names import ParameterNames
+from lightning_znorm.engine.checks import refuse_flattened
+from lightning_znorm.engine.selection import ParameterNames
 from lightning_znorm.functional import GradientStats, are_plain, require_transformable
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 from torch.optim import Optimizer
 
-from lightning_znorm._compat import rank_zero_warn
+from lightning_znorm._lightning import rank_zero_warn
 
 if TYPE_CHECKING:
     import lightning.pytorch as pl

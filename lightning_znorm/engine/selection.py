@@ -8,7 +8,7 @@ from operator import is_
 from torch import Tensor
 from torch.optim import Optimizer
 
-from lightning_znorm._compat import MisconfigurationException
+from lightning_znorm._lightning import MisconfigurationException
 
 _COMPILED_PREFIX = "_orig_mod."
 

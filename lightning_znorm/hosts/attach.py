@@ -10,8 +10,8 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from lightning_znorm._apply import apply_transform, is_selected
-from lightning_znorm._checks import (
+from lightning_znorm._lightning import MisconfigurationException, rank_zero_warn
+from lightning_znorm.engine.checks import (
     refuse_attached,
     refuse_capture,
     refuse_closure_reevaluation,
@@ -19,14 +19,14 @@ from lightning_znorm._checks import (
     refuse_parameters,
     refuse_unsupported,
 )
-from lightning_znorm._compat import MisconfigurationException, rank_zero_warn
-from lightning_znorm._errors import describe
-from lightning_znorm._names import ParameterNames, parameters_of
-from lightning_znorm._nonfinite import NonfinitePolicy
-from lightning_znorm._scaling import scale_given_to_step, scaler_skips_step
-from lightning_znorm._steps import closure_of, is_nested_step, with_closure
-from lightning_znorm._warnings import warn_about_skip
+from lightning_znorm.engine.nonfinite import NonfinitePolicy
+from lightning_znorm.engine.pipeline import apply_transform, is_selected
+from lightning_znorm.engine.scaling import scale_given_to_step, scaler_skips_step
+from lightning_znorm.engine.selection import ParameterNames, parameters_of
+from lightning_znorm.engine.stepping import closure_of, is_nested_step, with_closure
+from lightning_znorm.errors import describe
 from lightning_znorm.functional import GradientStats
+from lightning_znorm.hosts.warnings import warn_about_skip
 from lightning_znorm.transform import GradientTransform
 
 __all__ = ["AttachedTransform", "attach"]

@@ -7,17 +7,17 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from lightning_znorm._compat import rank_zero_warn
-from lightning_znorm._gradient_records import GradientRecord, ParameterInfo, ThinnedRecords, compare_gradients
-from lightning_znorm._names import ParameterNames, parameters_of
-from lightning_znorm._scaling import scale_given_to_step, scale_in_gradients, scaler_of
-from lightning_znorm._stats_logging import hand_over, logged_step
-from lightning_znorm._steps import closure_of, is_nested_step, with_closure
+from lightning_znorm._lightning import rank_zero_warn
+from lightning_znorm.engine.scaling import scale_given_to_step, scale_in_gradients, scaler_of
+from lightning_znorm.engine.selection import ParameterNames, parameters_of
+from lightning_znorm.engine.stepping import closure_of, is_nested_step, with_closure
+from lightning_znorm.hosts.reporting import hand_over, logged_step
+from lightning_znorm.monitor.records import GradientRecord, ParameterInfo, ThinnedRecords, compare_gradients
 
 if TYPE_CHECKING:
     import lightning.pytorch as pl
 
-    from lightning_znorm.monitor import GradientMonitor
+    from lightning_znorm.monitor.callback import GradientMonitor
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""What happens to the gradients of one optimizer step, whoever makes it."""

@@ -1,0 +1,1 @@
+"""Where optimizer steps come from: a Trainer, its Tuner, a plain loop."""
