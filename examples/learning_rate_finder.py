@@ -9,7 +9,6 @@ Prints a table, and writes `suggestions.csv` and `curves.png`. About two minutes
 import argparse
 import logging
 import warnings
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +29,13 @@ def search(optimizer: str, with_znorm: bool, steps: int) -> tuple[float | None, 
     """Return the suggested rate, and the smoothed training loss at each rate."""
     seed_everything(0, verbose=False)
     model = ImageClassifier("resnet18", in_channels=1, optimizer=optimizer, optimizer_args=OPTIMIZERS[optimizer])
-    trainer = Trainer(accelerator="auto", devices=1, max_epochs=-1, logger=False, enable_model_summary=False)
-    with ZNorm().bound_to(model) if with_znorm else nullcontext():
-        finder = Tuner(trainer).lr_find(
-            model, datamodule=Digits(image_size=16), min_lr=1e-6, max_lr=10, num_training=steps, update_attr=False
-        )
+    callbacks = [ZNorm()] if with_znorm else []
+    trainer = Trainer(
+        accelerator="auto", devices=1, max_epochs=-1, logger=False, enable_model_summary=False, callbacks=callbacks
+    )
+    finder = Tuner(trainer).lr_find(
+        model, datamodule=Digits(image_size=16), min_lr=1e-6, max_lr=10, num_training=steps, update_attr=False
+    )
     assert finder is not None
     return finder.suggestion(skip_begin=min(SKIPPED, steps // 3)), pd.DataFrame(finder.results)
 

@@ -1,20 +1,42 @@
-"""Lightning under its two names, ``lightning.pytorch`` and ``pytorch_lightning``, joined into one set of bases."""
+"""Lightning under its two names, ``lightning.pytorch`` and ``pytorch_lightning``, and every private attribute of it.
+
+Where an attribute is missing, in another version, something public stands in for it, or the configuration is refused.
+"""
 
 from importlib import import_module
 from importlib.util import find_spec
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from lightning_znorm.errors import MissingPackageError, ZNormError
+
+if TYPE_CHECKING:
+    import lightning.pytorch as pl
+
 __all__ = [
     "Callback",
     "MisconfigurationException",
+    "UnsupportedError",
+    "averages_models",
+    "batches_that_stepped",
     "find_classes",
     "import_all",
     "import_lightning",
+    "is_logging_due",
+    "nearest_class",
     "rank_zero_warn",
+    "unwrap_fabric_module",
+    "unwrap_optimizer",
 ]
 
 _PACKAGES = ("lightning.pytorch", "pytorch_lightning")
+_TOP_LEVEL = ("lightning", "lightning_fabric", "pytorch_lightning")
+_OPTIMIZER_WRAPPERS = {
+    "lightning.fabric.wrappers._FabricOptimizer",
+    "lightning_fabric.wrappers._FabricOptimizer",
+    "lightning.pytorch.core.optimizer.LightningOptimizer",
+    "pytorch_lightning.core.optimizer.LightningOptimizer",
+}
 
 
 def import_all(module: str) -> list[ModuleType]:
@@ -25,7 +47,7 @@ def import_all(module: str) -> list[ModuleType]:
         if find_spec(package.partition(".")[0]) is not None
     ]
     if not found:
-        raise ModuleNotFoundError("lightning_znorm needs PyTorch Lightning. Install it: `pip install lightning`.")
+        raise MissingPackageError("lightning_znorm needs PyTorch Lightning. Install it: `pip install lightning`.")
     return found
 
 
@@ -53,3 +75,57 @@ else:
     rank_zero_warn = import_lightning("utilities.rank_zero").rank_zero_warn
     Callback = _join("callbacks", "Callback")
     MisconfigurationException = _join("utilities.exceptions", "MisconfigurationException")
+
+
+class UnsupportedError(ZNormError, MisconfigurationException):
+    """A configuration, an optimizer or a parameter is not supported, or two settings contradict each other."""
+
+
+def batches_that_stepped(trainer: "pl.Trainer") -> int:
+    """Return the number of the current step as the loggers of ``self.log`` count them."""
+    count: int = getattr(trainer.fit_loop.epoch_loop, "_batches_that_stepped", trainer.global_step)
+    return count
+
+
+def is_logging_due(trainer: "pl.Trainer") -> bool:
+    """Say whether the module's ``self.log`` reaches the loggers in the current step."""
+    due: bool | None = getattr(getattr(trainer, "_logger_connector", None), "should_update_logs", None)
+    interval: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
+    return (batches_that_stepped(trainer) + 1) % interval == 0 if due is None else due
+
+
+def averages_models(strategy: Any) -> bool:
+    """Say whether ``DDPStrategy(model_averaging_period=…)`` lets the ranks train apart."""
+    return getattr(strategy, "_model_averaging_period", None) is not None
+
+
+def nearest_class(instance: object) -> str:
+    """Return the name of the nearest of Lightning's own classes, so that a user's subclass counts as its parent."""
+    # `__class__`, as the Trainer hands out weak proxies of its strategy
+    for cls in instance.__class__.__mro__:
+        if cls.__module__.partition(".")[0] in _TOP_LEVEL:
+            return cls.__name__
+    return instance.__class__.__name__
+
+
+def unwrap_optimizer(optimizer: Any) -> tuple[Any, Any] | None:
+    """Return the optimizer inside Lightning's or Fabric's wrapper, and the strategy; ``None`` for any other object.
+
+    Raises:
+        UnsupportedError: If the wrapper does not show them.
+
+    """
+    # by name, so that no package is imported
+    if not {f"{cls.__module__}.{cls.__qualname__}" for cls in type(optimizer).__mro__} & _OPTIMIZER_WRAPPERS:
+        return None
+    if not hasattr(optimizer, "_optimizer") or not hasattr(optimizer, "_strategy"):
+        raise UnsupportedError(
+            f"The optimizer inside `{type(optimizer).__name__}` of this version of Lightning cannot be found. Attach to"
+            " the optimizer before `fabric.setup`."
+        )
+    return optimizer._optimizer, optimizer._strategy
+
+
+def unwrap_fabric_module(module: Any) -> Any | None:
+    """Return the module inside Fabric's wrapper, ``None`` for any other."""
+    return module._modules.get("_original_module")

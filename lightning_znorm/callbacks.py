@@ -1,18 +1,14 @@
 """ZNorm and gradient centralization as Lightning callbacks."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from lightning_znorm.engine.nonfinite import Nonfinite
+from lightning_znorm.engine.transform import LogStats
 from lightning_znorm.errors import with_known_keywords
 from lightning_znorm.functional import GradientStats, centralize_, check_eps, znorm_
-from lightning_znorm.hosts.warnings import warn_about_clipping
-from lightning_znorm.transform import GradientTransform, LogStats
-
-if TYPE_CHECKING:
-    import lightning.pytorch as pl
+from lightning_znorm.transform import GradientTransform
 
 __all__ = ["GradientCentralization", "ZNorm"]
 
@@ -68,6 +64,7 @@ class ZNorm(GradientTransform):
     """
 
     log_prefix = "znorm"
+    sets_norm = True
 
     @with_known_keywords
     def __init__(
@@ -84,12 +81,6 @@ class ZNorm(GradientTransform):
     ) -> None:
         self.eps = check_eps(eps)
         super().__init__(exclude, min_ndim, start_step, stop_step, nonfinite, max_skips, log_stats, enabled)
-
-    def setup(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", stage: str) -> None:
-        """Refuse what is not supported, and warn about clipping."""
-        super().setup(trainer, pl_module, stage)
-        if self.enabled and stage == "fit":
-            warn_about_clipping(self, trainer)
 
     def transform(self, parameters: Sequence[Tensor], grad_scale: Tensor | None = None) -> GradientStats:
         """Normalize the gradients in place with :func:`~lightning_znorm.znorm_`."""

@@ -1,110 +1,87 @@
 """Optimizer steps whose gradients have an inf or a NaN: found on all ranks alike, skipped and counted, or refused."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal, NoReturn
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
-from torch.optim import Optimizer
 
-from lightning_znorm.engine.selection import ParameterNames, parameters_of
-
-if TYPE_CHECKING:
-    from lightning_znorm.transform import GradientTransform
+from lightning_znorm.engine.groups import Ranks
+from lightning_znorm.errors import NonfiniteGradientError
 
 Nonfinite = Literal["propagate", "skip", "raise"]
 
 
-class NonfinitePolicy:
-    """What becomes of a step with a non-finite gradient, and how often it came.
-
-    Args:
-        owner: The transform whose arguments ``nonfinite`` and ``max_skips`` apply.
+class SkipCounts:
+    """How many steps of a training were skipped.
 
     Attributes:
-        skipped_steps: Number of steps skipped so far.
-        consecutive_skips: For each optimizer by its number, how many of its latest steps in a row were skipped.
+        skipped_steps: In all.
+        in_a_row: How many of the latest steps were skipped without one in between that was made, by the number of the
+            optimizer.
 
     """
 
-    def __init__(self, owner: "GradientTransform") -> None:
-        self._owner = owner
+    def __init__(self) -> None:
         self.skipped_steps = 0
-        self.consecutive_skips: dict[int, int] = {}
+        self.in_a_row: dict[int, int] = {}
 
-    def skips(
-        self,
-        optimizer: Optimizer,
-        number: int,
-        names: ParameterNames,
-        scaler_skips: bool = False,
-        distributed: bool = False,
-        device: torch.device | None = None,
-    ) -> str | None:
-        """Look for a non-finite gradient of the optimizer and act on it.
-
-        All ranks must call this in the same step, and come to the same result.
-
-        Args:
-            optimizer: The optimizer that is about to step.
-            number: Its number among those of the training.
-            names: Names of the parameters, for errors.
-            scaler_skips: Whether a GradScaler will skip the step by itself.
-            distributed: Whether to ask the other ranks of the default process group.
-            device: Where the collective communicates, by default where the parameters are.
-
-        Returns:
-            The parameter's name if the gradients were cleared, so that the step does nothing; ``None`` otherwise.
-
-        Raises:
-            RuntimeError: Naming the parameter, with ``nonfinite="raise"`` or after ``max_skips`` skips in a row.
-
-        """
-        mode, owner = self._owner.nonfinite, type(self._owner).__name__
-        if mode == "propagate" or (mode == "skip" and scaler_skips):
-            return None
-        parameters = parameters_of(optimizer)
-        if not parameters:
-            return None
-        first = first_nonfinite([p.grad for p in parameters])
-        if distributed:
-            devices = [parameter.device for parameter in parameters]
-            agreed = torch.tensor(first, device=device or max(devices, key=lambda device: device.type != "cpu"))
-            dist.all_reduce(agreed, op=dist.ReduceOp.MIN)
-            first = int(agreed)
-        if first == len(parameters):
-            self.consecutive_skips.pop(number, None)
-            return None
-
-        name = names[parameters[first]]
-        if mode == "raise":
-            note = " A GradScaler provokes such steps to find its scale; `nonfinite='skip'` leaves them to it."
-            raise RuntimeError(
-                f"`{owner}(nonfinite='raise')`: the gradient of parameter `{name}` has an inf or NaN."
-                f"{note if scaler_skips else ''}"
-            )
-        if self.consecutive_skips.get(number, 0) >= self._owner.max_skips:
-            raise RuntimeError(
-                f"`{owner}(nonfinite='skip')`: the gradient of parameter `{name}` has an inf or NaN, and the"
-                f" {self._owner.max_skips} steps before were skipped for the same reason (`max_skips`). The training"
-                " has diverged: lower the learning rate, or look for the first inf with"
-                " `torch.autograd.detect_anomaly()`."
-            )
-        for parameter in parameters:
-            parameter.grad = None
+    def add(self, row: int) -> None:
+        """Count a skipped step."""
         self.skipped_steps += 1
-        self.consecutive_skips[number] = self.consecutive_skips.get(number, 0) + 1
-        return name
+        self.in_a_row[row] = self.in_a_row.get(row, 0) + 1
 
     def state_dict(self) -> dict[str, Any]:
         """Return the counters."""
-        return {"skipped_steps": self.skipped_steps, "consecutive_skips": dict(self.consecutive_skips)}
+        return {"skipped_steps": self.skipped_steps, "consecutive_skips": dict(self.in_a_row)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore the counters; those that are missing are 0."""
         self.skipped_steps = state.get("skipped_steps", 0)
-        self.consecutive_skips = dict(state.get("consecutive_skips", {}))
+        self.in_a_row = dict(state.get("consecutive_skips", {}))
+
+
+def find_nonfinite(parameters: Sequence[Tensor], ranks: Ranks) -> Tensor | None:
+    """Return the first parameter whose gradient has an inf or NaN on any of the ranks, which all must call this."""
+    position = ranks.smallest(
+        first_nonfinite([parameter.grad for parameter in parameters]), (parameter.device for parameter in parameters)
+    )
+    return None if position == len(parameters) else parameters[position]
+
+
+def skip(parameters: Sequence[Tensor], name: str, row: int, counts: SkipCounts, max_skips: int, owner: str) -> None:
+    """Clear the gradients, so that the step does nothing, and count it.
+
+    Args:
+        parameters: All parameters of the optimizer.
+        name: Of the parameter whose gradient is not finite.
+        row: Number of the optimizer.
+        counts: Where to count.
+        max_skips: How many steps in a row may be skipped.
+        owner: Who skips, for the error.
+
+    Raises:
+        NonfiniteGradientError: If so many steps in a row were skipped before.
+
+    """
+    if counts.in_a_row.get(row, 0) >= max_skips:
+        raise NonfiniteGradientError(
+            f"`{owner}(nonfinite='skip')`: the gradient of parameter `{name}` has an inf or NaN, and the {max_skips}"
+            " steps before were skipped for the same reason (`max_skips`). The training has diverged: lower the"
+            " learning rate, or look for the first inf with `torch.autograd.detect_anomaly()`."
+        )
+    for parameter in parameters:
+        parameter.grad = None
+    counts.add(row)
+
+
+def refuse_nonfinite(name: str, owner: str, scaler_skips: bool) -> NoReturn:
+    """Raise :class:`NonfiniteGradientError`."""
+    note = " A GradScaler provokes such steps to find its scale; `nonfinite='skip'` leaves them to it."
+    raise NonfiniteGradientError(
+        f"`{owner}(nonfinite='raise')`: the gradient of parameter `{name}` has an inf or NaN."
+        f"{note if scaler_skips else ''}"
+    )
 
 
 def first_nonfinite(gradients: Sequence[Tensor | None]) -> int:

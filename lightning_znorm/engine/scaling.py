@@ -1,34 +1,47 @@
 """Whether gradients are still multiplied by the scale of a GradScaler, and by how much."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor
 from torch.amp import GradScaler
-from torch.amp.grad_scaler import OptState
 from torch.optim import Optimizer
 
-if TYPE_CHECKING:
-    import lightning.pytorch as pl
+from lightning_znorm._lightning import UnsupportedError
+from lightning_znorm._torch import is_unscaled, scale_of, unscales_itself
 
 
-def scaler_of(trainer: "pl.Trainer") -> GradScaler | None:
-    """Return the Trainer's GradScaler if it has one that is enabled."""
-    scaler: GradScaler | None = getattr(trainer.strategy.precision_plugin, "scaler", None)
-    return scaler if scaler is not None and scaler.is_enabled() else None
+def refuse_unknown_scaling(owner: str, optimizer: Optimizer) -> None:
+    """Raise for a fused optimizer that does not say whether it divides by a GradScaler's scale.
+
+    Raises:
+        UnsupportedError: Naming the optimizer.
+
+    """
+    if isinstance(optimizer, Optimizer) and unscales_itself(optimizer) is None:
+        raise UnsupportedError(
+            f"`{owner}` does not support the fused optimizer `{type(optimizer).__name__}`: it does not say whether it"
+            " divides gradients by the scale of a GradScaler. Use `fused=False`."
+        )
 
 
 def scale_in_gradients(scaler: GradScaler | None, optimizer: Optimizer) -> Tensor | None:
     """Return the scale by which the optimizer's gradients are still multiplied, ``None`` for none.
 
     Lightning and ``GradScaler.step`` unscale before a step, except for optimizers that do it in their kernel.
+
+    Raises:
+        UnsupportedError: If the GradScaler does not say what it has done.
+
     """
     if scaler is None or not scaler.is_enabled():
         return None
-    state = scaler._per_optimizer_states.get(id(optimizer))
-    if state is not None and state["stage"] is not OptState.READY:
-        return None
-    # `get_scale()` would wait for the device
-    return scaler._get_scale_async()
+    unscaled = is_unscaled(scaler, optimizer)
+    if unscaled is None:
+        raise UnsupportedError(
+            f"The scaler `{type(scaler).__name__}` does not say whether it has unscaled the gradients, as that of"
+            " PyTorch does. Use another version of PyTorch, or train without a scaler (`precision='bf16-mixed'`)."
+        )
+    return None if unscaled else scale_of(scaler)
 
 
 def scale_given_to_step(optimizer: Optimizer, keywords: dict[str, Any]) -> Tensor | None:
@@ -39,7 +52,7 @@ def scale_given_to_step(optimizer: Optimizer, keywords: dict[str, Any]) -> Tenso
         keywords: The keyword arguments of its ``step``.
 
     """
-    if not getattr(optimizer, "_step_supports_amp_scaling", False):
+    if not unscales_itself(optimizer):
         return None  # unscaled already; what the attribute `grad_scale` says is not looked at
     if "grad_scaler" in keywords:
         return scale_in_gradients(keywords["grad_scaler"], optimizer)

@@ -1,46 +1,106 @@
-"""What a step hook has to know about the call of ``step``: is it the outermost, and does it bring a closure."""
+"""The outermost call of an optimizer's ``step``: its beginning, when its gradients are there, and its end."""
 
-import sys
-from collections.abc import Callable
-from types import FrameType
+from collections.abc import Callable, Iterable
 from typing import Any
 
+import torch
 from torch.optim import Optimizer
-from torch.optim import optimizer as _torch_optimizer
+
+from lightning_znorm._torch import calls_hooks_of_parents, count_step_calls
+
+Args = tuple[Any, ...]
+Keywords = dict[str, Any]
 
 
-def is_nested_step(optimizer: Optimizer) -> bool:
+class StepHooks:
+    """Calls functions in the course of each step of some optimizers, until :meth:`remove`.
+
+    Where a subclass calls its parent's ``step``, PyTorch may call its hooks for both; these functions are called for
+    the outermost alone. ``torch.compile`` does not trace into them.
+
+    Args:
+        begin: Called with the optimizer when a step begins.
+        ready: Called with the optimizer and the keyword arguments of ``step`` when the gradients are there: at the
+            beginning without a closure, else after each evaluation.
+        end: Called with the optimizer when a step has been made; not after one that raised an error.
+        reevaluate: Called with the optimizer before its closure is evaluated again within a step.
+
+    """
+
+    def __init__(
+        self,
+        begin: Callable[[Optimizer], None] | None = None,
+        ready: Callable[[Optimizer, Keywords], None] | None = None,
+        end: Callable[[Optimizer], None] | None = None,
+        reevaluate: Callable[[Optimizer], None] | None = None,
+    ) -> None:
+        self._begin, self._ready, self._end, self._reevaluate = begin, ready, end, reevaluate
+        self._handles: dict[Optimizer, list[Any]] = {}
+
+    def __contains__(self, optimizer: object) -> bool:
+        return optimizer in self._handles
+
+    def add(self, optimizers: Iterable[Optimizer]) -> None:
+        """Watch the optimizers, each once."""
+        for optimizer in optimizers:
+            if optimizer in self._handles:
+                continue
+            # an optimizer has imported what `disable` would import
+            handles = [optimizer.register_step_pre_hook(torch.compiler.disable(self._before))]
+            if self._end is not None:
+                handles.append(optimizer.register_step_post_hook(torch.compiler.disable(self._after)))
+            self._handles[optimizer] = handles
+
+    def remove(self) -> None:
+        """Watch none of them any more."""
+        for handles in self._handles.values():
+            for handle in handles:
+                handle.remove()
+        self._handles.clear()
+
+    def _before(self, optimizer: Optimizer, args: Args, keywords: Keywords) -> tuple[Args, Keywords] | None:
+        if _is_nested(optimizer):
+            return None
+        if self._begin is not None:
+            self._begin(optimizer)
+        if self._ready is None:
+            return None
+        closure = args[1] if len(args) > 1 else keywords.get("closure")
+        if not callable(closure):
+            self._ready(optimizer, keywords)
+            return None
+        watched = self._watch(closure, optimizer, keywords)
+        return ((args[0], watched, *args[2:]), keywords) if len(args) > 1 else (args, {**keywords, "closure": watched})
+
+    def _watch(self, closure: Callable[[], Any], optimizer: Optimizer, keywords: Keywords) -> Callable[[], Any]:
+        was_evaluated = False
+
+        def watched() -> Any:
+            nonlocal was_evaluated
+            if was_evaluated and self._reevaluate is not None:
+                self._reevaluate(optimizer)
+            was_evaluated = True
+            loss = closure()
+            if self._ready is not None:
+                self._ready(optimizer, keywords)
+            return loss
+
+        return watched
+
+    def _after(self, optimizer: Optimizer, args: Args, keywords: Keywords) -> None:
+        if self._end is not None and not _is_nested(optimizer):
+            self._end(optimizer)
+
+
+def is_stepping(optimizer: Optimizer) -> bool:
+    """Say whether a step of the optimizer is being made."""
+    return count_step_calls(optimizer) > 0
+
+
+def _is_nested(optimizer: Optimizer) -> bool:
     """Say, in a step hook, whether it runs for a ``super().step()`` inside the step proper.
 
-    PyTorch wraps the ``step`` of each optimizer class. Where a subclass calls its parent's and an optimizer of the
-    parent class has been made before, both are wrapped, and each hook is called twice per step. Counting these calls
-    would go wrong after a step that raised an error, hence a look at the stack, for such classes alone.
+    Counting the calls would go wrong after a step that raised an error, hence a look at the stack, for such classes
+    alone.
     """
-    wrapped = [cls for cls in type(optimizer).__mro__ if getattr(vars(cls).get("step"), "hooked", False)]
-    return len(wrapped) > 1 and _calls_on_stack(optimizer) > 1
-
-
-def closure_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Callable[[], Any] | None:
-    """Return the closure among the arguments of ``step``, the optimizer itself being the first of them."""
-    closure = args[1] if len(args) > 1 else kwargs.get("closure")
-    return closure if callable(closure) else None
-
-
-def with_closure(
-    args: tuple[Any, ...], kwargs: dict[str, Any], closure: Callable[[], Any]
-) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Return the arguments of ``step`` with another closure."""
-    if len(args) > 1:
-        return (args[0], closure, *args[2:]), kwargs
-    return args, {**kwargs, "closure": closure}
-
-
-def _calls_on_stack(optimizer: Optimizer) -> int:
-    calls = 0
-    frame: FrameType | None = sys._getframe(1)
-    while frame is not None:
-        code = frame.f_code
-        if code.co_name == "wrapper" and code.co_filename == _torch_optimizer.__file__:
-            calls += frame.f_locals.get("self") is optimizer
-        frame = frame.f_back
-    return calls
+    return calls_hooks_of_parents(optimizer) and count_step_calls(optimizer) > 1

@@ -1,47 +1,38 @@
 """Gradient transforms outside Lightning's Trainer: in plain PyTorch, Fabric, accelerate and transformers."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
+from weakref import finalize
 
-import torch.distributed as dist
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
-from torch.utils.hooks import RemovableHandle
 
-from lightning_znorm._lightning import MisconfigurationException, rank_zero_warn
-from lightning_znorm.engine.checks import (
-    refuse_attached,
-    refuse_capture,
-    refuse_closure_reevaluation,
-    refuse_optimizers,
-    refuse_parameters,
-    refuse_unsupported,
-)
-from lightning_znorm.engine.nonfinite import NonfinitePolicy
-from lightning_znorm.engine.pipeline import apply_transform, is_selected
+from lightning_znorm._lightning import UnsupportedError, rank_zero_warn
+from lightning_znorm._torch import make_hookable
+from lightning_znorm.engine.checks import refuse_closure_reevaluation, refuse_optimizer
+from lightning_znorm.engine.claims import claim, release
+from lightning_znorm.engine.groups import initialized_ranks
+from lightning_znorm.engine.nonfinite import SkipCounts
+from lightning_znorm.engine.pipeline import Engine, Step
 from lightning_znorm.engine.scaling import scale_given_to_step, scaler_skips_step
-from lightning_znorm.engine.selection import ParameterNames, parameters_of
-from lightning_znorm.engine.stepping import closure_of, is_nested_step, with_closure
-from lightning_znorm.errors import describe
+from lightning_znorm.engine.selection import Named, parameters_of
+from lightning_znorm.engine.stepping import Keywords, StepHooks, is_stepping
+from lightning_znorm.engine.transform import Transform
+from lightning_znorm.errors import ArgumentTypeError, describe
 from lightning_znorm.functional import GradientStats
-from lightning_znorm.hosts.warnings import warn_about_skip
-from lightning_znorm.transform import GradientTransform
+from lightning_znorm.hosts.reporting import warn_about_skip
+from lightning_znorm.hosts.wrappers import find_module, find_optimizer
 
 __all__ = ["AttachedTransform", "attach"]
 
-# by name, so that none of these packages is imported
-_LIGHTNING_WRAPPERS = {
-    "lightning.fabric.wrappers._FabricOptimizer",
-    "lightning_fabric.wrappers._FabricOptimizer",
-    "lightning.pytorch.core.optimizer.LightningOptimizer",
-    "pytorch_lightning.core.optimizer.LightningOptimizer",
-}
-_ACCELERATE_WRAPPER = "accelerate.optimizer.AcceleratedOptimizer"
+_IDLE = "`exclude` and `min_ndim` leave out every parameter, or no parameter has a `.grad`"
 
 
-def attach(optimizer: Optimizer, transform: GradientTransform, module: nn.Module | None = None) -> "AttachedTransform":
+def attach(
+    optimizer: Optimizer, transform: Transform, module: nn.Module | None = None, strict: bool = False
+) -> "AttachedTransform":
     """Make an optimizer transform its gradients at the start of every step, without a Trainer.
 
     The transform runs inside ``optimizer.step()``: after whatever the loop does before (clipping included), after
@@ -60,14 +51,17 @@ def attach(optimizer: Optimizer, transform: GradientTransform, module: nn.Module
             ``torch.distributed`` is initialized, so that all ranks must step this optimizer together.
         module: The whole module, for the names that ``exclude`` and errors use. Not needed if the optimizer was made
             with ``model.named_parameters()``, or without ``exclude``.
+        strict: Whether a step in which the transform should run and changes no gradient is an error. If not, there is
+            a warning if that was so in all steps, when the handle is removed or goes away with the optimizer.
 
     Returns:
         A handle, whose ``remove()`` undoes it.
 
     Raises:
-        TypeError: If an argument is of the wrong type, or ``exclude`` is set and there are no names.
-        MisconfigurationException: If the optimizer, a parameter, the strategy or precision of Fabric or accelerate is
-            not supported, a pattern in ``exclude`` matches no name, or the same transform is attached already.
+        ArgumentTypeError: If an argument is of the wrong type, or ``exclude`` is set and there are no names.
+        UnsupportedError: If the optimizer, a parameter, the strategy or precision of Fabric or accelerate is not
+            supported, a pattern in ``exclude`` matches no name, or the same transform is at work on the optimizer
+            already. At a step, with ``strict``: if it changes no gradient.
 
     Example::
 
@@ -75,7 +69,7 @@ def attach(optimizer: Optimizer, transform: GradientTransform, module: nn.Module
         >>> from lightning_znorm import ZNorm, attach
         >>> model = torch.nn.Linear(4, 3)
         >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
-        >>> handle = attach(optimizer, ZNorm(min_ndim=2))
+        >>> handle = attach(optimizer, ZNorm(min_ndim=2), strict=True)
         >>> model(torch.eye(4)).square().sum().backward()
         >>> optimizer.step()
         >>> model.weight.grad.std(correction=0).round(decimals=4), handle.step
@@ -83,20 +77,20 @@ def attach(optimizer: Optimizer, transform: GradientTransform, module: nn.Module
         >>> handle.remove()
 
     """
-    if not isinstance(transform, GradientTransform):
+    if not isinstance(transform, Transform):
         raise _wrong_type("transform", "a transform such as `ZNorm()`", transform)
-    optimizer = _unwrap_optimizer(optimizer, transform)
+    optimizer = find_optimizer(optimizer, type(transform).__name__, transform.enabled)
     if not isinstance(optimizer, Optimizer):
         raise _wrong_type("optimizer", "a `torch.optim.Optimizer`", optimizer)
     if module is not None and not isinstance(module, nn.Module):
         raise _wrong_type("module", "a `torch.nn.Module`", module)
-    is_complete = hasattr(optimizer, "param_groups") and hasattr(optimizer, "_optimizer_step_pre_hooks")
-    if transform.enabled and not is_complete:
-        raise TypeError(
+    if transform.enabled and not (hasattr(optimizer, "param_groups") and make_hookable(optimizer)):
+        raise ArgumentTypeError(
             f"Nothing can be attached to the optimizer `{type(optimizer).__name__}`, which does not call"
-            " `Optimizer.__init__`. If it wraps another optimizer, attach to that one."
+            " `Optimizer.__init__`. If a learning-rate scheduler has wrapped its `step`, attach before making that. If"
+            " it wraps another optimizer, attach to that one."
         )
-    return AttachedTransform(optimizer, transform, module)
+    return AttachedTransform(optimizer, transform, module, strict)
 
 
 class AttachedTransform:
@@ -106,65 +100,47 @@ class AttachedTransform:
 
     Attributes:
         transform: The transform.
-        step: Number of steps that the optimizer has made with it.
+        step: Number of steps that the optimizer has made with it; one that raises an error does not count.
         epoch: What :meth:`~lightning_znorm.GradientTransform.should_transform` is given as the epoch; to be set by the
             loop if a schedule of its own needs it.
         stats: Statistics of the last step's raw gradients, ``None`` if none was transformed in it.
 
     """
 
-    def __init__(self, optimizer: Optimizer, transform: GradientTransform, module: nn.Module | None) -> None:
+    def __init__(
+        self, optimizer: Optimizer, transform: Transform, module: nn.Module | None, strict: bool = False
+    ) -> None:
         self.transform = transform
         self.step = 0
         self.epoch = 0
         self.stats: GradientStats | None = None
-        self._nonfinite_policy = NonfinitePolicy(transform)
-        self._module = None if module is None else _unwrap(module)
-        self._handle: RemovableHandle | None = None
-        if not transform.enabled:
-            return
-        self._names = self._name_parameters(optimizer)
-        refuse_optimizers(transform, [optimizer])
-        refuse_attached(transform, [optimizer])
-        modules = [] if self._module is None else self._module.modules()
-        refuse_parameters(transform, modules, parameters_of(optimizer), self._names, self._is_selected)
-        if transform.log_stats:
-            rank_zero_warn(
-                f"`log_stats={transform.log_stats!r}` of `{type(transform).__name__}` has no effect outside a Trainer:"
-                " read `stats` of the handle that `attach` returns."
-            )
-        self._handle = optimizer.register_step_pre_hook(self)
+        self._counts = SkipCounts()
+        self._owner = type(transform).__name__
+        self._strict = strict
+        self._module = None if module is None else find_module(module)
+        self._optimizer: Optimizer | None = None
+        if transform.enabled:
+            self._attach(optimizer)
 
     @property
     def skipped_steps(self) -> int:
         """Number of steps that ``nonfinite="skip"`` has skipped."""
-        return self._nonfinite_policy.skipped_steps
+        return self._counts.skipped_steps
 
     def remove(self) -> None:
         """Give the optimizer its plain steps back; doing it twice does no harm."""
-        if self._handle is not None:
-            self._handle.remove()
+        if self._optimizer is not None:
+            self._detach()
+            self._warn()
 
     def state_dict(self) -> dict[str, Any]:
         """Return the counters, to be kept in a checkpoint beside the optimizer's state."""
-        return {"step": self.step, "epoch": self.epoch, **self._nonfinite_policy.state_dict()}
+        return {"step": self.step, "epoch": self.epoch, **self._counts.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore the counters; those that are missing are 0."""
         self.step, self.epoch = state_dict.get("step", 0), state_dict.get("epoch", 0)
-        self._nonfinite_policy.load_state_dict(state_dict)
-
-    def __call__(
-        self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        """Transform the gradients, or wrap the closure that will make them: the hook that PyTorch calls."""
-        if not self.transform.enabled or is_nested_step(optimizer):
-            return None
-        closure = closure_of(args, kwargs)
-        if closure is None:
-            self._apply(optimizer, kwargs)
-            return None
-        return with_closure(args, kwargs, self._transform_after(closure, optimizer, kwargs))
+        self._counts.load_state_dict(state_dict)
 
     def __enter__(self) -> Self:
         return self
@@ -172,62 +148,127 @@ class AttachedTransform:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        if self._optimizer is not None and kind is not None:
+            self._warn.detach()  # the error matters more
         self.remove()
 
-    def _transform_after(
-        self, closure: Callable[[], Any], optimizer: Optimizer, kwargs: dict[str, Any]
-    ) -> Callable[[], Any]:
-        evaluations = 0
-
-        def transformed() -> Any:
-            nonlocal evaluations
-            evaluations += 1
-            if evaluations > 1:
-                refuse_closure_reevaluation(self.transform, optimizer)
-            loss = closure()
-            self._apply(optimizer, kwargs)
-            return loss
-
-        return transformed
-
-    def _apply(self, optimizer: Optimizer, kwargs: dict[str, Any]) -> None:
-        step, self.step, self.stats = self.step, self.step + 1, None
-        if not self.transform.should_transform(step, self.epoch):
-            return
-        refuse_capture(self.transform)
-        if not self._names.cover(optimizer):
-            self._names = self._name_parameters(optimizer)
-        distributed = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
-        skipped = self._nonfinite_policy.skips(
-            optimizer,
-            number=0,
-            names=self._names,
-            scaler_skips=scaler_skips_step(optimizer, kwargs),
-            distributed=distributed,
-        )
-        if skipped is not None:
-            if self.skipped_steps == 1:
-                warn_about_skip(self.transform, skipped, step)
-            return
-        applied = apply_transform(self.transform, optimizer, self._names, scale_given_to_step(optimizer, kwargs))
-        if applied is not None:
-            self.stats = applied[1]
-
-    def _name_parameters(self, optimizer: Optimizer) -> ParameterNames:
-        exclude, owner = self.transform.exclude, type(self.transform).__name__
-        if self._module is not None:
-            names = ParameterNames(self._module.named_parameters(remove_duplicate=False), exclude, owner)
-            names.adopt(optimizer)
-            return names
-        if exclude and not all("param_names" in group for group in optimizer.param_groups):
-            raise TypeError(
-                f"Argument `exclude` of `{owner}` needs the names of the parameters, which the optimizer does not know."
-                " Pass `module=` to `attach`, or make the optimizer with `model.named_parameters()`."
+    def _attach(self, optimizer: Optimizer) -> None:
+        self._engine = Engine(self.transform, lambda: self._name_parameters(optimizer), self._counts)
+        refuse_optimizer(self._owner, optimizer)
+        self._engine.check([] if self._module is None else self._module.modules(), parameters_of(optimizer))
+        claim(optimizer, self.transform, "attached to")
+        if self.transform.log_stats:
+            rank_zero_warn(
+                f"`log_stats={self.transform.log_stats!r}` of `{self._owner}` has no effect outside a Trainer: read"
+                " `stats` of the handle that `attach` returns."
             )
-        return ParameterNames(_named_by_optimizer(optimizer), exclude, owner)
+        self.transform._skip_counts.append(self._counts)
+        self._optimizer = optimizer
+        self._is_stepping = False
+        self._hooks = StepHooks(self._begin_step, self._apply, self._end_step, self._refuse_reevaluation)
+        self._hooks.add([optimizer])
+        self._inner = dict(_inner_optimizers(optimizer))
+        self._inner_hooks = StepHooks(begin=self._refuse_inner_step)
+        self._inner_hooks.add(self._inner.values())
+        self._record = _Record(self._owner, type(optimizer).__name__)
+        self._warn = finalize(self, self._record.warn)
 
-    def _is_selected(self, parameter: Tensor) -> bool:
-        return is_selected(self.transform, self._names, parameter)
+    def _detach(self) -> None:
+        if self._optimizer is not None:
+            self._hooks.remove()
+            self._inner_hooks.remove()
+            release(self._optimizer, self.transform)
+        self._optimizer = None
+
+    def _begin_step(self, optimizer: Optimizer) -> None:
+        self._is_stepping = True
+        if self.transform.enabled:
+            self._record.begun += 1
+            self.stats = None
+
+    def _apply(self, optimizer: Optimizer, keywords: Keywords) -> None:
+        """Transform the gradients of the step that is being made."""
+        if not self.transform.enabled:
+            return
+        step = Step(
+            optimizer,
+            number=self.step,
+            epoch=self.epoch,
+            grad_scale=scale_given_to_step(optimizer, keywords),
+            scaler_skips=scaler_skips_step(optimizer, keywords),
+            ranks=initialized_ranks(),
+        )
+        outcome = self._engine(step)
+        self.stats = outcome.stats
+        self._record.has_worked |= outcome.stats is not None or outcome.nonfinite is not None
+        if outcome.nonfinite is not None and self.skipped_steps == 1:
+            warn_about_skip(self._owner, outcome.nonfinite, self.step)
+        if outcome.is_idle and self._strict:
+            raise UnsupportedError(
+                f"`{self._owner}`, attached with `strict=True`, would change no gradient in step {self.step} of"
+                f" `{type(optimizer).__name__}`: {_IDLE}."
+            )
+
+    def _end_step(self, optimizer: Optimizer) -> None:
+        self._is_stepping = False
+        if self.transform.enabled:
+            self.step += 1
+            self._record.ended += 1
+
+    def _refuse_reevaluation(self, optimizer: Optimizer) -> None:
+        if self.transform.enabled:
+            refuse_closure_reevaluation(self._owner, optimizer)
+
+    def _refuse_inner_step(self, optimizer: Optimizer) -> None:
+        """Warn of, or with ``strict`` refuse, a step that an inner optimizer makes without the outer one."""
+        outer = self._optimizer
+        if outer is None or self._is_stepping or not self.transform.enabled or is_stepping(outer):
+            return
+        attribute = next(name for name, inner in self._inner.items() if inner is optimizer)
+        message = (
+            f"`{self._owner}` was bypassed: `{type(optimizer).__name__}` inside `{type(outer).__name__}` made a step"
+            f" without `{type(outer).__name__}.step`, with gradients that were not transformed. Attach to"
+            f" `optimizer.{attribute}`."
+        )
+        if self._strict:
+            raise UnsupportedError(message)
+        if not self._record.was_bypassed:
+            rank_zero_warn(message)
+        self._record.was_bypassed = True
+
+    def _name_parameters(self, optimizer: Optimizer) -> Named:
+        if self._module is not None:
+            return self._module.named_parameters(remove_duplicate=False)
+        if self.transform.exclude and not all("param_names" in group for group in optimizer.param_groups):
+            raise ArgumentTypeError(
+                f"Argument `exclude` of `{self._owner}` needs the names of the parameters, which the optimizer does not"
+                " know. Pass `module=` to `attach`, or make the optimizer with `model.named_parameters()`."
+            )
+        return _named_by_optimizer(optimizer)
+
+
+@dataclass
+class _Record:
+    """What a handle has done; outlives it, for the warning."""
+
+    owner: str
+    optimizer: str
+    begun: int = 0
+    ended: int = 0
+    has_worked: bool = False
+    was_bypassed: bool = False
+
+    def warn(self) -> None:
+        """Warn if nothing was done."""
+        if self.has_worked or self.was_bypassed or self.ended < self.begun:  # a step that raised has said so itself
+            return
+        if self.ended:
+            what = (
+                f"changed no gradient in {self.ended} steps: none was inside `start_step` and `stop_step`, or {_IDLE}"
+            )
+        else:
+            what = "saw no step: `step()` of this optimizer was not called. Attach to the one that your loop steps"
+        rank_zero_warn(f"`{self.owner}`, attached to `{self.optimizer}`, {what}.")
 
 
 def _named_by_optimizer(optimizer: Optimizer) -> Iterator[tuple[str, Tensor]]:
@@ -236,50 +277,16 @@ def _named_by_optimizer(optimizer: Optimizer) -> Iterator[tuple[str, Tensor]]:
         yield from zip(group.get("param_names", numbers), group["params"], strict=False)
 
 
-def _wrong_type(argument: str, expected: str, value: object) -> TypeError:
+def _inner_optimizers(optimizer: Optimizer) -> Iterator[tuple[str, Optimizer]]:
+    """Yield the attributes that are optimizers of some of the same parameters, as where one wraps another."""
+    parameters = set(parameters_of(optimizer))
+    for name, value in vars(optimizer).items():
+        if isinstance(value, Optimizer) and make_hookable(value) and not parameters.isdisjoint(parameters_of(value)):
+            yield name, value
+
+
+def _wrong_type(argument: str, expected: str, value: object) -> ArgumentTypeError:
     remedy = "The order is `attach(optimizer, transform, module)`."
-    if isinstance(value, type) and issubclass(value, GradientTransform):
+    if isinstance(value, type) and issubclass(value, Transform):
         remedy = f"Make one: `{value.__name__}()`."
-    return TypeError(f"Expected argument `{argument}` to be {expected}, but got {describe(value)}. {remedy}")
-
-
-def _unwrap_optimizer(optimizer: Any, transform: GradientTransform) -> Any:
-    """Return the optimizer inside the wrappers of Lightning and accelerate, if the transform can work there."""
-    names = {f"{cls.__module__}.{cls.__qualname__}" for cls in type(optimizer).__mro__}
-    if names & _LIGHTNING_WRAPPERS:
-        strategy = optimizer._strategy
-        if transform.enabled and strategy is not None:
-            precision = getattr(strategy, "precision", None) or strategy.precision_plugin
-            refuse_unsupported(transform, strategy, precision)
-        return _unwrap_optimizer(optimizer._optimizer, transform)
-    if _ACCELERATE_WRAPPER in names:
-        if transform.enabled:
-            _refuse_accelerate(transform, optimizer.accelerator_state)
-        return _unwrap_optimizer(optimizer.optimizer, transform)
-    return optimizer
-
-
-def _refuse_accelerate(transform: GradientTransform, state: Any) -> None:
-    """Raise if what accelerate does to the gradients is not supported."""
-    kind = state.distributed_type.value
-    if kind != "NO" and not kind.startswith("MULTI_"):  # data parallelism is MULTI_GPU, MULTI_CPU, …
-        raise MisconfigurationException(
-            f"`{type(transform).__name__}` does not support accelerate's `DistributedType.{kind}` yet: a parameter's"
-            " gradient may be sharded or kept elsewhere there. Use one device or data parallelism (DDP), or leave the"
-            " transform out (`enabled=False`)."
-        )
-    if state.mixed_precision not in ("no", "fp16", "bf16"):
-        raise MisconfigurationException(
-            f"`{type(transform).__name__}` does not support accelerate's `mixed_precision={state.mixed_precision!r}`"
-            " yet. Use 'no', 'fp16' or 'bf16', or leave the transform out (`enabled=False`)."
-        )
-
-
-def _unwrap(module: nn.Module) -> nn.Module:
-    """Return the module without the wrappers of torch.compile, Fabric and data parallelism, which prefix its names."""
-    is_parallel = isinstance(module, (DistributedDataParallel, nn.DataParallel))
-    for attribute in ("_orig_mod", "_original_module", "module"):
-        if attribute in module._modules and (attribute != "module" or is_parallel):
-            inner: nn.Module = getattr(module, attribute)
-            return _unwrap(inner)
-    return module
+    return ArgumentTypeError(f"Expected argument `{argument}` to be {expected}, but got {describe(value)}. {remedy}")

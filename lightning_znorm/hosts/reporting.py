@@ -1,82 +1,110 @@
-"""Gradient statistics on their way to the Trainer's loggers."""
+"""What a host tells of its steps: metrics for the Trainer's loggers, under one set of names, and warnings."""
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
+from torch.optim import Optimizer
 
+from lightning_znorm._lightning import batches_that_stepped, rank_zero_warn
+from lightning_znorm.engine.transform import LogStats
 from lightning_znorm.functional import GradientStats
 
 if TYPE_CHECKING:
     import lightning.pytorch as pl
 
 
-def log_gradient_stats(
-    trainer: "pl.Trainer",
-    prefix: str,
-    detail: Literal["summary", "layers"],
-    stats: GradientStats,
-    names: Sequence[str],
-) -> None:
-    """Hand the statistics to the loggers if they are due in this step, with one transfer to the host per device."""
-    # The logger connector's own test, so that these figures share the steps of the module's `self.log`.
-    if not trainer.loggers or not trainer.is_global_zero or not len(stats):
-        return
-    if not trainer._logger_connector.should_update_logs:
-        return
-    metrics = summarize(stats) if detail == "summary" else per_layer(stats, names)
-    metrics = {f"{prefix}/{key}": value for key, value in metrics.items()}
-    hand_over(trainer, metrics)
-
-
-def log_skipped_steps(trainer: "pl.Trainer", prefix: str, skipped_steps: int) -> None:
-    """Hand the number of skipped steps to the loggers, in each skipped step."""
+def log_metrics(trainer: "pl.Trainer", metrics: Mapping[str, float]) -> None:
+    """Give metrics to all loggers of the first rank, under the step that the module's ``self.log`` would use."""
     if trainer.is_global_zero:
-        hand_over(trainer, {f"{prefix}/skipped_steps": float(skipped_steps)})
+        for logger in trainer.loggers:
+            logger.log_metrics(dict(metrics), step=batches_that_stepped(trainer))
 
 
-def hand_over(trainer: "pl.Trainer", metrics: dict[str, float]) -> None:
-    """Give metrics to all loggers, under the step that the module's ``self.log`` would use."""
-    for logger in trainer.loggers:
-        logger.log_metrics(metrics, step=logged_step(trainer))
+def prefix_of(name: str, row: int, optimizers: int) -> str:
+    """Return the first part of the names of metrics, which tells optimizers apart if there are several."""
+    return f"{name}/optimizer_{row}" if optimizers > 1 else name
 
 
-def logged_step(trainer: "pl.Trainer") -> int:
-    """Return the number of the current step as loggers count them."""
-    step: int = trainer.fit_loop.epoch_loop._batches_that_stepped
-    return step
+def summarize(
+    prefix: str, mean: Tensor, std: Tensor, numel: Sequence[int], cosine: Tensor | None = None
+) -> dict[str, float]:
+    """Reduce statistics of gradients to a few metrics over all tensors.
 
-
-def summarize(stats: GradientStats) -> dict[str, float]:
-    """Reduce the statistics to a handful of figures over all tensors.
+    Args:
+        prefix: First part of their names.
+        mean: Mean of each gradient, of shape ``(n,)`` on the CPU.
+        std: Standard deviation of each, of shape ``(n,)``.
+        numel: Number of elements of each; where there are larger ones, those of one element do not count for ``std``.
+        cosine: Cosine between each and what was made of it, of shape ``(n,)``.
 
     Returns:
         ``mean_abs`` (mean of the absolute means), ``std_min``, ``std_median``, ``std_max``, ``cosine_mean``,
-        ``cosine_min``. NaN in one of them tells that a gradient was not finite.
+        ``cosine_min`` under the prefix. NaN in one of them says that a gradient was not finite.
 
     """
-    mean, std, cosine = _on_host(stats)
+    is_large = torch.tensor(numel, device="cpu") > 1
+    if is_large.any():
+        std = std[is_large]
+    metrics = {
+        "mean_abs": mean.abs().mean(),
+        "std_min": std.min(),
+        "std_median": std.median(),
+        "std_max": std.max(),
+    }
+    if cosine is not None:
+        metrics |= {"cosine_mean": cosine.mean(), "cosine_min": cosine.min()}
+    return {f"{prefix}/{name}": value.item() for name, value in metrics.items()}
+
+
+def per_layer(prefix: str, names: Sequence[str], **statistics: Sequence[float]) -> dict[str, float]:
+    """Return each statistic of each gradient under ``<prefix>/<statistic>/<name of the parameter>``."""
     return {
-        "mean_abs": mean.abs().mean().item(),
-        "std_min": std.min().item(),
-        "std_median": std.median().item(),
-        "std_max": std.max().item(),
-        "cosine_mean": cosine.mean().item(),
-        "cosine_min": cosine.min().item(),
+        f"{prefix}/{statistic}/{name}": value
+        for statistic, values in statistics.items()
+        for name, value in zip(names, values, strict=True)
     }
 
 
-def per_layer(stats: GradientStats, names: Sequence[str]) -> dict[str, float]:
-    """Return ``mean/<name>`` and ``std/<name>`` of each parameter."""
-    mean, std, _ = _on_host(stats)
-    metrics = {f"mean/{name}": value for name, value in zip(names, mean.tolist(), strict=True)}
-    metrics.update({f"std/{name}": value for name, value in zip(names, std.tolist(), strict=True)})
-    return metrics
-
-
-def _on_host(stats: GradientStats) -> torch.Tensor:
-    """Return mean, std and cosine as the rows of one CPU tensor."""
-    joined = torch.empty(3, len(stats), dtype=torch.float64, device="cpu")
+def describe_stats(
+    prefix: str, detail: LogStats, stats: GradientStats, names: Sequence[str], numel: Sequence[int]
+) -> dict[str, float]:
+    """Return the metrics of ``log_stats``, with one transfer to the host per device."""
+    mean, std, cosine = torch.empty(3, len(stats), dtype=torch.float64, device="cpu")
     for group in stats.by_device.values():
-        joined[:, list(group.index)] = torch.stack([group.mean, group.std, group.cosine]).cpu().double()
-    return joined
+        index = list(group.index)
+        mean[index], std[index], cosine[index] = torch.stack([group.mean, group.std, group.cosine]).cpu().double()
+    if detail == "layers":
+        return per_layer(prefix, names, mean=mean.tolist(), std=std.tolist())
+    return summarize(prefix, mean, std, numel, cosine)
+
+
+def warn_about_bypass(owner: str, optimizer: Optimizer) -> None:
+    """Warn that a step was made past the Trainer."""
+    rank_zero_warn(
+        f"`{owner}` was bypassed: the optimizer `{type(optimizer).__name__}` made a step past the Trainer, with"
+        " gradients that were not transformed. With manual optimization, step what `self.optimizers()` returns (not"
+        " with `use_pl_optimizer=False`); in `optimizer_step` of the LightningModule, step the optimizer that it is"
+        " given (not `optimizer.optimizer`)."
+    )
+
+
+def warn_about_idleness(owner: str, was_called: bool) -> None:
+    """Warn that a whole training went by without one gradient transformed."""
+    if not was_called:
+        rank_zero_warn(f"`{owner}` never ran: no optimizer step of this training went through the Trainer.")
+    else:
+        rank_zero_warn(
+            f"`{owner}` ran, but transformed no gradient in this training. Either no step was inside `start_step` and"
+            " `stop_step`, or `exclude` and `min_ndim` left out every parameter, or the optimizer's parameters have no"
+            " `.grad`, as with strategies that keep gradients elsewhere."
+        )
+
+
+def warn_about_skip(owner: str, parameter: str, step: int) -> None:
+    """Warn of the first step that was skipped."""
+    rank_zero_warn(
+        f"`{owner}(nonfinite='skip')` skipped the optimizer step {step}: the gradient of parameter `{parameter}` has an"
+        " inf or NaN. Further steps are skipped without a warning, and counted."
+    )

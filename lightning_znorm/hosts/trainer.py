@@ -1,154 +1,178 @@
-"""One `fit` of a Trainer, as a gradient transform sees it."""
+"""One ``fit`` of a Trainer: makes its optimizers' Steps, and reports what became of them."""
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
 
-from torch import Tensor
+import torch
 from torch.optim import Optimizer
 
-from lightning_znorm.engine.checks import (
-    refuse_attached,
-    refuse_capture,
-    refuse_closure_reevaluation,
-    refuse_optimizers,
-    refuse_parameters,
+from lightning_znorm._lightning import batches_that_stepped, is_logging_due
+from lightning_znorm.engine.checks import refuse_closure_reevaluation, refuse_optimizer
+from lightning_znorm.engine.claims import claim, release
+from lightning_znorm.engine.groups import Ranks
+from lightning_znorm.engine.nonfinite import SkipCounts
+from lightning_znorm.engine.pipeline import Engine, Outcome, Step
+from lightning_znorm.engine.scaling import scale_in_gradients
+from lightning_znorm.engine.selection import Named
+from lightning_znorm.engine.stepping import StepHooks
+from lightning_znorm.engine.transform import Transform
+from lightning_znorm.hosts.clipping import ClippingWatch, warn_about_clip_val
+from lightning_znorm.hosts.reporting import (
+    describe_stats,
+    log_metrics,
+    prefix_of,
+    warn_about_bypass,
+    warn_about_idleness,
+    warn_about_skip,
 )
-from lightning_znorm.engine.pipeline import apply_transform, is_selected
-from lightning_znorm.engine.scaling import scale_in_gradients, scaler_of
-from lightning_znorm.engine.selection import ParameterNames
-from lightning_znorm.engine.stepping import is_nested_step
-from lightning_znorm.hosts.reporting import log_gradient_stats, log_skipped_steps
-from lightning_znorm.hosts.warnings import warn_about_bypass, warn_about_skip
+from lightning_znorm.hosts.support import refuse_unsupported, scaler_of
 
 if TYPE_CHECKING:
     import lightning.pytorch as pl
 
-    from lightning_znorm.transform import GradientTransform
-
 
 class Fit:
-    """Names, optimizers and steps of one ``fit``, from its checked start to :meth:`close`.
+    """Makes Steps of the optimizers of one ``fit``, for one transform, until :meth:`close`.
 
     Args:
-        transform: The transform at work.
-        trainer: A Trainer whose optimizers exist.
+        transform: The transform.
+        trainer: The Trainer.
         pl_module: The module that it trains.
+        counts: Where skipped steps are counted.
 
     Attributes:
-        was_called: Whether an optimizer step has come by.
-        has_transformed: Whether a gradient was transformed, or a step skipped on purpose.
+        transform: The transform.
+        step: Transforms the gradients of the optimizer that it is called with, which is about to step.
 
     Raises:
-        MisconfigurationException: If an optimizer or a parameter is not supported, or a pattern matches nothing.
+        UnsupportedError: If the strategy or the precision is not supported.
 
     """
 
-    def __init__(self, transform: "GradientTransform", trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
+    def __init__(
+        self, transform: Transform, trainer: "pl.Trainer", pl_module: "pl.LightningModule", counts: SkipCounts
+    ) -> None:
         self.transform = transform
-        self.trainer = trainer
-        self._pl_module = pl_module
-        self.optimizers: list[Optimizer] = list(trainer.optimizers)
-        self.names = self._name_parameters()
-        refuse_optimizers(transform, self.optimizers)
-        refuse_attached(transform, self.optimizers)
-        refuse_parameters(
-            transform,
-            pl_module.modules(),
-            pl_module.parameters(),
-            self.names,
-            self._is_selected,
-            under_scaler=scaler_of(trainer) is not None,
-        )
-        self.was_called = False
-        self.has_transformed = False
-        self.batches_before = trainer.fit_loop.epoch_loop._batches_that_stepped
+        self._owner = type(transform).__name__
+        self._trainer, self._pl_module, self._counts = trainer, pl_module, counts
+        refuse_unsupported(self._owner, trainer.strategy, trainer.strategy.precision_plugin)
+        # `torch.compile(optimizer.step)` would trace into it through the closure
+        self.step: Callable[[Optimizer], None] = torch.compiler.disable(self._step)
+        self._engine: Engine | None = None
+        self._optimizers: list[Optimizer] = []
+        self._hooks = StepHooks(begin=self._begin_step, end=self._end_step)
         # optimizers whose gradients have come by since their last step; how often they have in the step being made
         self._came_by: set[int] = set()
         self._evaluations: dict[int, int] = {}
-        self._has_warned = False
-        watched = [optimizer for optimizer in self.optimizers if _has_hooks(optimizer)]
-        self._watched = {*map(id, watched)}
-        self._handles = [optimizer.register_step_pre_hook(self._before_step) for optimizer in watched]
-        self._handles += [optimizer.register_step_post_hook(self._after_step) for optimizer in watched]
+        self._clipping: ClippingWatch | None = None
+        self._was_called = self._has_worked = self._has_warned = False
+        self._batches_before = 0
+        if transform.sets_norm:
+            warn_about_clip_val(self._owner, trainer)
 
-    def close(self) -> None:
-        """Let go of the optimizers."""
-        for handle in self._handles:
-            handle.remove()
+    def start(self) -> None:
+        """Match the names, and check optimizers and parameters, now that these exist.
 
-    def is_of(self, trainer: "pl.Trainer") -> bool:
-        """Say whether this is the ``fit`` in which the Trainer is now."""
-        return self.trainer is trainer and [*map(id, self.optimizers)] == [*map(id, trainer.optimizers)]
+        Raises:
+            UnsupportedError: If an optimizer or a parameter is not supported, or a pattern matches nothing.
 
-    def apply(self, optimizer: Optimizer) -> None:
-        """Transform the gradients of the optimizer that is about to step."""
-        transform, trainer = self.transform, self.trainer
-        self.was_called = True
+        """
+        self.close()
+        trainer, pl_module = self._trainer, self._pl_module
+        self._engine = Engine(self.transform, self._name_parameters, self._counts)
+        self._take_up(trainer.optimizers)
+        is_scaled = scaler_of(trainer) is not None
+        self._engine.check(pl_module.modules(), pl_module.parameters(), under_scaler=is_scaled)
+        if self.transform.sets_norm and not trainer.gradient_clip_val:
+            self._clipping = ClippingWatch(self._owner, pl_module)
+
+    def begin(self) -> None:
+        """Remember where the training begins, after searches, and after a checkpoint has been restored."""
+        self._take_up(self._trainer.optimizers)
+        self._was_called = self._has_worked = False
+        self._batches_before = batches_that_stepped(self._trainer)
+
+    def _step(self, optimizer: Optimizer) -> None:
+        if self._engine is None:  # in a search, which may begin before `on_fit_start`
+            self.start()
+        assert self._engine is not None
+        self._take_up([optimizer])
+        self._was_called = True
         self._came_by.add(id(optimizer))
+        trainer = self._trainer
         scaler = scaler_of(trainer)
         # under a scaler Lightning evaluates the closure once, before the step
-        if scaler is None and id(optimizer) in self._watched:
+        if scaler is None and optimizer in self._hooks:
             evaluations = self._evaluations[id(optimizer)] = self._evaluations.get(id(optimizer), 0) + 1
             if evaluations > 1:
-                refuse_closure_reevaluation(transform, optimizer)
-        step = trainer.global_step
-        if not transform.should_transform(step, trainer.current_epoch):
-            return
-        refuse_capture(transform)
-        if not self.names.cover(optimizer):
-            self.names = self._name_parameters()
-            self.names.adopt(optimizer)
-        number = next((i for i, known in enumerate(self.optimizers) if known is optimizer), 0)
-        parameter = transform._nonfinite_policy.skips(
+                refuse_closure_reevaluation(self._owner, optimizer)
+        step = Step(
             optimizer,
-            number=number,
-            names=self.names,
+            row=next(row for row, known in enumerate(self._optimizers) if known is optimizer),
+            number=trainer.global_step,
+            epoch=trainer.current_epoch,
+            grad_scale=scale_in_gradients(scaler, optimizer),
             scaler_skips=scaler is not None,
-            distributed=trainer.world_size > 1,
-            device=trainer.strategy.root_device,
+            ranks=Ranks(trainer.world_size > 1, trainer.strategy.root_device),
         )
-        if parameter is not None:
-            self.has_transformed = True
-            self._report_skip(parameter, step)
-            return
-        applied = apply_transform(transform, optimizer, self.names, scale_in_gradients(scaler, optimizer))
-        if applied is None:
-            return
-        self.has_transformed = True
-        if transform.log_stats:
-            parameters, stats = applied
-            names = [self.names[parameter] for parameter in parameters]
-            prefix = transform.log_prefix
-            if transform.log_stats == "summary" and len(self.optimizers) > 1:
-                prefix += f"/optimizer_{number}"
-            log_gradient_stats(trainer, prefix, transform.log_stats, stats, names)
+        self._report(step, self._engine(step))
 
-    def _report_skip(self, parameter: str, step: int) -> None:
-        skipped = self.transform._nonfinite_policy.skipped_steps
-        if skipped == 1:
-            warn_about_skip(self.transform, parameter, step)
-        log_skipped_steps(self.trainer, self.transform.log_prefix, skipped)
+    def end(self) -> None:
+        """Warn if batches were trained on and no gradient was transformed."""
+        if not self._has_worked and batches_that_stepped(self._trainer) > self._batches_before:
+            warn_about_idleness(self._owner, self._was_called)
 
-    def _before_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        if not is_nested_step(optimizer):
-            self._evaluations.pop(id(optimizer), None)
+    def close(self) -> None:
+        """Let go of the module and its optimizers."""
+        self._hooks.remove()
+        for optimizer in self._optimizers:
+            release(optimizer, self.transform)
+        self._optimizers = []
+        self._engine = None
+        if self._clipping is not None:
+            self._clipping.close()
+        self._clipping = None
 
-    def _after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        if is_nested_step(optimizer):
+    def _take_up(self, optimizers: Iterable[Optimizer]) -> None:
+        """Check optimizers that are new, as those that take the place of others in the course of a training."""
+        for optimizer in optimizers:
+            if any(known is optimizer for known in self._optimizers):
+                continue
+            refuse_optimizer(self._owner, optimizer)
+            if isinstance(optimizer, Optimizer):  # Lightning takes whatever has a `step`
+                claim(optimizer, self.transform, "a callback of the Trainer that steps")
+                self._hooks.add([optimizer])
+            self._optimizers.append(optimizer)
+
+    def _report(self, step: Step, outcome: Outcome) -> None:
+        self._has_worked |= outcome.nonfinite is not None or outcome.stats is not None
+        prefix, detail = self.transform.log_prefix, self.transform.log_stats
+        if outcome.nonfinite is not None:
+            if self._counts.skipped_steps == 1:
+                warn_about_skip(self._owner, outcome.nonfinite, step.number)
+            log_metrics(self._trainer, {f"{prefix}/skipped_steps": float(self._counts.skipped_steps)})
+        if outcome.stats is None:
             return
+        if self._clipping is not None:
+            self._clipping.see(outcome.parameters)
+        trainer = self._trainer
+        if detail and trainer.loggers and trainer.is_global_zero and len(outcome.stats) and is_logging_due(trainer):
+            assert self._engine is not None
+            if detail == "summary":
+                prefix = prefix_of(prefix, step.row, len(self._optimizers))
+            names = [self._engine.selection.name_of(parameter) for parameter in outcome.parameters]
+            numel = [parameter.numel() for parameter in outcome.parameters]
+            log_metrics(trainer, describe_stats(prefix, detail, outcome.stats, names, numel))
+
+    def _begin_step(self, optimizer: Optimizer) -> None:
+        self._evaluations.pop(id(optimizer), None)
+
+    def _end_step(self, optimizer: Optimizer) -> None:
         came_by = id(optimizer) in self._came_by
         self._came_by.discard(id(optimizer))
         if not came_by and self.transform.enabled and not self._has_warned:
             self._has_warned = True
-            warn_about_bypass(self.transform, optimizer)
+            warn_about_bypass(self._owner, optimizer)
 
-    def _name_parameters(self) -> ParameterNames:
-        named = self._pl_module.named_parameters(remove_duplicate=False)
-        return ParameterNames(named, self.transform.exclude, owner=type(self.transform).__name__)
-
-    def _is_selected(self, parameter: Tensor) -> bool:
-        return is_selected(self.transform, self.names, parameter)
-
-
-def _has_hooks(optimizer: object) -> bool:
-    """Say whether it is one of PyTorch's optimizers; Lightning takes whatever has a ``step``."""
-    return isinstance(optimizer, Optimizer)
+    def _name_parameters(self) -> Named:
+        return self._pl_module.named_parameters(remove_duplicate=False)

@@ -11,7 +11,7 @@ from lightning_znorm._lightning import Callback, rank_zero_warn
 from lightning_znorm.errors import count, describe, finite_number, integer, patterns, with_known_keywords
 from lightning_znorm.monitor.picture import check_file, check_picture, draw_gradients, require_extra
 from lightning_znorm.monitor.records import GradientRecord, ThinnedRecords
-from lightning_znorm.monitor.watch import GradientWatch
+from lightning_znorm.monitor.watch import GradientWatch, Settings
 
 if TYPE_CHECKING:
     import lightning.pytorch as pl
@@ -190,7 +190,8 @@ class GradientMonitor(Callback):
         """Watch the optimizers, now that none will be replaced."""
         if self.enabled:
             self._close()
-            self._watch = GradientWatch(self, trainer, pl_module)
+            settings = Settings(self.detail, self.every_n_steps, self.near_zero, self.exclude, self.max_records)
+            self._watch = GradientWatch(type(self).__name__, settings, trainer, pl_module)
             self._records = self._watch.records
 
     def on_before_optimizer_step(

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lightning_znorm.backends import reference
 from lightning_znorm.functional import group_by_device
+from lightning_znorm.hosts.reporting import per_layer, prefix_of, summarize
 
 _FIGURES = ("norm", "mean", "std", "near_zero")
 
@@ -49,36 +50,33 @@ class GradientRecord:
             row = {"step": self.step, "optimizer": self.optimizer, "name": parameter.name, "ndim": parameter.ndim}
             yield row | dict(zip(names, figures, strict=True))
 
-    def metrics(self, detail: Literal["summary", "layers"], suffix: str = "") -> dict[str, float]:
+    def metrics(self, detail: Literal["summary", "layers"], optimizers: int = 1) -> dict[str, float]:
         """Return the figures as loggers take them.
 
         Args:
             detail: All parameters together, or each of them.
-            suffix: Added to the prefix of a summary, to tell optimizers apart.
+            optimizers: How many there are; the names of a summary tell them apart.
 
         """
-        return self._summary(suffix) if detail == "summary" else self._layers()
+        names = [parameter.name for parameter in self.parameters]
+        if detail == "layers":
+            *figures, cosine = self.values.tolist()
+            raw, received = (dict(zip(_FIGURES, values, strict=True)) for values in (figures[:4], figures[4:]))
+            return per_layer("grad", names, **raw, cosine=cosine) | per_layer("grad_received", names, **received)
+        return self._summarize("grad", self.values[:4], optimizers, self.values[8]) | self._summarize(
+            "grad_received", self.values[4:8], optimizers
+        )
 
-    def _summary(self, suffix: str) -> dict[str, float]:
-        metrics = {}
-        numel = torch.tensor([parameter.numel for parameter in self.parameters], dtype=torch.float64, device="cpu")
-        for prefix, values in ((f"grad{suffix}", self.values[:4]), (f"grad_received{suffix}", self.values[4:8])):
-            norm, _, std, near_zero = values
-            std = std[numel > 1] if (numel > 1).any() else std
-            figures = torch.stack([std.min(), std.median(), std.max(), (near_zero * numel).sum() / numel.sum()])
-            metrics[f"{prefix}/norm"] = math.hypot(*norm.tolist())
-            names = ("std_min", "std_median", "std_max", "near_zero")
-            metrics.update({f"{prefix}/{name}": value for name, value in zip(names, figures.tolist(), strict=True)})
-        cosine = self.values[8]
-        mean, smallest = torch.stack([cosine.mean(), cosine.min()]).tolist()
-        return metrics | {f"grad{suffix}/cosine_mean": mean, f"grad{suffix}/cosine_min": smallest}
-
-    def _layers(self) -> dict[str, float]:
-        keys = [f"grad/{figure}" for figure in _FIGURES] + [f"grad_received/{figure}" for figure in _FIGURES]
-        return {
-            f"{key}/{parameter.name}": value
-            for key, values in zip([*keys, "grad/cosine"], self.values.tolist(), strict=True)
-            for parameter, value in zip(self.parameters, values, strict=True)
+    def _summarize(
+        self, prefix: str, values: Tensor, optimizers: int, cosine: Tensor | None = None
+    ) -> dict[str, float]:
+        norm, mean, std, near_zero = values
+        numel = [parameter.numel for parameter in self.parameters]
+        weights = torch.tensor(numel, dtype=torch.float64, device="cpu")
+        prefix = prefix_of(prefix, self.optimizer, optimizers)
+        return summarize(prefix, mean, std, numel, cosine) | {
+            f"{prefix}/norm": math.hypot(*norm.tolist()),
+            f"{prefix}/near_zero": ((near_zero * weights).sum() / weights.sum()).item(),
         }
 
 

@@ -120,7 +120,7 @@ def test_the_prepared_optimizer_has_one_only():
     optimizer = sgd(network)
     prepared = make_accelerator().prepare(optimizer)
     handle = attach(prepared, ZNorm())
-    assert [*optimizer._optimizer_step_pre_hooks.values()] == [handle]
+    assert len(optimizer._optimizer_step_pre_hooks) == 1
     for same in (prepared, optimizer):
         with pytest.raises(MisconfigurationException, match="`ZNorm` is attached to the optimizer `SGD` already"):
             attach(same, ZNorm())

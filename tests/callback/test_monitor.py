@@ -132,6 +132,7 @@ def test_the_summary_is_that_of_the_history():
         share = sum(row[f"{key}near_zero"] * numel for row, numel in zip(rows, numels, strict=True)) / sum(numels)
         expected = {
             "norm": math.hypot(*(row[f"{key}norm"] for row in rows)),
+            "mean_abs": sum(abs(row[f"{key}mean"]) for row in rows) / 4,
             "std_min": stds[0],
             "std_median": stds[1],
             "std_max": stds[3],

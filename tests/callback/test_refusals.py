@@ -96,7 +96,8 @@ def test_strategies_by_their_place_in_lightning():
     """DeepSpeed and XLA derive from DDP and single-device strategies, a user's subclass counts as its parent."""
     from lightning.pytorch.strategies import DeepSpeedStrategy, SingleDeviceXLAStrategy, Strategy, XLAStrategy
 
-    from lightning_znorm.engine.checks import _STRATEGIES, _nearest_lightning_class
+    from lightning_znorm._lightning import nearest_class
+    from lightning_znorm.hosts.support import _STRATEGIES
 
     class MySingle(SingleDeviceStrategy):
         pass
@@ -108,7 +109,7 @@ def test_strategies_by_their_place_in_lightning():
         pass
 
     def supported(cls):
-        return _nearest_lightning_class(cls.__new__(cls)) in _STRATEGIES
+        return nearest_class(cls.__new__(cls)) in _STRATEGIES
 
     Foreign.__abstractmethods__ = frozenset()
     assert [supported(cls) for cls in (SingleDeviceStrategy, DDPStrategy, MySingle, MyDDP)] == [True] * 4

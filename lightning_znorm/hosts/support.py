@@ -1,0 +1,80 @@
+"""Which strategies, precisions and combinations of callbacks are supported."""
+
+from typing import TYPE_CHECKING, Any
+
+from torch.amp import GradScaler
+
+from lightning_znorm._lightning import UnsupportedError, averages_models, nearest_class
+from lightning_znorm.engine.transform import Transform
+
+if TYPE_CHECKING:
+    import lightning.pytorch as pl
+
+_STRATEGIES = ("SingleDeviceStrategy", "DDPStrategy")
+_PRECISIONS = {
+    "Precision": ("32-true",),
+    "MixedPrecision": ("16-mixed", "bf16-mixed"),
+    "HalfPrecision": ("16-true", "bf16-true"),
+    "DoublePrecision": ("64-true",),
+}
+
+
+def refuse_unsupported(owner: str, strategy: Any, precision: Any) -> None:
+    """Raise if a strategy or precision plugin of a Trainer or of Fabric is not supported.
+
+    Raises:
+        UnsupportedError: Naming the setting and the remedy.
+
+    """
+    if nearest_class(strategy) not in _STRATEGIES:
+        raise UnsupportedError(
+            f"`{owner}` does not support `strategy={strategy.__class__.__name__}` yet: a parameter's gradient may be"
+            " sharded or kept elsewhere there. Use one device or `strategy='ddp'`, or leave the transform out"
+            " (`enabled=False`)."
+        )
+    if averages_models(strategy):
+        raise UnsupportedError(
+            f"`{owner}` does not support `DDPStrategy(model_averaging_period=…)`: gradients differ between the ranks"
+            " there. Use `strategy='ddp'` without it."
+        )
+    if precision.precision not in _PRECISIONS.get(nearest_class(precision), ()):
+        supported = ", ".join(f"'{value}'" for values in _PRECISIONS.values() for value in values)
+        raise UnsupportedError(
+            f"`{owner}` does not support `precision={precision.precision!r}` ({type(precision).__name__}) yet. Use one"
+            f" of {supported}, or leave the transform out (`enabled=False`)."
+        )
+    scaler = getattr(precision, "scaler", None)
+    if scaler is not None and not isinstance(scaler, GradScaler):
+        raise UnsupportedError(
+            f"`{owner}` does not support the scaler `{type(scaler).__name__}` of `{type(precision).__name__}`: whether"
+            " it has unscaled the gradients is not known. Use `torch.amp.GradScaler` or a subclass of it."
+        )
+
+
+def refuse_twins(transform: Transform, trainer: "pl.Trainer") -> None:
+    """Raise if the Trainer has the same transform twice.
+
+    Raises:
+        UnsupportedError: With the places to look in.
+
+    """
+    twins = enabled_twins(transform, trainer)
+    if len(twins) > 1:
+        raise UnsupportedError(
+            f"The Trainer has {len(twins)} enabled `{transform._kind().__name__}` callbacks, which would transform each"
+            " gradient twice. Keep one (or pass `enabled=False` to the others); look in `callbacks=`, in"
+            " `configure_callbacks` of the LightningModule and, on the command line, in both `--znorm` and"
+            " `--trainer.callbacks`."
+        )
+
+
+def enabled_twins(transform: Transform, trainer: "pl.Trainer") -> list[Any]:
+    """Return the Trainer's enabled callbacks of a transform's kind."""
+    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+    return [callback for callback in callbacks if isinstance(callback, transform._kind()) and callback.enabled]
+
+
+def scaler_of(trainer: "pl.Trainer") -> GradScaler | None:
+    """Return the Trainer's GradScaler if it has one that is enabled."""
+    scaler: GradScaler | None = getattr(trainer.strategy.precision_plugin, "scaler", None)
+    return scaler if scaler is not None and scaler.is_enabled() else None

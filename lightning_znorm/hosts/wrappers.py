@@ -1,0 +1,65 @@
+"""What Lightning, Fabric, accelerate and PyTorch wrap around optimizers and modules."""
+
+from typing import Any
+
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from lightning_znorm._lightning import UnsupportedError, unwrap_fabric_module, unwrap_optimizer
+from lightning_znorm._torch import unwrap_compiled_module
+from lightning_znorm.hosts.support import refuse_unsupported
+
+# by name, so that accelerate is not imported
+_ACCELERATED = "accelerate.optimizer.AcceleratedOptimizer"
+
+
+def find_optimizer(optimizer: Any, owner: str, enabled: bool) -> Any:
+    """Return the optimizer inside the wrappers of Lightning, Fabric and accelerate.
+
+    Args:
+        optimizer: The optimizer, wrapped or not.
+        owner: Name of the transform that is to be attached to it.
+        enabled: Whether to refuse a strategy or a precision in which it does not work.
+
+    Raises:
+        UnsupportedError: Naming the setting and the remedy.
+
+    """
+    wrapped = unwrap_optimizer(optimizer)
+    if wrapped is not None:
+        inner, strategy = wrapped
+        if enabled and strategy is not None:
+            precision = getattr(strategy, "precision", None) or strategy.precision_plugin
+            refuse_unsupported(owner, strategy, precision)
+        return find_optimizer(inner, owner, enabled)
+    if _ACCELERATED in {f"{cls.__module__}.{cls.__qualname__}" for cls in type(optimizer).__mro__}:
+        if enabled:
+            _refuse_accelerate(owner, optimizer.accelerator_state)
+        return find_optimizer(optimizer.optimizer, owner, enabled)
+    return optimizer
+
+
+def find_module(module: nn.Module) -> nn.Module:
+    """Return the module without the wrappers of torch.compile, Fabric and data parallelism, which prefix its names."""
+    inner = unwrap_fabric_module(module)
+    if inner is None and isinstance(module, (DistributedDataParallel, nn.DataParallel)):
+        inner = module.module
+    if inner is None:
+        inner = unwrap_compiled_module(module)
+    return module if inner is None else find_module(inner)
+
+
+def _refuse_accelerate(owner: str, state: Any) -> None:
+    """Raise if what accelerate does to the gradients is not supported."""
+    kind = state.distributed_type.value
+    if kind != "NO" and not kind.startswith("MULTI_"):  # data parallelism is MULTI_GPU, MULTI_CPU, …
+        raise UnsupportedError(
+            f"`{owner}` does not support accelerate's `DistributedType.{kind}` yet: a parameter's gradient may be"
+            " sharded or kept elsewhere there. Use one device or data parallelism (DDP), or leave the transform out"
+            " (`enabled=False`)."
+        )
+    if state.mixed_precision not in ("no", "fp16", "bf16"):
+        raise UnsupportedError(
+            f"`{owner}` does not support accelerate's `mixed_precision={state.mixed_precision!r}` yet. Use 'no', 'fp16'"
+            " or 'bf16', or leave the transform out (`enabled=False`)."
+        )
