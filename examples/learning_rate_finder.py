@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from lightning.pytorch import Trainer, seed_everything
+from lightning.pytorch import Callback, Trainer, seed_everything
 from lightning.pytorch.tuner.tuning import Tuner
 from matplotlib import pyplot as plt
 
@@ -29,7 +29,7 @@ def search(optimizer: str, with_znorm: bool, steps: int) -> tuple[float | None, 
     """Return the suggested rate, and the smoothed training loss at each rate."""
     seed_everything(0, verbose=False)
     model = ImageClassifier("resnet18", in_channels=1, optimizer=optimizer, optimizer_args=OPTIMIZERS[optimizer])
-    callbacks = [ZNorm()] if with_znorm else []
+    callbacks: list[Callback] = [ZNorm()] if with_znorm else []
     trainer = Trainer(
         accelerator="auto", devices=1, max_epochs=-1, logger=False, enable_model_summary=False, callbacks=callbacks
     )

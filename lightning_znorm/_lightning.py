@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Callback",
+    "MisconfigurationError",
     "MisconfigurationException",
-    "UnsupportedError",
     "averages_models",
     "batches_that_stepped",
     "find_classes",
@@ -30,6 +30,7 @@ __all__ = [
 ]
 
 _PACKAGES = ("lightning.pytorch", "pytorch_lightning")
+_STEPPED, _LOGS = "_batches_that_stepped", "_logger_connector"
 _TOP_LEVEL = ("lightning", "lightning_fabric", "pytorch_lightning")
 _OPTIMIZER_WRAPPERS = {
     "lightning.fabric.wrappers._FabricOptimizer",
@@ -77,19 +78,19 @@ else:
     MisconfigurationException = _join("utilities.exceptions", "MisconfigurationException")
 
 
-class UnsupportedError(ZNormError, MisconfigurationException):
+class MisconfigurationError(ZNormError, MisconfigurationException):
     """A configuration, an optimizer or a parameter is not supported, or two settings contradict each other."""
 
 
 def batches_that_stepped(trainer: "pl.Trainer") -> int:
     """Return the number of the current step as the loggers of ``self.log`` count them."""
-    count: int = getattr(trainer.fit_loop.epoch_loop, "_batches_that_stepped", trainer.global_step)
+    count: int = getattr(trainer.fit_loop.epoch_loop, _STEPPED, trainer.global_step)
     return count
 
 
 def is_logging_due(trainer: "pl.Trainer") -> bool:
     """Say whether the module's ``self.log`` reaches the loggers in the current step."""
-    due: bool | None = getattr(getattr(trainer, "_logger_connector", None), "should_update_logs", None)
+    due: bool | None = getattr(getattr(trainer, _LOGS, None), "should_update_logs", None)
     interval: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
     return (batches_that_stepped(trainer) + 1) % interval == 0 if due is None else due
 
@@ -112,14 +113,14 @@ def unwrap_optimizer(optimizer: Any) -> tuple[Any, Any] | None:
     """Return the optimizer inside Lightning's or Fabric's wrapper, and the strategy; ``None`` for any other object.
 
     Raises:
-        UnsupportedError: If the wrapper does not show them.
+        MisconfigurationError: If the wrapper does not show them.
 
     """
     # by name, so that no package is imported
     if not {f"{cls.__module__}.{cls.__qualname__}" for cls in type(optimizer).__mro__} & _OPTIMIZER_WRAPPERS:
         return None
     if not hasattr(optimizer, "_optimizer") or not hasattr(optimizer, "_strategy"):
-        raise UnsupportedError(
+        raise MisconfigurationError(
             f"The optimizer inside `{type(optimizer).__name__}` of this version of Lightning cannot be found. Attach to"
             " the optimizer before `fabric.setup`."
         )

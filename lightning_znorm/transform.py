@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch.optim import Optimizer
 
-from lightning_znorm._lightning import Callback, UnsupportedError, rank_zero_warn
+from lightning_znorm._lightning import Callback, MisconfigurationError, rank_zero_warn
 from lightning_znorm.engine.nonfinite import SkipCounts
 from lightning_znorm.engine.transform import Transform
 from lightning_znorm.hosts.support import refuse_twins
@@ -109,7 +109,7 @@ class GradientTransform(Transform, Callback):
         if not self.enabled:
             return
         if self._fit is None:
-            raise UnsupportedError(
+            raise MisconfigurationError(
                 f"`{type(self).__name__}` was switched on in the middle of training, past its checks. Construct it with"
                 " `enabled=True` and use `start_step`, or override `should_transform`."
             )

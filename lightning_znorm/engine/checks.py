@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import LBFGS, Optimizer
 
-from lightning_znorm._lightning import UnsupportedError
+from lightning_znorm._lightning import MisconfigurationError
 from lightning_znorm._torch import is_flattened
 from lightning_znorm.engine.scaling import refuse_unknown_scaling
 
@@ -16,7 +16,7 @@ def refuse_optimizer(owner: str, optimizer: Optimizer) -> None:
     """Raise for an optimizer that is known to evaluate its closure more than once, or to be unclear about its scale.
 
     Raises:
-        UnsupportedError: Naming the optimizer.
+        MisconfigurationError: Naming the optimizer.
 
     """
     if isinstance(optimizer, LBFGS):
@@ -41,7 +41,7 @@ def refuse_parameters(
         under_scaler: Whether an enabled GradScaler multiplies the loss.
 
     Raises:
-        UnsupportedError: Naming the parameter and the remedy.
+        MisconfigurationError: Naming the parameter and the remedy.
 
     """
     embeddings = (m for m in modules if isinstance(m, (nn.Embedding, nn.EmbeddingBag)) and m.sparse)
@@ -54,12 +54,12 @@ def refuse_parameters(
         if kind is not None:
             name = name_of(parameter)
             remedy = ", or make it dense (`sparse=False`)" if kind == "sparse" else ""
-            raise UnsupportedError(
+            raise MisconfigurationError(
                 f"`{owner}` cannot transform the {kind} gradient of parameter `{name}`. Leave it out with"
                 f" `exclude=[{name!r}]`{remedy}."
             )
         if under_scaler and parameter.dtype == torch.float16:
-            raise UnsupportedError(
+            raise MisconfigurationError(
                 f"`{owner}` does not support the float16 parameter `{name_of(parameter)}` under a GradScaler:"
                 " transformed and scaled, its gradient would overflow. Keep the parameters in float32"
                 " (`precision='16-mixed'` converts activations by itself), or use `precision='16-true'`."
@@ -70,11 +70,11 @@ def refuse_flattened(owner: str, parameters: Iterable[Tensor]) -> None:
     """Raise if FSDP has flattened or sharded one of the parameters.
 
     Raises:
-        UnsupportedError: With the remedy.
+        MisconfigurationError: With the remedy.
 
     """
     if any(map(is_flattened, parameters)):
-        raise UnsupportedError(
+        raise MisconfigurationError(
             f"`{owner}` does not support parameters that FullyShardedDataParallel has flattened: their `.grad` holds a"
             " shard. Use one device or DistributedDataParallel."
         )
@@ -84,7 +84,7 @@ def refuse_capture(owner: str, **arguments: Any) -> None:
     """Raise if a CUDA graph captures this step and an argument would make the transform wait for the device in it.
 
     Raises:
-        UnsupportedError: Naming the argument.
+        MisconfigurationError: Naming the argument.
 
     """
     if not torch.cuda.is_available() or not torch.cuda.is_current_stream_capturing():
@@ -92,7 +92,7 @@ def refuse_capture(owner: str, **arguments: Any) -> None:
     harmless = {"nonfinite": "propagate", "log_stats": False}
     for argument, value in arguments.items():
         if value != harmless[argument]:
-            raise UnsupportedError(
+            raise MisconfigurationError(
                 f"`{owner}({argument}={value!r})` reads values from the device, which a CUDA graph cannot capture. Use"
                 f" `{argument}={harmless[argument]!r}`."
             )
@@ -100,7 +100,7 @@ def refuse_capture(owner: str, **arguments: Any) -> None:
 
 def refuse_closure_reevaluation(owner: str, optimizer: Optimizer) -> NoReturn:
     """Raise for an optimizer that evaluates loss and gradients more than once per step."""
-    raise UnsupportedError(
+    raise MisconfigurationError(
         f"`{owner}` does not support the optimizer `{type(optimizer).__name__}` here: its closure is evaluated several"
         " times per step, by the optimizer itself or by `optimizer_step` of the LightningModule. The losses of these"
         " evaluations are compared, and changing the gradients in between makes that comparison meaningless. Use an"

@@ -1,19 +1,16 @@
 """Which transforms are at work on which optimizer, whoever makes its steps, so that none works twice."""
 
-from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 from torch.optim import Optimizer
 
-from lightning_znorm._lightning import UnsupportedError
+from lightning_znorm._lightning import MisconfigurationError
+from lightning_znorm.engine.transform import Transform
 
-if TYPE_CHECKING:
-    from lightning_znorm.engine.transform import Transform
-
-_claims: "WeakKeyDictionary[Optimizer, list[tuple[Transform, str]]]" = WeakKeyDictionary()
+_claims: WeakKeyDictionary[Optimizer, list[tuple[Transform, str]]] = WeakKeyDictionary()
 
 
-def claim(optimizer: Optimizer, transform: "Transform", way: str) -> None:
+def claim(optimizer: Optimizer, transform: Transform, way: str) -> None:
     """Note that a transform is at work on an optimizer, until :func:`release`.
 
     Args:
@@ -22,14 +19,14 @@ def claim(optimizer: Optimizer, transform: "Transform", way: str) -> None:
         way: How it got there, for the error of the next one.
 
     Raises:
-        UnsupportedError: If one of the same kind is.
+        MisconfigurationError: If one of the same kind is.
 
     """
     claims = _claims.setdefault(optimizer, [])
     for other, way_of_other in claims:
         if isinstance(other, transform._kind()) or isinstance(transform, other._kind()):
             name = other._kind().__name__
-            raise UnsupportedError(
+            raise MisconfigurationError(
                 f"A `{name}` is {way_of_other} the optimizer `{type(optimizer).__name__}` already; a second one would"
                 f" transform each gradient twice. Keep one: leave `{name}` out of the Trainer's callbacks, or do not"
                 " attach it (`handle.remove()` undoes `handle = attach(...)`)."
@@ -37,6 +34,6 @@ def claim(optimizer: Optimizer, transform: "Transform", way: str) -> None:
     claims.append((transform, way))
 
 
-def release(optimizer: Optimizer, transform: "Transform") -> None:
+def release(optimizer: Optimizer, transform: Transform) -> None:
     """Forget :func:`claim`."""
     _claims[optimizer] = [entry for entry in _claims.get(optimizer, []) if entry[0] is not transform]

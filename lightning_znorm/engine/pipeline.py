@@ -76,7 +76,7 @@ class Engine:
         selection: Which parameters are selected, and their names.
 
     Raises:
-        UnsupportedError: If a pattern of ``exclude`` matches no name.
+        MisconfigurationError: If a pattern of ``exclude`` matches no name.
 
     """
 
@@ -96,7 +96,7 @@ class Engine:
             under_scaler: Whether an enabled GradScaler multiplies the loss.
 
         Raises:
-            UnsupportedError: Naming the parameter and the remedy.
+            MisconfigurationError: Naming the parameter and the remedy.
 
         """
         selected = filter(self.selection.is_selected, parameters)
@@ -108,7 +108,7 @@ class Engine:
         All ranks of ``step.ranks`` must call this in the same step.
 
         Raises:
-            UnsupportedError: If the gradients are a kind of shard, or a CUDA graph captures a step that waits.
+            MisconfigurationError: If the gradients are a kind of shard, or a CUDA graph captures a step that waits.
             NonfiniteGradientError: Naming the parameter, with ``nonfinite="raise"`` or after ``max_skips`` skips.
             ArgumentTypeError: If a gradient cannot be transformed.
 

@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.amp import GradScaler
 from torch.optim import Optimizer
 
-from lightning_znorm._lightning import UnsupportedError
+from lightning_znorm._lightning import MisconfigurationError
 from lightning_znorm._torch import is_unscaled, scale_of, unscales_itself
 
 
@@ -14,11 +14,11 @@ def refuse_unknown_scaling(owner: str, optimizer: Optimizer) -> None:
     """Raise for a fused optimizer that does not say whether it divides by a GradScaler's scale.
 
     Raises:
-        UnsupportedError: Naming the optimizer.
+        MisconfigurationError: Naming the optimizer.
 
     """
     if isinstance(optimizer, Optimizer) and unscales_itself(optimizer) is None:
-        raise UnsupportedError(
+        raise MisconfigurationError(
             f"`{owner}` does not support the fused optimizer `{type(optimizer).__name__}`: it does not say whether it"
             " divides gradients by the scale of a GradScaler. Use `fused=False`."
         )
@@ -30,14 +30,14 @@ def scale_in_gradients(scaler: GradScaler | None, optimizer: Optimizer) -> Tenso
     Lightning and ``GradScaler.step`` unscale before a step, except for optimizers that do it in their kernel.
 
     Raises:
-        UnsupportedError: If the GradScaler does not say what it has done.
+        MisconfigurationError: If the GradScaler does not say what it has done.
 
     """
     if scaler is None or not scaler.is_enabled():
         return None
     unscaled = is_unscaled(scaler, optimizer)
     if unscaled is None:
-        raise UnsupportedError(
+        raise MisconfigurationError(
             f"The scaler `{type(scaler).__name__}` does not say whether it has unscaled the gradients, as that of"
             " PyTorch does. Use another version of PyTorch, or train without a scaler (`precision='bf16-mixed'`)."
         )

@@ -8,7 +8,7 @@ from operator import is_
 from torch import Tensor
 from torch.optim import Optimizer
 
-from lightning_znorm._lightning import UnsupportedError
+from lightning_znorm._lightning import MisconfigurationError
 from lightning_znorm._torch import COMPILED_PREFIX
 from lightning_znorm.errors import listing
 
@@ -53,7 +53,7 @@ class Selection:
         owner: Who selects, for the error.
 
     Raises:
-        UnsupportedError: If a pattern matches no name.
+        MisconfigurationError: If a pattern matches no name.
 
     """
 
@@ -98,7 +98,7 @@ class Selection:
                     self._excluded.add(parameter)
                     unmatched.pop(pattern, None)
         if unmatched:
-            raise UnsupportedError(
+            raise MisconfigurationError(
                 f"Argument `exclude` of `{self._owner}`: the pattern {next(iter(unmatched))!r} matches no parameter."
                 " Patterns are shell-style and match whole names, e.g. '*.bias' or 'encoder.*'. The names are:"
                 f" {listing(list(self._names.values()), limit=10)}."

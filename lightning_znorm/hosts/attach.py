@@ -9,7 +9,7 @@ from weakref import finalize
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from lightning_znorm._lightning import UnsupportedError, rank_zero_warn
+from lightning_znorm._lightning import MisconfigurationError, rank_zero_warn
 from lightning_znorm._torch import make_hookable
 from lightning_znorm.engine.checks import refuse_closure_reevaluation, refuse_optimizer
 from lightning_znorm.engine.claims import claim, release
@@ -59,7 +59,7 @@ def attach(
 
     Raises:
         ArgumentTypeError: If an argument is of the wrong type, or ``exclude`` is set and there are no names.
-        UnsupportedError: If the optimizer, a parameter, the strategy or precision of Fabric or accelerate is not
+        MisconfigurationError: If the optimizer, a parameter, the strategy or precision of Fabric or accelerate is not
             supported, a pattern in ``exclude`` matches no name, or the same transform is at work on the optimizer
             already. At a step, with ``strict``: if it changes no gradient.
 
@@ -204,7 +204,7 @@ class AttachedTransform:
         if outcome.nonfinite is not None and self.skipped_steps == 1:
             warn_about_skip(self._owner, outcome.nonfinite, self.step)
         if outcome.is_idle and self._strict:
-            raise UnsupportedError(
+            raise MisconfigurationError(
                 f"`{self._owner}`, attached with `strict=True`, would change no gradient in step {self.step} of"
                 f" `{type(optimizer).__name__}`: {_IDLE}."
             )
@@ -231,7 +231,7 @@ class AttachedTransform:
             f" `optimizer.{attribute}`."
         )
         if self._strict:
-            raise UnsupportedError(message)
+            raise MisconfigurationError(message)
         if not self._record.was_bypassed:
             rank_zero_warn(message)
         self._record.was_bypassed = True

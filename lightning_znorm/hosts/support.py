@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch.amp import GradScaler
 
-from lightning_znorm._lightning import UnsupportedError, averages_models, nearest_class
+from lightning_znorm._lightning import MisconfigurationError, averages_models, nearest_class
 from lightning_znorm.engine.transform import Transform
 
 if TYPE_CHECKING:
@@ -23,29 +23,29 @@ def refuse_unsupported(owner: str, strategy: Any, precision: Any) -> None:
     """Raise if a strategy or precision plugin of a Trainer or of Fabric is not supported.
 
     Raises:
-        UnsupportedError: Naming the setting and the remedy.
+        MisconfigurationError: Naming the setting and the remedy.
 
     """
     if nearest_class(strategy) not in _STRATEGIES:
-        raise UnsupportedError(
+        raise MisconfigurationError(
             f"`{owner}` does not support `strategy={strategy.__class__.__name__}` yet: a parameter's gradient may be"
             " sharded or kept elsewhere there. Use one device or `strategy='ddp'`, or leave the transform out"
             " (`enabled=False`)."
         )
     if averages_models(strategy):
-        raise UnsupportedError(
+        raise MisconfigurationError(
             f"`{owner}` does not support `DDPStrategy(model_averaging_period=…)`: gradients differ between the ranks"
             " there. Use `strategy='ddp'` without it."
         )
     if precision.precision not in _PRECISIONS.get(nearest_class(precision), ()):
         supported = ", ".join(f"'{value}'" for values in _PRECISIONS.values() for value in values)
-        raise UnsupportedError(
+        raise MisconfigurationError(
             f"`{owner}` does not support `precision={precision.precision!r}` ({type(precision).__name__}) yet. Use one"
             f" of {supported}, or leave the transform out (`enabled=False`)."
         )
     scaler = getattr(precision, "scaler", None)
     if scaler is not None and not isinstance(scaler, GradScaler):
-        raise UnsupportedError(
+        raise MisconfigurationError(
             f"`{owner}` does not support the scaler `{type(scaler).__name__}` of `{type(precision).__name__}`: whether"
             " it has unscaled the gradients is not known. Use `torch.amp.GradScaler` or a subclass of it."
         )
@@ -55,12 +55,12 @@ def refuse_twins(transform: Transform, trainer: "pl.Trainer") -> None:
     """Raise if the Trainer has the same transform twice.
 
     Raises:
-        UnsupportedError: With the places to look in.
+        MisconfigurationError: With the places to look in.
 
     """
     twins = enabled_twins(transform, trainer)
     if len(twins) > 1:
-        raise UnsupportedError(
+        raise MisconfigurationError(
             f"The Trainer has {len(twins)} enabled `{transform._kind().__name__}` callbacks, which would transform each"
             " gradient twice. Keep one (or pass `enabled=False` to the others); look in `callbacks=`, in"
             " `configure_callbacks` of the LightningModule and, on the command line, in both `--znorm` and"

@@ -45,7 +45,7 @@ class Fit:
         step: Transforms the gradients of the optimizer that it is called with, which is about to step.
 
     Raises:
-        UnsupportedError: If the strategy or the precision is not supported.
+        MisconfigurationError: If the strategy or the precision is not supported.
 
     """
 
@@ -74,7 +74,7 @@ class Fit:
         """Match the names, and check optimizers and parameters, now that these exist.
 
         Raises:
-            UnsupportedError: If an optimizer or a parameter is not supported, or a pattern matches nothing.
+            MisconfigurationError: If an optimizer or a parameter is not supported, or a pattern matches nothing.
 
         """
         self.close()

@@ -5,7 +5,7 @@ from typing import Any
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from lightning_znorm._lightning import UnsupportedError, unwrap_fabric_module, unwrap_optimizer
+from lightning_znorm._lightning import MisconfigurationError, unwrap_fabric_module, unwrap_optimizer
 from lightning_znorm._torch import unwrap_compiled_module
 from lightning_znorm.hosts.support import refuse_unsupported
 
@@ -22,7 +22,7 @@ def find_optimizer(optimizer: Any, owner: str, enabled: bool) -> Any:
         enabled: Whether to refuse a strategy or a precision in which it does not work.
 
     Raises:
-        UnsupportedError: Naming the setting and the remedy.
+        MisconfigurationError: Naming the setting and the remedy.
 
     """
     wrapped = unwrap_optimizer(optimizer)
@@ -53,13 +53,13 @@ def _refuse_accelerate(owner: str, state: Any) -> None:
     """Raise if what accelerate does to the gradients is not supported."""
     kind = state.distributed_type.value
     if kind != "NO" and not kind.startswith("MULTI_"):  # data parallelism is MULTI_GPU, MULTI_CPU, …
-        raise UnsupportedError(
+        raise MisconfigurationError(
             f"`{owner}` does not support accelerate's `DistributedType.{kind}` yet: a parameter's gradient may be"
             " sharded or kept elsewhere there. Use one device or data parallelism (DDP), or leave the transform out"
             " (`enabled=False`)."
         )
     if state.mixed_precision not in ("no", "fp16", "bf16"):
-        raise UnsupportedError(
+        raise MisconfigurationError(
             f"`{owner}` does not support accelerate's `mixed_precision={state.mixed_precision!r}` yet. Use 'no', 'fp16'"
             " or 'bf16', or leave the transform out (`enabled=False`)."
         )

@@ -11,7 +11,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from lightning_znorm import GradientStats, GradientTransform, ZNorm
-from lightning_znorm._lightning import UnsupportedError
+from lightning_znorm._lightning import MisconfigurationError
 from tests.helpers import PACKAGES, make_trainer, normalize_by_numpy, small_data, small_network
 
 
@@ -202,7 +202,7 @@ def test_the_search_refuses_what_the_training_would(finder_first):
     before = copy.deepcopy(module.network.state_dict())
     finder = import_module("lightning.pytorch.callbacks").LearningRateFinder(num_training_steps=5)
     callbacks = [finder, ZNorm()] if finder_first else [ZNorm(), finder]
-    with pytest.raises(UnsupportedError, match="does not support the optimizer `LBFGS`"):
+    with pytest.raises(MisconfigurationError, match="does not support the optimizer `LBFGS`"):
         make_trainer(max_steps=1, callbacks=callbacks).fit(module)
     assert all(torch.equal(before[name], value) for name, value in module.network.state_dict().items())
 
