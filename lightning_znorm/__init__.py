@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lightning_znorm.callbacks import GradientCentralization, ZNorm
+    from lightning_znorm.errors import ZNormError
     from lightning_znorm.functional import GradientStats, centralize_, znorm_
     from lightning_znorm.hosts.attach import AttachedTransform, attach
     from lightning_znorm.monitor import GradientMonitor
@@ -22,6 +23,7 @@ __all__ = [
     "GradientStats",
     "GradientTransform",
     "ZNorm",
+    "ZNormError",
     "attach",
     "centralize_",
     "znorm_",
@@ -34,6 +36,7 @@ _HOME = {
     "GradientStats": "functional",
     "GradientTransform": "transform",
     "ZNorm": "callbacks",
+    "ZNormError": "errors",
     "attach": "hosts.attach",
     "centralize_": "functional",
     "znorm_": "functional",

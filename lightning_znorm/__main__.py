@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 
 from lightning_znorm import __version__
-from lightning_znorm.errors import did_you_mean, fail
+from lightning_znorm.errors import did_you_mean, fail, own_message
 
 _COMMANDS = {
     "fit": "train a LightningModule; --znorm switches z-score gradient normalization on",
@@ -64,11 +64,7 @@ def _run(command: str, tokens: list[str]) -> None:
     asks_for_help = any(token == "-h" or token.startswith("--help") for token in tokens)
     if "torch" not in sys.modules and not asks_for_help and (command == "compare" or sys.stderr.isatty()):
         print("Importing Lightning ...", file=sys.stderr, flush=True)
-    caught: tuple[type[Exception], ...] = (ModuleNotFoundError, OSError, TypeError, ValueError)
     try:
-        from lightning_znorm._lightning import MisconfigurationException
-
-        caught = (*caught, MisconfigurationException)
         if command == "compare":
             from lightning_znorm.compare.command import run_command
 
@@ -77,11 +73,11 @@ def _run(command: str, tokens: list[str]) -> None:
             from lightning_znorm.cli.parser import run_trainer_command
 
             run_trainer_command(tokens)
-    except caught as error:
-        ours = _find_our_own(error)
-        if ours is None:
+    except Exception as error:
+        message = own_message(error)
+        if message is None:
             raise
-        fail(str(ours))
+        fail(message)
 
 
 def _find_command(tokens: Sequence[str]) -> int | None:
@@ -114,19 +110,6 @@ def _versions() -> list[str]:
         except PackageNotFoundError:
             continue
     return found
-
-
-def _find_our_own(error: BaseException | None) -> BaseException | None:
-    """Find the error that this package raised, which jsonargparse wraps into one about types of arguments."""
-    while error is not None:
-        traceback = error.__traceback__
-        while traceback is not None and traceback.tb_next is not None:
-            traceback = traceback.tb_next
-        raised_in = "" if traceback is None else str(traceback.tb_frame.f_globals.get("__name__", ""))
-        if raised_in.partition(".")[0] == __package__:
-            return error
-        error = error.__cause__
-    return None
 
 
 if __name__ == "__main__":

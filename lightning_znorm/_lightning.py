@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 __all__ = [
     "Callback",
     "MisconfigurationError",
-    "MisconfigurationException",
     "averages_models",
     "batches_that_stepped",
     "find_classes",
@@ -69,17 +68,20 @@ def _join(module: str, name: str) -> type:
 
 
 if TYPE_CHECKING:
-    from lightning.fabric.utilities.exceptions import MisconfigurationException
+    from lightning.fabric.utilities.exceptions import MisconfigurationException as _Misconfiguration
     from lightning.pytorch.callbacks import Callback
     from lightning_utilities.core.rank_zero import rank_zero_warn
 else:
     rank_zero_warn = import_lightning("utilities.rank_zero").rank_zero_warn
     Callback = _join("callbacks", "Callback")
-    MisconfigurationException = _join("utilities.exceptions", "MisconfigurationException")
+    _Misconfiguration = _join("utilities.exceptions", "MisconfigurationException")
 
 
-class MisconfigurationError(ZNormError, MisconfigurationException):
-    """A configuration, an optimizer or a parameter is not supported, or two settings contradict each other."""
+class MisconfigurationError(ZNormError, _Misconfiguration):
+    """A module, an optimizer or a Trainer's setting does not go with what is asked of this package.
+
+    ``except MisconfigurationException`` catches it under either of Lightning's names.
+    """
 
 
 def batches_that_stepped(trainer: "pl.Trainer") -> int:

@@ -3,7 +3,6 @@
 import sys
 from collections.abc import Sequence
 from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ from lightning_znorm._lightning import import_lightning, rank_zero_warn
 from lightning_znorm.callbacks import ZNorm
 from lightning_znorm.cli.command import CommandParser
 from lightning_znorm.cli.flags import GROUP, ZNormFlags
+from lightning_znorm.errors import require_packages
 
 __all__ = ["ZNormArguments", "ZNormCLI"]
 
@@ -35,11 +35,7 @@ class ZNormArguments:
     _parser_mixin: type = ZNormFlags
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        if find_spec("jsonargparse") is None:
-            raise ModuleNotFoundError(
-                "The command line needs jsonargparse, which is not installed. Install it:"
-                ' `pip install "lightning-znorm[cli]"`.'
-            )
+        require_packages("The command line", "cli", "jsonargparse")
         parser_class = kwargs.pop("parser_class", None) or self._parser_of_the_package()
         if not issubclass(parser_class, self._parser_mixin):
             parser_class = type(parser_class.__name__, (self._parser_mixin, parser_class), {"__module__": __name__})
@@ -57,7 +53,7 @@ class ZNormArguments:
         parser.set_defaults({f"{GROUP}.enabled": False})
 
     def before_instantiate_classes(self) -> None:
-        """Warn when arguments of ZNorm came in, by a default file say, without switching it on."""
+        """Warn when arguments of ZNorm came in, for example by a default file, without switching it on."""
         super().before_instantiate_classes()  # type: ignore[misc]
         group = vars(self._get(self.config, GROUP))  # type: ignore[attr-defined]
         given = {name: value for name, value in group.items() if not name.startswith("__")}  # not `__path__` of a file
@@ -82,7 +78,7 @@ class ZNormCLI(ZNormArguments, _lightning_cli.LightningCLI):  # type: ignore[mis
 
     Args:
         *args: As of ``LightningCLI``.
-        **kwargs: As of ``LightningCLI``. A ``parser_class`` of one's own keeps working and learns the flags.
+        **kwargs: As of ``LightningCLI``. Your own ``parser_class`` keeps working and learns the flags.
 
     Raises:
         ModuleNotFoundError: If jsonargparse is not installed.
@@ -151,7 +147,7 @@ def package_of(model_class: type) -> str:
 
 
 def choose_package(tokens: Sequence[str]) -> str:
-    """Return the Lightning package of the module that the command line names, as far as that can be told.
+    """Return the Lightning package of the module that the command line names, as far as it can be inferred.
 
     Example::
 

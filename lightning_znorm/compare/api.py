@@ -18,7 +18,7 @@ from lightning_znorm.compare.pool import Pool, make_slots
 from lightning_znorm.compare.recipes import FactoryRecipe, refuse_trainer
 from lightning_znorm.compare.report import find
 from lightning_znorm.compare.store import Store
-from lightning_znorm.compare.text import did_you_mean, listing
+from lightning_znorm.errors import ArgumentValueError, did_you_mean, listing
 
 _METHODS = "none,clip,gc,znorm"
 
@@ -97,7 +97,9 @@ def compare(
     arguments = dict(trainer or {})
     for name in arguments:
         if name not in (known := list(inspect.signature(import_lightning("trainer").Trainer).parameters)):
-            raise ValueError(f"Argument `trainer`: The Trainer has no argument `{name}`.{did_you_mean(name, known)}")
+            raise ArgumentValueError(
+                f"Argument `trainer`: The Trainer has no argument `{name}`.{did_you_mean(name, known)}"
+            )
     refuse_trainer(arguments)
     _check_factory(model_factory, question.sweep)
     recipe = FactoryRecipe(model_factory, datamodule, arguments)
@@ -118,7 +120,7 @@ def compare(
 
 def _check_factory(model_factory: Any, sweep: Mapping[str, Any]) -> None:
     if not callable(model_factory) or isinstance(model_factory, nn.Module):
-        raise ValueError(
+        raise ArgumentValueError(
             f"Expected argument `model_factory` to be a function that returns a new module, but got {model_factory!r}."
             " Every run needs its own: `lambda: MyModule(…)`, or the class."
         )
@@ -126,7 +128,9 @@ def _check_factory(model_factory: Any, sweep: Mapping[str, Any]) -> None:
         inspect.signature(model_factory).bind(**sweep)
     except TypeError as error:
         keys = listing(list(sweep))
-        raise ValueError(f"Argument `model_factory` does not go with the keys of `sweep` ({keys}): {error}.") from None
+        raise ArgumentValueError(
+            f"Argument `model_factory` does not go with the keys of `sweep` ({keys}): {error}."
+        ) from None
 
 
 def _modules_of(*values: Any) -> list[str]:

@@ -20,7 +20,7 @@ from lightning_znorm.compare.plan import Run
 from lightning_znorm.compare.pool import Pool, make_slots
 from lightning_znorm.compare.recipes import ConfiguredRecipe, refuse_trainer
 from lightning_znorm.compare.store import Store, write_atomically
-from lightning_znorm.compare.text import did_you_mean
+from lightning_znorm.errors import ArgumentValueError, did_you_mean
 
 _GROUP = "compare"
 _DESCRIPTION = """Train a LightningModule with several gradient transforms, each at its own best setting, over several
@@ -38,7 +38,7 @@ class CompareOptions:
             to lists.
         seeds: Number of seeds, or a list of them. Five or more are needed to see small differences.
         monitor: Metric that the module logs in its validation; each method's setting is selected by it.
-        mode: Whether a small ("min") or a large ("max") value of it is good; told from its name by default.
+        mode: Whether a small ("min") or a large ("max") value of it is good; inferred from its name by default.
         test_monitor: Metric that the module logs in its test, which is reported; the monitor with "test" for "val" by
             default.
         baseline: Method from which the differences are taken; "none" by default.
@@ -203,14 +203,15 @@ def refuse_configuration(configuration: Mapping[str, Any]) -> None:
 
     """
     if configuration.get("znorm", {}).get("enabled"):
-        raise ValueError(
+        raise ArgumentValueError(
             "The configuration already contains ZNorm (group `znorm`), so that every method would be run with it. Take"
             " it out (or give --no_znorm); `--compare.methods` says which method has it."
         )
     refuse_trainer(configuration["trainer"])
     if configuration.get("ckpt_path"):
-        raise ValueError(
-            "The configuration resumes from a checkpoint (`ckpt_path`), but each run begins anew. Take it out."
+        raise ArgumentValueError(
+            "The configuration resumes from a checkpoint (`ckpt_path`), but each run starts from the beginning. Take"
+            " it out."
         )
 
 
@@ -244,22 +245,24 @@ def _refuse_key(key: str) -> None:
     remedies = {
         "seed_everything": "`--compare.seeds` says which seeds there are",
         "znorm": "`--compare.methods` takes ZNorm's arguments, as in none,znorm(eps=1e-8),znorm(eps=1e-4)",
-        "ckpt_path": "each run begins anew",
+        "ckpt_path": "each run starts from the beginning",
         _GROUP: "the comparison itself cannot be swept",
         "config": "all runs share one configuration",
     }
     if group in remedies:
-        raise ValueError(f"`--compare.sweep {key}`: this key cannot be swept: {remedies[group]}.")
+        raise ArgumentValueError(f"`--compare.sweep {key}`: this key cannot be swept: {remedies[group]}.")
 
 
 def _check(parser: Any, recipe: ConfiguredRecipe, run: Run, what: str, key: str = "") -> None:
     try:
         parser.parse_args(recipe.flags(run))
-    except (ArgumentError, TypeError, ValueError) as error:
+    except ArgumentError as error:
         known = _dotted(yaml.safe_load(recipe.config_file.read_text()))
         hint = did_you_mean(key, known) if key and not _is_known(key, known) else ""
         problem = shorten(str(error), parser)
-        raise ValueError(f"{what}: {problem.partition(' Did you mean')[0] + hint if hint else problem}") from None
+        raise ArgumentValueError(
+            f"{what}: {problem.partition(' Did you mean')[0] + hint if hint else problem}"
+        ) from None
 
 
 def _is_known(key: str, known: Sequence[str]) -> bool:

@@ -7,6 +7,8 @@ import threading
 import time
 from collections.abc import Iterator
 
+from lightning_znorm.errors import ArgumentValueError
+
 __all__ = ["Deadline"]
 
 _MARGIN = 1.1  # by which a run may take longer than the longest so far
@@ -30,7 +32,7 @@ class Deadline:
 
     def __init__(self, minutes: float | None) -> None:
         if minutes is not None and (isinstance(minutes, bool) or not minutes > 0):
-            raise ValueError(f"Expected argument `minutes` to be a positive number, but got {minutes!r}.")
+            raise ArgumentValueError(f"Expected argument `minutes` to be a positive number, but got {minutes!r}.")
         self.minutes = minutes
         self._end = None if minutes is None else time.monotonic() + 60 * minutes
 

@@ -1,7 +1,9 @@
-"""Whether small or large values of a metric are good, told from the words of its name."""
+"""Whether small or large values of a metric are good, inferred from the words of its name."""
 
 import re
 from typing import Literal
+
+from lightning_znorm.errors import ArgumentValueError
 
 Mode = Literal["min", "max"]
 
@@ -87,7 +89,7 @@ _BESIDE_MAP = _words("""
 
 
 def guess_mode(monitor: str) -> Mode:
-    """Tell from the words of a metric's name whether small or large values are good.
+    """Infer from the words of a metric's name whether small or large values are good.
 
     A word ends at a character that is no letter or digit and, unless it is known as a whole, at a change of case.
 
@@ -102,8 +104,8 @@ def guess_mode(monitor: str) -> Mode:
     """
     votes = _vote(split_words(monitor))
     if len(votes) != 1:
-        raise ValueError(
-            f"Argument `mode` is needed: the name {monitor!r} of the monitor does not tell whether small values are"
+        raise ArgumentValueError(
+            f"Argument `mode` is needed: the name {monitor!r} of the monitor does not show whether small values are"
             " good (`--compare.mode min`) or large ones (`--compare.mode max`)."
         )
     return votes.pop()

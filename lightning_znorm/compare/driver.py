@@ -19,8 +19,8 @@ from lightning_znorm.compare.provenance import find_provenance
 from lightning_znorm.compare.recipes import ConfiguredRecipe, Recipe
 from lightning_znorm.compare.report import write_report
 from lightning_znorm.compare.store import Store
-from lightning_znorm.compare.text import listing
 from lightning_znorm.compare.worker import Task, find_identities
+from lightning_znorm.errors import ComparisonError, listing
 
 
 class Comparison:
@@ -148,7 +148,7 @@ class Comparison:
         self._tell_unstable(result)
 
     def _tell_unstable(self, *results: Mapping[str, Any]) -> None:
-        """Mark the folder if the runs depend on what a process that started anew would not recognize."""
+        """Mark the folder if the runs depend on what a new process would not recognize."""
         parts = dict.fromkeys(part for result in results for part in result.get("unstable", []))
         if parts and self.store.mark_unstable(parts):
             rank_zero_warn(
@@ -160,7 +160,7 @@ class Comparison:
         """Stop at the first run that was trained to its end without logging the monitor."""
         names, monitor = result.get("names", []), self.question.monitor
         if result["status"] == "finished" and monitor not in names and not self._has_monitor:
-            raise ValueError(not_logged(monitor, names))
+            raise ComparisonError(not_logged(monitor, names))
         self._has_monitor = self._has_monitor or monitor in names
 
     def _show_command(self) -> Callable[[Run], str] | None:
@@ -172,10 +172,11 @@ class Comparison:
 
     def _explain_cut(self, before: int, by_user: bool) -> str:
         total, left = len(self.question.runs), len(self.missing_runs())
-        reason, remedy = ("Interrupted", "") if by_user else ("Time is up", "")
+        reason = "Interrupted" if by_user else "Time is up"
+        hint = ""
         if not by_user and left == before:
-            remedy = f" None was finished: {self.deadline.minutes:g} minutes are too few."
-        return f"\n{reason}: {total - left} of {total} runs are done.{remedy} The same goes on from here."
+            hint = f" None was finished: {self.deadline.minutes:g} minutes are too few."
+        return f"\n{reason}: {total - left} of {total} runs are done.{hint} Run the same command again to resume."
 
     def _estimate(self, results: Sequence[Mapping[str, Any]]) -> float | None:
         return estimate(results, self.question, self.trainer)
@@ -184,7 +185,7 @@ class Comparison:
         total, jobs = len(self.question.runs), len(self.pool.slots)
         question = self.question
         counts = f"{len(question.methods)} methods x {len(question.settings)} settings x {len(question.seeds)} seeds"
-        time = "a time that cannot be told from the trial"
+        time = "a time that the trial does not show"
         if seconds is not None:
             time = f"about {show_time(seconds * missing / total / min(jobs, max(missing, 1)))}"
         done = f", {total - missing} of them done" if missing < total else ""
@@ -197,7 +198,7 @@ class Comparison:
 
 @contextlib.contextmanager
 def _sigterm_as_interrupt() -> Iterator[None]:
-    """Treat a polite request to end, by a cluster's scheduler say, as Ctrl-C; not possible outside the main thread."""
+    """Treat SIGTERM, which a cluster's scheduler sends, as Ctrl-C; not possible outside the main thread."""
 
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
@@ -214,6 +215,6 @@ def _sigterm_as_interrupt() -> Iterator[None]:
 
 
 def report_paths(folder: Path) -> list[Path]:
-    """Return the files of a report that are there."""
+    """Return the existing files of a report."""
     names = ("report.html", "summary.md", "summary.csv", "runs.csv", "curves.png", "sweep.png", "differences.png")
     return [folder / name for name in names if (folder / name).exists()]

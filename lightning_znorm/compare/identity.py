@@ -119,7 +119,7 @@ class _Walk:
     """One walk through a value; what has been seen is not walked through again."""
 
     def __init__(self) -> None:
-        self._known: dict[int, tuple[Any, bytes]] = {}  # the objects, too, lest their ids are used again
+        self._known: dict[int, tuple[Any, bytes]] = {}  # the objects, too, so that their ids are not used again
         self._depths: dict[int, int] = {}
         self._sources: dict[Path, bytes] = {}
 

@@ -6,6 +6,8 @@ import sys
 from types import FrameType
 from typing import Any
 
+from lightning_znorm.errors import ComparisonError
+
 
 def check_main_guard() -> None:
     """Raise if the script that is at work would call this again in each process that imports it.
@@ -16,7 +18,7 @@ def check_main_guard() -> None:
     """
     frame = _find_script()
     if frame is not None and not _is_guarded(frame.f_code.co_filename, frame.f_lineno):
-        raise ValueError(
+        raise ComparisonError(
             f"Line {frame.f_lineno} of {frame.f_code.co_filename} calls `compare`, whose processes import that file and"
             ' would call it again. Put the line under `if __name__ == "__main__":`.'
         )

@@ -10,7 +10,8 @@ from typing import Any
 
 from lightning_znorm._lightning import Callback, find_classes
 from lightning_znorm.compare.identity import describe, identify_code
-from lightning_znorm.compare.text import did_you_mean, listing, parse_value, split_outside_brackets
+from lightning_znorm.compare.text import parse_value, split_outside_brackets
+from lightning_znorm.errors import ArgumentValueError, ZNormError, did_you_mean, listing
 
 _CALLBACKS = {"gc": "lightning_znorm.GradientCentralization", "znorm": "lightning_znorm.ZNorm"}
 _CLIPPING: dict[str, Any] = {"gradient_clip_val": 1.0, "gradient_clip_algorithm": "norm"}
@@ -77,7 +78,9 @@ class Method:
         try:
             return [cls(**self.init_args)]
         except (TypeError, ValueError) as error:
-            raise ValueError(f"Method `{self.label}`: {error}") from error
+            if self.class_path in _CALLBACKS.values() and not isinstance(error, ZNormError):
+                raise  # a mistake of this package
+            raise ArgumentValueError(f"Method `{self.label}`: {error}") from error
 
 
 def parse_methods(methods: str | Sequence[str]) -> list[Method]:
@@ -99,12 +102,12 @@ def parse_methods(methods: str | Sequence[str]) -> list[Method]:
     entries = [methods] if isinstance(methods, str) else methods
     labels = [label for entry in entries for label in split_outside_brackets(entry, ",")]
     if not labels:
-        raise ValueError(
+        raise ArgumentValueError(
             "Expected argument `methods` to name at least one method, such as none,znorm, but got nothing."
         )
     for label in labels:
         if labels.count(label) > 1:
-            raise ValueError(f"Argument `methods` names `{label}` {labels.count(label)} times. Name it once.")
+            raise ArgumentValueError(f"Argument `methods` names `{label}` {labels.count(label)} times. Name it once.")
     parsed = [_parse(label) for label in labels]
     for method in parsed:
         method.make_callbacks()
@@ -121,7 +124,9 @@ def name_methods(methods: Mapping[str, Any]) -> list[Method]:
     named = []
     for label, value in methods.items():
         if not isinstance(label, str) or not label.strip():
-            raise ValueError(f"Expected the keys of argument `methods` to be names of the methods, but got {label!r}.")
+            raise ArgumentValueError(
+                f"Expected the keys of argument `methods` to be names of the methods, but got {label!r}."
+            )
         if value is None or isinstance(value, str):
             (method,) = parse_methods(value or "none")
             named.append(Method(label, method.class_path, method.init_args, method.trainer))
@@ -129,7 +134,7 @@ def name_methods(methods: Mapping[str, Any]) -> list[Method]:
         callbacks = (value,) if _is_callback(value) else tuple(value)
         for callback in callbacks:
             if not _is_callback(callback):
-                raise ValueError(
+                raise ArgumentValueError(
                     f"Expected argument `methods` to map {label!r} to a callback, a list of callbacks, text such as"
                     f" 'znorm(min_ndim=2)' or None, but got {callback!r}."
                 )
@@ -140,24 +145,26 @@ def name_methods(methods: Mapping[str, Any]) -> list[Method]:
 def _parse(label: str) -> Method:
     match = re.fullmatch(r"([\w.]+)(?:\((.*)\))?", label, re.DOTALL)
     if match is None:
-        raise ValueError(f"Argument `methods` has {label!r}; a method is written `name` or `name(argument=value,…)`.")
+        raise ArgumentValueError(
+            f"Argument `methods` has {label!r}; a method is written `name` or `name(argument=value,…)`."
+        )
     name, written = match[1], match[2] or ""
     arguments = {}
     for pair in split_outside_brackets(written, ","):
         key, equals, value = pair.partition("=")
         if not equals or not key.strip().isidentifier():
-            raise ValueError(f"Method `{label}`: {pair!r} is not of the form `argument=value`.")
+            raise ArgumentValueError(f"Method `{label}`: {pair!r} is not of the form `argument=value`.")
         arguments[key.strip()] = parse_value(value)
     if name == "none":
         if arguments:
-            raise ValueError(f"Method `{label}`: `none` takes no arguments.")
+            raise ArgumentValueError(f"Method `{label}`: `none` takes no arguments.")
         return Method(label)
     if name == "clip":
         return Method(label, trainer=_check_clipping(label, arguments))
     if name in _CALLBACKS:
         return Method(label, _CALLBACKS[name], arguments)
     if "." not in name:
-        raise ValueError(
+        raise ArgumentValueError(
             f"Argument `methods` has an unknown method {name!r}.{did_you_mean(name, _KNOWN)} Known are"
             f" {listing(_KNOWN)}; any other callback goes by its class path, as in `my_package.MyCallback(argument=1)`."
         )
@@ -167,13 +174,17 @@ def _parse(label: str) -> Method:
 def _check_clipping(label: str, arguments: dict[str, Any]) -> dict[str, Any]:
     for name in arguments:
         if name not in _CLIPPING:
-            raise ValueError(f"Method `{label}`: `clip` has no argument `{name}`, only {listing(list(_CLIPPING))}.")
+            raise ArgumentValueError(
+                f"Method `{label}`: `clip` has no argument `{name}`, only {listing(list(_CLIPPING))}."
+            )
     clipping = _CLIPPING | arguments
     value, algorithm = clipping.values()
     if not isinstance(value, (int, float)) or isinstance(value, bool) or not value > 0:
-        raise ValueError(f"Method `{label}`: expected `gradient_clip_val` to be a positive number, but got {value!r}.")
+        raise ArgumentValueError(
+            f"Method `{label}`: expected `gradient_clip_val` to be a positive number, but got {value!r}."
+        )
     if algorithm not in ("norm", "value"):
-        raise ValueError(
+        raise ArgumentValueError(
             f"Method `{label}`: expected `gradient_clip_algorithm` to be 'norm' or 'value', but got {algorithm!r}."
         )
     return clipping
@@ -184,9 +195,9 @@ def _find_callback(class_path: str, label: str) -> Any:
     try:
         found = getattr(import_module(module), name)
     except (ImportError, AttributeError) as error:
-        raise ValueError(f"Method `{label}`: `{class_path}` cannot be imported: {error}.") from error
+        raise ArgumentValueError(f"Method `{label}`: `{class_path}` cannot be imported: {error}.") from error
     if not isinstance(found, type) or not issubclass(found, _callback_classes()):
-        raise ValueError(f"Method `{label}`: `{class_path}` is not a callback of Lightning.")
+        raise ArgumentValueError(f"Method `{label}`: `{class_path}` is not a callback of Lightning.")
     return found
 
 

@@ -8,7 +8,7 @@ from lightning_znorm.compare.directions import Mode as Mode
 from lightning_znorm.compare.directions import guess_mode
 from lightning_znorm.compare.methods import Method, name_methods, parse_methods
 from lightning_znorm.compare.plan import Run, Setting, make_runs, make_settings, parse_seeds, parse_sweep, show_setting
-from lightning_znorm.compare.text import listing
+from lightning_znorm.errors import ArgumentValueError, listing
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def ask(
         sweep: For :func:`~lightning_znorm.compare.plan.parse_sweep`.
         seeds: For :func:`~lightning_znorm.compare.plan.parse_seeds`.
         monitor: Validation metric.
-        mode: ``None`` to tell from the monitor's name.
+        mode: ``None`` to infer it from the monitor's name.
         test_monitor: ``None`` for the name of the monitor with ``test`` for ``val``.
         baseline: ``None`` for ``none``, or the first method.
 
@@ -91,10 +91,10 @@ def ask(
     parsed = name_methods(methods) if isinstance(methods, Mapping) else parse_methods(methods)
     labels = [method.label for method in parsed]
     if mode not in (None, "min", "max"):
-        raise ValueError(f"Expected argument `mode` to be 'min' or 'max', but got {mode!r}.")
+        raise ArgumentValueError(f"Expected argument `mode` to be 'min' or 'max', but got {mode!r}.")
     baseline = baseline or ("none" if "none" in labels else labels[0])
     if baseline not in labels:
-        raise ValueError(
+        raise ArgumentValueError(
             f"Expected argument `baseline` to be one of the methods ({listing(labels)}), but got {baseline!r}."
         )
     return Question(
@@ -124,7 +124,7 @@ def guess_test_monitor(monitor: str) -> str:
         if monitor.startswith(prefix):
             test = "Test" if prefix[0] == "V" else "test"
             return test + monitor.removeprefix(prefix)
-    raise ValueError(
-        f"Argument `test_monitor` is needed: the name of the test metric cannot be told from the monitor {monitor!r},"
-        " as it does not begin with `val`. Name it, such as `--compare.test_monitor test_acc`."
+    raise ArgumentValueError(
+        f"Argument `test_monitor` is needed: the name of the test metric cannot be inferred from the monitor"
+        f" {monitor!r}, as it does not begin with `val`. Name it, such as `--compare.test_monitor test_acc`."
     )

@@ -11,6 +11,7 @@ from typing import Any
 from lightning_znorm.compare.identity import identify
 from lightning_znorm.compare.methods import Method
 from lightning_znorm.compare.text import parse_value, show_value, split_outside_brackets
+from lightning_znorm.errors import ArgumentValueError, count
 
 Setting = Mapping[str, Any]
 
@@ -78,12 +79,14 @@ def parse_sweep(sweep: str | Sequence[str] | Mapping[str, Sequence[Any]] | None)
         pairs = [_parse_pair(part) for part in written]
     for key, values in pairs:
         if key in swept:
-            raise ValueError(f"Argument `sweep` has the key `{key}` twice. Give all its values in one list.")
+            raise ArgumentValueError(f"Argument `sweep` has the key `{key}` twice. Give all its values in one list.")
         if not values:
-            raise ValueError(f"Argument `sweep` has no value for the key `{key}`; expected `{key}=value,value`.")
+            raise ArgumentValueError(
+                f"Argument `sweep` has no value for the key `{key}`; expected `{key}=value,value`."
+            )
         for value in values:
             if [show_value(other) for other in values].count(show_value(value)) > 1:
-                raise ValueError(f"Argument `sweep` has the value {show_value(value)} of `{key}` twice.")
+                raise ArgumentValueError(f"Argument `sweep` has the value {show_value(value)} of `{key}` twice.")
         swept[key] = values
     return swept
 
@@ -113,12 +116,12 @@ def parse_seeds(seeds: int | Sequence[int]) -> list[int]:
 
     """
     if isinstance(seeds, int):
-        if seeds < 1:
-            raise ValueError(f"Expected argument `seeds` to be at least 1, but got {seeds!r}.")
-        return list(range(seeds))
+        return list(range(count("seeds", seeds, least=1)))
     chosen = list(seeds)
     if not chosen or len({*chosen}) < len(chosen) or min(chosen) < 0:
-        raise ValueError(f"Expected argument `seeds` to be a number or a list of different seeds, but got {seeds!r}.")
+        raise ArgumentValueError(
+            f"Expected argument `seeds` to be a number or a list of different seeds, but got {seeds!r}."
+        )
     return chosen
 
 
@@ -150,7 +153,7 @@ def fingerprint(value: Any) -> str:
 def _parse_pair(text: str) -> tuple[str, list[Any]]:
     key, equals, values = text.partition("=")
     if not equals or not re.fullmatch(r"[A-Za-z_][\w.-]*", key):
-        raise ValueError(
+        raise ArgumentValueError(
             f"Argument `sweep` has {text!r}; expected `key=value,value,…`, such as model.init_args.lr=1e-3,1e-2."
         )
     return key, [parse_value(value) for value in split_outside_brackets(values, ",")]
@@ -160,5 +163,5 @@ def _as_list(key: str, values: Any) -> list[Any]:
     if isinstance(values, str):
         return [parse_value(value) for value in split_outside_brackets(values, ",")]
     if not isinstance(values, Sequence):
-        raise ValueError(f"Argument `sweep` has {values!r} for the key `{key}`; expected a list of values.")
+        raise ArgumentValueError(f"Argument `sweep` has {values!r} for the key `{key}`; expected a list of values.")
     return [parse_value(value) if isinstance(value, str) else value for value in values]

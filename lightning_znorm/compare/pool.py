@@ -14,6 +14,7 @@ import torch
 
 from lightning_znorm.compare.modules import find_imports
 from lightning_znorm.compare.worker import Task, describe, end_group, pack, read_log, work
+from lightning_znorm.errors import count
 
 _PRELOAD = "LIGHTNING_ZNORM_PRELOAD"
 _SECONDS = 1.0  # between two looks at processes whose fork server is gone, so that nobody tells of their end
@@ -76,14 +77,14 @@ class Pool:
         self.slots = slots
         self.threads = max(1, available_cores() // len(slots))
         self._preload = find_imports(preload)
-        # a fork takes along what is imported; where that is not to be trusted, each process imports anew
+        # a fork takes along what is imported; where that is not to be trusted, each process imports again
         self._context: Any = get_context("forkserver" if sys.platform == "linux" else "spawn")
 
     def do(self, tasks: Iterable[Task]) -> Generator[Event, None, None]:
         """Do the tasks, in order, and tell what happens.
 
         Yields:
-            Events. A process that dies without a result, by a signal say, ends with a result whose status is
+            Events. A process that dies without a result, for example by a signal, ends with a result whose status is
             ``"crashed"``. When the iterator is closed, the processes that still run are ended.
 
         """
@@ -138,7 +139,7 @@ class Pool:
         worker.receiver.close()
 
     def _hear(self, worker: _Worker) -> Iterator[Event]:
-        """Take the messages that are there."""
+        """Take the messages that have come."""
         try:
             while worker.is_open and worker.receiver.poll():
                 kind, *content = worker.receiver.recv()
@@ -184,11 +185,9 @@ def make_slots(jobs: int | None, accelerator: str = "auto") -> list[dict[str, st
         ValueError: If ``jobs`` is less than 1.
 
     """
-    if jobs is not None and (isinstance(jobs, bool) or not isinstance(jobs, int) or jobs < 1):
-        raise ValueError(f"Expected argument `jobs` to be an integer of at least 1, but got {jobs!r}.")
     gpus = [] if accelerator == "cpu" else visible_gpus()
-    count = jobs or len(gpus) or max(1, available_cores() // 2)
-    return [{"CUDA_VISIBLE_DEVICES": gpus[job % len(gpus)]} if gpus else {} for job in range(count)]
+    number = (len(gpus) or max(1, available_cores() // 2)) if jobs is None else count("jobs", jobs, least=1)
+    return [{"CUDA_VISIBLE_DEVICES": gpus[job % len(gpus)]} if gpus else {} for job in range(number)]
 
 
 def visible_gpus() -> list[str]:
@@ -224,7 +223,6 @@ def _lost(worker: _Worker) -> dict[str, Any]:
         **describe(worker.task.run),
         "status": "crashed",
         "error": error,
-        "kind": "process",
         "curve": [],
         "test": {},
     }

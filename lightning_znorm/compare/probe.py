@@ -12,8 +12,8 @@ from lightning_znorm.compare.plan import Run, fingerprint
 from lightning_znorm.compare.pool import Pool
 from lightning_znorm.compare.recipes import Recipe
 from lightning_znorm.compare.store import Store, read_json, write_json
-from lightning_znorm.compare.text import did_you_mean, listing
 from lightning_znorm.compare.worker import Task, find_identities, find_versions, read_log
+from lightning_znorm.errors import ComparisonError, did_you_mean, listing
 
 _SELECTION = "Settings are selected by their metric on the validation split"
 _REPORT = f"{_SELECTION}, so results must be reported on a separate test split"
@@ -67,7 +67,7 @@ def probe(question: Question, recipe: Recipe, pool: Pool, store: Store | None) -
 
 
 def estimate(results: Sequence[Mapping[str, Any]], question: Question, trainer: Mapping[str, Any]) -> float | None:
-    """Return how many seconds all runs take one after another, ``None`` if that cannot be told."""
+    """Return how many seconds all runs take one after another, ``None`` if it cannot be estimated."""
     per_setting = [_estimate_run(result, trainer) for result in results]
     if any(seconds is None for seconds in per_setting):
         return None
@@ -110,20 +110,20 @@ def _limited(length: float | None, limit: float | None) -> float | None:
 def _refuse_failure(result: Mapping[str, Any], task: Task) -> None:
     if result["status"] != "crashed":
         return
-    log = read_log(task.folder, lines=30) if result.get("kind") != "MisconfigurationException" else ""
+    log = read_log(task.folder, lines=30) if not result.get("is_explained") else ""
     details = f"\nThe end of its log:\n{log}" if log else ""
-    raise ValueError(f"The trial of method `{result['method']}` failed: {result['error']}{details}")
+    raise ComparisonError(f"The trial of method `{result['method']}` failed: {result['error']}{details}")
 
 
 def _check(result: Mapping[str, Any], question: Question) -> None:
     for part in result["missing"]:
         what, why = _MISSING[part]
-        raise ValueError(f"This cannot be compared: {what}. {why}: add `{part}`.")
+        raise ComparisonError(f"This cannot be compared: {what}. {why}: add `{part}`.")
     if result["lengths"]["validate"] == 0:
-        raise ValueError(f"This cannot be compared: the `val_dataloader` has no batch. {_SELECTION}.")
+        raise ComparisonError(f"This cannot be compared: the `val_dataloader` has no batch. {_SELECTION}.")
     names, logged = result["names"], list(result["test"])
     if not names:
-        raise ValueError(
+        raise ComparisonError(
             f"Argument `monitor` is {question.monitor!r}, but the module logs nothing at the end of its validation. Log"
             " a metric in `validation_step`, as in `self.log('val_loss', loss)` (without `on_epoch=False`), or return a"
             " scalar and use `--compare.monitor validation_step`."
@@ -131,12 +131,12 @@ def _check(result: Mapping[str, Any], question: Question) -> None:
     if question.monitor not in names:
         message = not_logged(question.monitor, names)
         if question.test_monitor not in logged:  # a wrong name, rather than a metric that comes later
-            raise ValueError(message)
+            raise ComparisonError(message)
         rank_zero_warn(
             f"{message} The comparison goes on, as it may be logged later; it stops if the first run ends without it."
         )
     if question.test_monitor not in logged:
-        raise ValueError(
+        raise ComparisonError(
             f"Argument `test_monitor` is {question.test_monitor!r}, but the module does not log that in its test."
             f"{did_you_mean(str(question.test_monitor), logged)} It logs {listing(logged)}."
         )

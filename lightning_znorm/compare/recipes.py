@@ -14,6 +14,7 @@ from lightning_znorm._lightning import find_classes, import_lightning
 from lightning_znorm.cli.parser import make_cli_class, package_of
 from lightning_znorm.compare.identity import describe
 from lightning_znorm.compare.plan import Run
+from lightning_znorm.errors import ArgumentValueError
 from lightning_znorm.transform import GradientTransform
 
 _TRIED_BATCHES = {"limit_val_batches": 2, "limit_test_batches": 2}  # training is stopped from outside
@@ -239,25 +240,25 @@ def refuse_trainer(trainer: Mapping[str, Any]) -> None:
     """
     for cls in callback_classes(trainer):
         if issubclass(cls, GradientTransform):
-            raise ValueError(
+            raise ArgumentValueError(
                 f"The Trainer's arguments already contain {cls.__name__} (`trainer.callbacks`), so that every method"
                 " would be run with it. Take it out; `methods` says which method has it."
             )
     clip = trainer.get("gradient_clip_val")
     if clip:
-        raise ValueError(
+        raise ArgumentValueError(
             f"The Trainer's arguments already clip gradients (`trainer.gradient_clip_val: {clip}`), so that every"
             f" method would be run with it. Take it out, and compare with the method `clip(gradient_clip_val={clip})`."
         )
     for split, step in (("val", "Settings are selected"), ("test", "Results are reported")):
         if trainer.get(f"limit_{split}_batches") == 0:
-            raise ValueError(
+            raise ArgumentValueError(
                 f"The Trainer's arguments leave no batch of the {split} split (`trainer.limit_{split}_batches: 0`)."
                 f" {step} by its metrics: take it out."
             )
     devices, nodes = trainer.get("devices"), trainer.get("num_nodes")
     if devices not in (None, "auto", 1, "1") or nodes not in (None, 1):
-        raise ValueError(
+        raise ArgumentValueError(
             f"The Trainer's arguments ask for several devices, or for certain ones (`trainer.devices: {devices}`,"
             f" `trainer.num_nodes: {nodes}`), but each run has one. Leave both out; `jobs` runs several side by side,"
             " on the GPUs that CUDA_VISIBLE_DEVICES leaves visible."

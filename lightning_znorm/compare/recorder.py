@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.parameter import is_lazy
 
-from lightning_znorm._lightning import Callback, MisconfigurationException, find_classes
+from lightning_znorm._lightning import Callback, MisconfigurationError, find_classes
 from lightning_znorm.compare.hashes import hash_batch, hash_random_states, hash_weights
 from lightning_znorm.transform import GradientTransform
 
@@ -96,7 +96,7 @@ class Recorder(Callback):
                 callback.dirpath = self._relocate(str(callback.dirpath))
             brought = all(callback is not known for known in self.own_callbacks)
             if brought and isinstance(callback, GradientTransform) and callback.enabled:
-                raise MisconfigurationException(
+                raise MisconfigurationError(
                     f"`{type(pl_module).__name__}.configure_callbacks` returns a `{type(callback).__name__}`, which"
                     " would transform the gradients of every method. Take it out there; `compare` adds it where it"
                     " belongs."

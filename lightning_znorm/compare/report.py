@@ -20,9 +20,9 @@ from lightning_znorm.compare.plan import Run, show_setting
 from lightning_znorm.compare.provenance import Provenance, read_provenance
 from lightning_znorm.compare.statistics import MIN_SEEDS
 from lightning_znorm.compare.store import Store, write_atomically
-from lightning_znorm.compare.text import listing
 from lightning_znorm.compare.verdicts import Unit, caveats, choose_unit, introduce, judge
 from lightning_znorm.compare.wording import align, clean, escape, escape_prose
+from lightning_znorm.errors import listing
 
 _CAPTIONS = {
     "differences.png": "Differences to the baseline",
@@ -98,7 +98,7 @@ def find(question: Question, results: Sequence[dict[str, Any]]) -> Findings:
 
 
 def write_report(question: Question, store: Store, show_command: Callable[[Run], str] | None = None) -> Findings:
-    """Write the report of the results that are there.
+    """Write the report of the existing results.
 
     Args:
         question: What is compared.

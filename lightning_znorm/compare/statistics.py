@@ -42,7 +42,7 @@ class Difference(Estimate):
             are the same, so that nothing shows how much is chance.
         p_holm: The same after Holm's correction for the number of methods that are compared with the baseline.
         seeds_needed: Number of seeds with which a difference of this size would be found in 4 of 5 comparisons (a
-            power of 0.8 at a level of 5%, divided by the number of comparisons), ``None`` where that cannot be told.
+            power of 0.8 at a level of 5%, divided by the number of comparisons), ``None`` where it cannot be estimated.
 
     """
 

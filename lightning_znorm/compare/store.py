@@ -14,7 +14,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from lightning_znorm.compare.plan import Run
-from lightning_znorm.compare.text import listing
+from lightning_znorm.errors import ArgumentValueError, FileError, ZNormError, listing
 
 SCHEMA = 1
 # what each result has, whatever else; a file that lacks it was damaged, and its run is made again
@@ -47,7 +47,7 @@ class Store:
 
         Raises:
             ValueError: If the folder cannot be written, belongs to something else or is in use. A folder that has no
-                result when a ``ValueError`` leaves the block, because the question was wrong, is left as it was found.
+                result when a ``ZNormError`` leaves the block, because the question was wrong, is left as it was found.
 
         """
         existed = self.folder.exists()
@@ -58,12 +58,12 @@ class Store:
             lock = FileLock(self.folder / _LOCK)
             lock.acquire(timeout=0)
         except Timeout:
-            raise ValueError(
+            raise ArgumentValueError(
                 f"Another comparison is at work in the folder `{self.folder}`. Wait for it, or choose another folder"
                 " with `--compare.out`."
             ) from None
         except OSError as error:
-            raise ValueError(
+            raise ArgumentValueError(
                 f"Argument `out`: the folder `{self.folder}` cannot be written ({error.strerror}). Choose another one."
             ) from error
         try:
@@ -80,10 +80,10 @@ class Store:
 
     @contextmanager
     def _removed_if_refused(self, with_folder: bool) -> Iterator[None]:
-        """Remove what a comparison without results has written if a ``ValueError`` leaves the block."""
+        """Remove what a comparison without results has written if an error of this package leaves the block."""
         try:
             yield
-        except ValueError:
+        except ZNormError:
             if not self._has_results():
                 self._forget_trial()
                 for name in (_ABOUT, "config.yaml", _LOCK):
@@ -130,21 +130,21 @@ class Store:
         if not self.folder.exists():
             return False
         if not self.folder.is_dir():
-            raise ValueError(f"Argument `out`: `{self.folder}` is not a folder. {choose}.")
+            raise ArgumentValueError(f"Argument `out`: `{self.folder}` is not a folder. {choose}.")
         if not about.exists():
             others = [path.name for path in self.folder.iterdir() if path.name != _LOCK and not _is_temporary(path)]
             if others:
-                raise ValueError(
-                    f"Argument `out`: the folder `{self.folder}` has other things in it ({listing(sorted(others), 5)})."
-                    f" {choose}."
+                raise ArgumentValueError(
+                    f"Argument `out`: the folder `{self.folder}` is not empty and is not the folder of a comparison (it"
+                    f" contains {listing(sorted(others), 5)}). {choose}."
                 )
             return False
         known = read_json(about)
         if not isinstance(known, dict) or known.get("schema") != SCHEMA or "configuration" not in known:
             schema = known.get("schema") if isinstance(known, dict) else None
-            raise ValueError(
-                f"Argument `out`: `{about}` was not written by this version (schema {schema}; this version reads schema"
-                f" {SCHEMA}). {choose}."
+            raise ArgumentValueError(
+                f"Argument `out`: `{about}` was written by an incompatible version, or is damaged (schema {schema};"
+                f" this version reads schema {SCHEMA}). {choose}."
             )
         # once through JSON, as what was stored went
         differing = differences(known["configuration"], json.loads(json.dumps(_encode(configuration), default=repr)))
@@ -153,12 +153,12 @@ class Store:
         if differing:
             telling = [entry for entry in differing if not entry[0].endswith(".digest")] or differing
             shown = "; ".join(f"{key} is {new!r}, was {old!r}" for key, old, new in telling[:5])
-            raise ValueError(
+            raise ArgumentValueError(
                 f"Argument `out`: the folder `{self.folder}` belongs to a comparison of another configuration"
                 f" ({shown}). {choose}, or delete this one."
             )
         if unstable := known.get("unstable"):
-            raise ValueError(
+            raise ArgumentValueError(
                 f"Argument `out`: the results in the folder `{self.folder}` cannot be used again. They depend on"
                 f" objects that look different in every process ({listing(unstable)}), so that nobody can tell whether"
                 f" these are still the same. {choose}, or delete this one."
@@ -229,7 +229,7 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     except OSError as error:
         with suppress(OSError):
             temporary.unlink()
-        raise OSError(
+        raise FileError(
             error.errno,
             f"`{path}` cannot be written ({error.strerror or error}). Finished runs are kept: when this is mended, run"
             " the same command again",

@@ -20,12 +20,12 @@ _SUMMARY = [
 def make_runs_table(question: Question, results: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     """Return a row per run.
 
-    Columns are ``method``, each swept key (with ``sweep.`` before it where it would be called as another column),
+    Columns are ``method``, each swept key (with ``sweep.`` before it where it would be named like another column),
     ``seed``, ``status``, ``validation`` and ``test`` (the monitored metrics, as last logged), ``train_loss``,
     ``epochs``, ``steps``, ``ended`` (why the training did), ``seconds`` (of the whole run), ``seconds_per_step``,
     ``device``, ``weights_hash``, ``batches_hash``, ``error``, ``lightning-znorm``, ``lightning`` and ``torch`` with
     their versions, ``commit`` and ``dirty`` of this package, all metrics of the test under their names (with
-    ``metric.`` before one that would be called as another column), and ``setting`` as a text.
+    ``metric.`` before one that would be named like another column), and ``setting`` as a text.
     """
     rows = []
     for result in results:

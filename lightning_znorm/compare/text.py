@@ -6,9 +6,7 @@ from typing import Any
 import yaml
 
 from lightning_znorm.compare.identity import identify
-from lightning_znorm.errors import did_you_mean, listing
-
-__all__ = ["did_you_mean", "listing", "parse_value", "show_value", "split_outside_brackets"]
+from lightning_znorm.errors import ArgumentValueError
 
 _PAIRS = {"(": ")", "[": "]", "{": "}"}
 
@@ -60,13 +58,13 @@ def split_outside_brackets(text: str, separator: str) -> list[str]:
             closing.append(_PAIRS[character])
         elif character in _PAIRS.values():
             if not closing or closing.pop() != character:
-                raise ValueError(f"`{text}` has a {character!r} without its counterpart.")
+                raise ArgumentValueError(f"`{text}` has a {character!r} without its counterpart.")
         elif not closing and re.fullmatch(separator, character):
             parts.append("")
             continue
         parts[-1] += character
     if closing or quote:
-        raise ValueError(f"`{text}` lacks a closing {(quote or closing[-1])!r}.")
+        raise ArgumentValueError(f"`{text}` lacks a closing {(quote or closing[-1])!r}.")
     return [part.strip() for part in parts if part.strip()]
 
 
@@ -84,7 +82,7 @@ def parse_value(text: str) -> Any:
     try:
         value = yaml.load(text, _Loader)
     except yaml.YAMLError as error:
-        raise ValueError(f"`{text}` is not a value that YAML can read.") from error
+        raise ArgumentValueError(f"`{text}` is not a value that YAML can read.") from error
     return value
 
 

@@ -1,4 +1,4 @@
-"""What the figures say, in sentences."""
+"""What the results mean, in sentences."""
 
 import math
 from collections.abc import Sequence
@@ -10,8 +10,9 @@ import pandas as pd
 from lightning_znorm.compare.options import Question
 from lightning_znorm.compare.plan import short_names
 from lightning_znorm.compare.statistics import MIN_SEEDS
-from lightning_znorm.compare.text import listing, show_value
+from lightning_znorm.compare.text import show_value
 from lightning_znorm.compare.wording import align, clean, code, count, enumerate_names
+from lightning_znorm.errors import listing
 
 _MANY_SEEDS = 200
 
@@ -235,8 +236,9 @@ def _describe_edges(question: Question, edges: Sequence[tuple[str, str, Any, str
     for method, key, value, end in edges:
         grouped.setdefault((key, value, end), []).append(code(method))
     notes = [
-        f"The best {clean(key)} of {enumerate_names(methods)}, {clean(show_value(value))}, is the {end} of the sweep:"
-        f" the true best may be {'lower' if end == 'lowest' else 'higher'} still, where the method may do better."
+        f"The best {clean(key)} of {enumerate_names(methods)}, {clean(show_value(value))}, is the {end} of the sweep."
+        f" An even {'lower' if end == 'lowest' else 'higher'} value might do better: extend the sweep"
+        f" {'downwards' if end == 'lowest' else 'upwards'}."
         for (key, value, end), methods in grouped.items()
     ]
     lengths = dict(zip(short_names(question.sweep), map(len, question.sweep.values()), strict=True))

@@ -21,12 +21,14 @@ from typing import Any
 import torch
 
 from lightning_znorm import __version__
+from lightning_znorm._lightning import find_classes
 from lightning_znorm.compare.identity import GLOBAL_GENERATORS, differing
 from lightning_znorm.compare.plan import Run, fingerprint
 from lightning_znorm.compare.provenance import find_provenance
 from lightning_znorm.compare.recipes import Ingredients, Recipe
 from lightning_znorm.compare.recorder import Brake, DivergedError, Recorder, find_end
 from lightning_znorm.compare.store import SCHEMA, as_json, write_json
+from lightning_znorm.errors import own_message
 
 _LONGEST_END = 1 << 16  # bytes of a log
 PACKAGES = ("torch", "lightning", "pytorch-lightning")
@@ -160,8 +162,13 @@ def perform(task: Task, report: Any = None) -> dict[str, Any]:
         result |= {"status": "diverged", "error": str(error)}
     except BaseException as error:
         traceback.print_exc()
-        last = traceback.format_exception_only(error)[-1].strip()
-        result |= {"status": "crashed", "error": last, "kind": type(error).__name__}
+        message = own_message(error)
+        result |= {
+            "status": "crashed",
+            "error": message or traceback.format_exception_only(error)[-1].strip(),
+            "is_explained": message is not None
+            or isinstance(error, find_classes("utilities.exceptions", "MisconfigurationException")),
+        }
     ended = time.perf_counter()
     result |= {
         "steps": recorder.steps,

@@ -8,8 +8,17 @@ from typing import TYPE_CHECKING, Any, Literal
 from torch.optim import Optimizer
 
 from lightning_znorm._lightning import Callback, rank_zero_warn
-from lightning_znorm.errors import count, describe, finite_number, integer, patterns, with_known_keywords
-from lightning_znorm.monitor.picture import check_file, check_picture, draw_gradients, require_extra
+from lightning_znorm.errors import (
+    ArgumentValueError,
+    count,
+    describe,
+    finite_number,
+    integer,
+    patterns,
+    require_packages,
+    with_known_keywords,
+)
+from lightning_znorm.monitor.picture import check_file, check_picture, draw_gradients
 from lightning_znorm.monitor.records import GradientRecord, ThinnedRecords
 from lightning_znorm.monitor.watch import GradientWatch, Settings
 
@@ -34,7 +43,7 @@ class GradientMonitor(Callback):
         \sigma = \sqrt{\frac{1}{d} \sum_i (g_i - \mu)^2}, \qquad \frac{1}{d} \,\bigl|\{i : |g_i| \le z\}\bigr|
 
     with :math:`z` = ``near_zero``, and :math:`\cos(g_\text{raw}, g_\text{received})`; all in float64, in units of the
-    loss (a GradScaler's scale is divided out). Figures of a gradient with an inf or NaN are NaN.
+    loss (a GradScaler's scale is divided out). Statistics of a gradient with an inf or NaN are NaN.
 
     The monitor only looks: it works with every optimizer and in the Trainers and command lines of
     ``lightning.pytorch`` and ``pytorch_lightning``. It moves itself to the front of the Trainer's callbacks. A step
@@ -53,7 +62,7 @@ class GradientMonitor(Callback):
             the same as ``grad_received/…``, and ``grad/cosine_mean`` and ``grad/cosine_min``; with several optimizers
             each has its number in the name (``grad/optimizer_0/norm``). ``"layers"`` logs ``grad/norm/<name>``,
             ``grad/mean/<name>``, ``grad/std/<name>``, ``grad/near_zero/<name>``, the same as ``grad_received/…``, and
-            ``grad/cosine/<name>`` for each parameter. :attr:`history` has all figures either way.
+            ``grad/cosine/<name>`` for each parameter. :attr:`history` has all statistics either way.
         every_n_steps: Look in every so many steps; ``None`` for the steps in which the Trainer logs
             (``log_every_n_steps``).
         near_zero: Absolute value up to which an element counts as near zero, in the units of the raw gradient. It is
@@ -100,19 +109,21 @@ class GradientMonitor(Callback):
     ) -> None:
         super().__init__()
         if detail not in ("summary", "layers"):
-            raise ValueError(f"Expected argument `detail` to be 'summary' or 'layers', but got {describe(detail)}.")
+            raise ArgumentValueError(
+                f"Expected argument `detail` to be 'summary' or 'layers', but got {describe(detail)}."
+            )
         if every_n_steps is not None and (integer(every_n_steps) or 0) < 1:
-            raise ValueError(
+            raise ArgumentValueError(
                 "Expected argument `every_n_steps` to be None or an integer of at least 1, but got"
                 f" {describe(every_n_steps)}."
             )
         threshold = finite_number(near_zero)
         if threshold is None or threshold < 0:
-            raise ValueError(
+            raise ArgumentValueError(
                 f"Expected argument `near_zero` to be a finite number of at least 0, but got {describe(near_zero)}."
             )
         if picture is not None and (not isinstance(picture, (str, PathLike)) or not Path(picture).name):
-            raise ValueError(
+            raise ArgumentValueError(
                 f"Expected argument `picture` to be None or the path of a file, but got {describe(picture)}."
             )
         self.detail: Literal["summary", "layers"] = detail
@@ -145,7 +156,7 @@ class GradientMonitor(Callback):
             ModuleNotFoundError: If pandas is not installed.
 
         """
-        require_extra("pandas", owner=type(self).__name__)
+        require_packages(f"`{type(self).__name__}.to_frame`", "compare", "pandas")
         from pandas import DataFrame
 
         return DataFrame(self.history)

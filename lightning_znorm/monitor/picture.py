@@ -3,7 +3,6 @@
 import math
 from collections.abc import Sequence
 from contextlib import suppress
-from importlib.util import find_spec
 from itertools import pairwise
 from os import PathLike
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from lightning_znorm.errors import ArgumentValueError, require_packages
 from lightning_znorm.monitor.records import GradientRecord
 
 if TYPE_CHECKING:
@@ -24,16 +24,6 @@ _MOST_LABELS = 40
 _DECADES = 16.0
 
 
-def require_extra(module: str, owner: str) -> None:
-    """Raise ``ModuleNotFoundError`` if pandas or matplotlib is missing."""
-    if find_spec(module) is None:
-        raise ModuleNotFoundError(
-            f'`{owner}` needs {module} for this, which is not installed. Install it: `pip install "lightning-znorm'
-            '[compare]"`.',
-            name=module,
-        )
-
-
 def check_picture(path: str | PathLike[str], owner: str) -> None:
     """Raise if a picture cannot be written in the format that its name asks for.
 
@@ -42,13 +32,15 @@ def check_picture(path: str | PathLike[str], owner: str) -> None:
         ValueError: If matplotlib does not know the format.
 
     """
-    require_extra("matplotlib", owner)
+    require_packages(f"The picture of `{owner}`", "compare", "matplotlib")
     from matplotlib.figure import Figure
 
     known = sorted(Figure().canvas.get_supported_filetypes())
     suffix = Path(path).suffix[1:].lower()
     if suffix and suffix not in known:
-        raise ValueError(f"Expected argument `picture` to end in one of {', '.join(known)}, but got {str(path)!r}.")
+        raise ArgumentValueError(
+            f"Expected argument `picture` to end in one of {', '.join(known)}, but got {str(path)!r}."
+        )
 
 
 def check_file(path: Path) -> None:
@@ -64,7 +56,7 @@ def check_file(path: Path) -> None:
         else:
             path.unlink()
     except OSError as error:
-        raise ValueError(
+        raise ArgumentValueError(
             f"Argument `picture`: {str(path)!r} cannot be written ({error}). Name a file in a folder that you may write"
             " to, by an absolute path or relative to the Trainer's `default_root_dir`."
         ) from None
@@ -90,13 +82,15 @@ def draw_gradients(records: Sequence[GradientRecord], min_ndim: int, owner: str)
         ValueError: If there is nothing to draw.
 
     """
-    require_extra("matplotlib", owner)
+    require_packages(f"The picture of `{owner}`", "compare", "matplotlib")
     from matplotlib.cm import ScalarMappable
     from matplotlib.figure import Figure
 
     names, steps, raw, received = _tabulate(records, min_ndim)
     if not names:
-        raise ValueError(f"`{owner}` has recorded no gradient of a parameter with {min_ndim} or more dimensions.")
+        raise ArgumentValueError(
+            f"`{owner}` has recorded no gradient of a parameter with {min_ndim} or more dimensions."
+        )
     panels = {"raw, after the backward pass": raw}
     if not torch.allclose(raw, received, rtol=1e-3, atol=0, equal_nan=True):
         panels["received by the optimizer"] = received

@@ -7,6 +7,8 @@ needs scikit-learn or nilearn before a data set of theirs is made.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from lightning_znorm.errors import require_packages
+
 if TYPE_CHECKING:
     from lightning_znorm.vision.classification import ImageClassifier
     from lightning_znorm.vision.data.brain_mri import BrainMRI
@@ -38,26 +40,14 @@ _HOME = {
     "PCam": "lightning_znorm.vision.data.pcam",
     "SemanticSegmenter": "lightning_znorm.vision.segmentation",
 }
-_DISTRIBUTIONS = {
-    "torchvision": "torchvision",
-    "segmentation_models_pytorch": "segmentation-models-pytorch",
-}
+_NEEDED = {"SemanticSegmenter": ("torchvision", "segmentation_models_pytorch")}
 
 
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    try:
-        return getattr(import_module(_HOME[name]), name)
-    except ModuleNotFoundError as error:
-        missing = (error.name or "").partition(".")[0]
-        if missing not in _DISTRIBUTIONS:
-            raise
-        raise ModuleNotFoundError(
-            f"`lightning_znorm.vision.{name}` needs {_DISTRIBUTIONS[missing]}, which is not installed. Install it:"
-            ' `pip install "lightning-znorm[vision]"`.',
-            name=error.name,
-        ) from error
+    require_packages(f"`lightning_znorm.vision.{name}`", "vision", *_NEEDED.get(name, ("torchvision",)))
+    return getattr(import_module(_HOME[name]), name)
 
 
 def __dir__() -> list[str]:

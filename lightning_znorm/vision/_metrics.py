@@ -12,6 +12,8 @@ from torchmetrics.functional.classification import (
 )
 from torchmetrics.utilities import dim_zero_cat
 
+from lightning_znorm.errors import DataError
+
 Task = Literal["binary", "multilabel", "multiclass"]
 Ratio = Literal["dice", "iou", "precision", "sensitivity", "specificity"]
 
@@ -149,7 +151,7 @@ class DicePerCase(Metric):
     def update(self, predictions: Tensor, targets: Tensor, cases: Tensor) -> None:
         """Add the counts of a batch, case by case."""
         if not isinstance(cases, Tensor) or cases.dtype != torch.long or cases.shape != predictions.shape[:1]:
-            raise ValueError(
+            raise DataError(
                 f"Expected the third element of a batch to be the numbers of the cases, an int64 tensor of shape"
                 f" {tuple(predictions.shape[:1])}, but got {_describe(cases)}. Give pairs if there are no cases."
             )

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.optim import Optimizer, lr_scheduler
 from torch.optim.lr_scheduler import LRScheduler
 
-from lightning_znorm.vision._choices import unknown_choice
+from lightning_znorm.errors import ArgumentValueError, unknown_choice
 
 _FILLED_IN = {
     "CosineAnnealingLR": ("T_max",),
@@ -21,7 +21,7 @@ _FILLED_IN = {
 
 
 def find_optimizer(name: str) -> type[Optimizer]:
-    """Return a class of :mod:`torch.optim` by its name, in any case.
+    """Return a class of :mod:`torch.optim` by its name, case-insensitively.
 
     Raises:
         ValueError: If there is none of that name.
@@ -37,7 +37,7 @@ def find_optimizer(name: str) -> type[Optimizer]:
 
 
 def find_scheduler(name: str) -> type[LRScheduler]:
-    """Return a class of :mod:`torch.optim.lr_scheduler` by its name, in any case.
+    """Return a class of :mod:`torch.optim.lr_scheduler` by its name, case-insensitively.
 
     Raises:
         ValueError: If there is none of that name.
@@ -66,14 +66,14 @@ def check_optimization(
 
     """
     if not lr > 0:
-        raise ValueError(f"Expected argument `lr` to be a positive number, but got {lr!r}.")
+        raise ArgumentValueError(f"Expected argument `lr` to be a positive number, but got {lr!r}.")
     _check_arguments("optimizer_args", find_optimizer(optimizer), optimizer_args, reserved=("params", "lr"))
     if scheduler is not None:
         cls = find_scheduler(scheduler)
         filled_in = _FILLED_IN.get(cls.__name__, ())
         _check_arguments("scheduler_args", cls, scheduler_args, reserved=("optimizer",), filled_in=filled_in)
     elif scheduler_args:
-        raise ValueError(f"Argument `scheduler_args` is {scheduler_args!r}, but `scheduler` is None.")
+        raise ArgumentValueError(f"Argument `scheduler_args` is {scheduler_args!r}, but `scheduler` is None.")
 
 
 def configure(
@@ -132,7 +132,7 @@ def _find(argument: str, name: str, module: Any, base: type) -> Any:
 
 def _finite(total_steps: float, name: str, cls: type) -> int:
     if math.isinf(total_steps):
-        raise ValueError(
+        raise ArgumentValueError(
             f"The scheduler `{cls.__name__}` needs the length of the training, which has no end. Set `max_epochs` or"
             f" `max_steps` of the Trainer, or give `scheduler_args={{{name!r}: …}}`."
         )
@@ -150,10 +150,12 @@ def _check_arguments(
     known = [name for name in parameters if name not in reserved]
     for name in given or {}:
         if name in reserved:
-            raise ValueError(f"Argument `{argument}` must not contain {name!r}: it is given by the module's own.")
+            raise ArgumentValueError(
+                f"Argument `{argument}` must not contain {name!r}: the module sets it. Take it out."
+            )
         if name not in known:
             raise unknown_choice(f"{argument}` of `{cls.__name__}", name, known)
     missing = [name for name in known if parameters[name].default is inspect.Parameter.empty]
     missing = [name for name in missing if name not in (*filled_in, *(given or ()))]
     if missing:
-        raise ValueError(f"Argument `{argument}` lacks {missing[0]!r}, which `{cls.__name__}` requires.")
+        raise ArgumentValueError(f"Argument `{argument}` lacks {missing[0]!r}, which `{cls.__name__}` requires.")

@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 from torchvision import models
 
-from lightning_znorm.vision._choices import unknown_choice
+from lightning_znorm.errors import ArgumentValueError, require_packages, unknown_choice
 from lightning_znorm.vision._first_convolution import first_convolution_takes, spread_first_convolution
 from lightning_znorm.vision.cifar_networks import CifarNetwork
 
@@ -19,7 +19,7 @@ _CIFAR = re.compile(r"cifar_(resnet|plain)(\d+)")
 def make_backbone(
     name: str, num_classes: int, in_channels: int = 3, weights: str | None = None, small_images: bool = False
 ) -> nn.Module:
-    """Build a classification model for images and classes of one's own.
+    """Build a classification model for your own images and classes.
 
     Args:
         name: One of
@@ -31,7 +31,7 @@ def make_backbone(
               skip connections, see :class:`~lightning_znorm.vision.cifar_networks.CifarNetwork`.
         num_classes: Number of classes.
         in_channels: Number of channels of the images. The first convolution gets the network's own initialization
-            whatever their number; pretrained weights are spread evenly.
+            for any number of them; pretrained weights are spread evenly.
         weights: Name of pretrained weights of torchvision, or ``"DEFAULT"`` for the best, or for those of timm.
         small_images: For torchvision's ResNets: keep the resolution at the start.
 
@@ -58,7 +58,7 @@ def make_backbone(
         model = _make_torchvision(name, num_classes, in_channels, weights)
     if small_images:
         if not isinstance(model, models.ResNet):
-            raise ValueError(
+            raise ArgumentValueError(
                 f"Argument `small_images` is for torchvision's ResNets, but `backbone` is {name!r}. Set it to False."
             )
         width = model.conv1.out_channels
@@ -95,7 +95,7 @@ def _make_timm(name: str, num_classes: int, in_channels: int, weights: str | Non
     if not timm.is_model(name):
         raise unknown_choice("backbone", f"timm:{name}", [f"timm:{known}" for known in timm.list_models()])
     if weights not in (None, "DEFAULT"):
-        raise ValueError(
+        raise ArgumentValueError(
             f"Expected argument `weights` to be None or 'DEFAULT' for a model of timm, but got {weights!r}. Others go"
             " by the name of the model, as in 'timm:resnet18.a1_in1k'."
         )
@@ -106,14 +106,9 @@ def _make_timm(name: str, num_classes: int, in_channels: int, weights: str | Non
 
 
 def _make_pytorchcv(name: str, num_classes: int, in_channels: int, weights: str | None) -> nn.Module:
-    try:
-        from pytorchcv import model_provider
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            f"The backbone 'pytorchcv:{name}' needs pytorchcv, which is not installed. Install it:"
-            ' `pip install "lightning-znorm[paper]"`.',
-            name="pytorchcv",
-        ) from error
+    require_packages(f"The backbone 'pytorchcv:{name}'", "paper", "pytorchcv")
+    from pytorchcv import model_provider
+
     known: dict[str, Any] = model_provider._models
     if name not in known:
         raise unknown_choice("backbone", f"pytorchcv:{name}", [f"pytorchcv:{each}" for each in known])
@@ -126,8 +121,8 @@ def _make_pytorchcv(name: str, num_classes: int, in_channels: int, weights: str 
     return network
 
 
-def _no_weights(name: str, weights: str) -> ValueError:
-    return ValueError(f"Expected argument `weights` to be None for the backbone {name!r}, but got {weights!r}.")
+def _no_weights(name: str, weights: str) -> ArgumentValueError:
+    return ArgumentValueError(f"Expected argument `weights` to be None for the backbone {name!r}, but got {weights!r}.")
 
 
 def _replace_head(model: nn.Module, num_classes: int, outputs: int = 1000) -> None:

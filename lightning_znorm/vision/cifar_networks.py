@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from lightning_znorm.errors import ArgumentValueError
+
 __all__ = ["CifarNetwork"]
 
 _WIDTHS = (16, 32, 64)
@@ -47,7 +49,7 @@ class CifarNetwork(nn.Module):
         super().__init__()
         pairs, rest = divmod(depth - 2, 6)
         if rest or pairs < 1:
-            raise ValueError(
+            raise ArgumentValueError(
                 f"Expected the depth of a CIFAR network to be 6n + 2 (20, 32, 44, 56, 110, …), but got {depth!r}."
             )
         self.start = nn.Sequential(*_convolution(in_channels, _WIDTHS[0], 1), nn.ReLU(inplace=True))

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection
 from torchmetrics.classification import BinaryAccuracy, BinaryAUROC, MulticlassAccuracy
 
+from lightning_znorm.errors import ArgumentValueError, count
 from lightning_znorm.vision._metrics import AverageRatio, Task
 from lightning_znorm.vision._supervised import SupervisedModule
 from lightning_znorm.vision.backbones import make_backbone
@@ -71,12 +72,12 @@ class ImageClassifier(SupervisedModule):
         scheduler_args: dict[str, Any] | None = None,
         label_smoothing: float = 0.0,
     ) -> None:
-        if num_classes < 2:
-            raise ValueError(f"Expected argument `num_classes` to be at least 2, but got {num_classes!r}.")
-        if in_channels < 1:
-            raise ValueError(f"Expected argument `in_channels` to be at least 1, but got {in_channels!r}.")
+        count("num_classes", num_classes, least=2)
+        count("in_channels", in_channels, least=1)
         if not 0 <= label_smoothing <= 1:
-            raise ValueError(f"Expected argument `label_smoothing` to be in [0, 1], but got {label_smoothing!r}.")
+            raise ArgumentValueError(
+                f"Expected argument `label_smoothing` to be in [0, 1], but got {label_smoothing!r}."
+            )
         super().__init__(_metrics(num_classes), optimizer, lr, optimizer_args, scheduler, scheduler_args)
         self.save_hyperparameters()
         self.num_classes = num_classes

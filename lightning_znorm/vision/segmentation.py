@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import MetricCollection
 
-from lightning_znorm.vision._choices import unknown_choice
+from lightning_znorm.errors import ArgumentValueError, DataError, count, unknown_choice
 from lightning_znorm.vision._first_convolution import find_first_convolution, first_convolution_takes
 from lightning_znorm.vision._metrics import AverageRatio, DicePerCase, Task
 from lightning_znorm.vision._supervised import SupervisedModule
@@ -28,16 +28,16 @@ class SemanticSegmenter(SupervisedModule):
         \text{sensitivity} = \frac{TP}{TP + FN}, \quad \text{specificity} = \frac{TN}{TN + FP},
 
     averaged over the classes that occur in the true masks of the split (for the specificity, the classes that some
-    pixel does not have). Where there is no such class, as for the Dice of a split without tumour, the value is 1 if
+    pixel does not have). Where there is no such class, as for the Dice of a split without tumor, the value is 1 if
     every pixel is right, else 0.
 
-    ``val_dice`` pools all pixels: slices with an empty mask do not dominate, and large tumours weigh more than small
+    ``val_dice`` pools all pixels: slices with an empty mask do not dominate, and large tumors weigh more than small
     ones. ``val_dice_per_case`` is the mean of the Dice of each case, all images of a case pooled, over the pairs of a
     case and a class that occur in the true masks: all patients weigh the same. It is logged where the batches have the
     cases. Published results are often per patient: compare like with like.
 
     The Dice loss of a class without a single pixel in the batch is 0 whatever is predicted, so that only the
-    cross-entropy learns from a batch without tumour. Both are computed in float32 at least.
+    cross-entropy learns from a batch without tumor. Both are computed in float32 at least.
 
     Args:
         architecture: Name of a model in segmentation-models-pytorch, such as ``"Unet"``.
@@ -142,7 +142,7 @@ class SemanticSegmenter(SupervisedModule):
         elif self.mode == "binary" and masks.ndim == 3:
             masks = masks.unsqueeze(1)
         if tuple(masks.shape) != expected:
-            raise ValueError(
+            raise DataError(
                 f"Expected masks of shape {expected} in mode {self.mode!r} for these images, but got"
                 f" {tuple(masks.shape)}. Check `num_classes` ({logits.shape[1]}) and `mode`."
             )
@@ -172,8 +172,7 @@ def make_segmenter(
     architectures = {cls.__name__: cls for cls in smp.MODEL_ARCHITECTURES_MAPPING.values()}
     if architecture.lower() not in smp.MODEL_ARCHITECTURES_MAPPING:
         raise unknown_choice("architecture", architecture, architectures)
-    if in_channels < 1:
-        raise ValueError(f"Expected argument `in_channels` to be at least 1, but got {in_channels!r}.")
+    count("in_channels", in_channels, least=1)
     if encoder.startswith("tu-"):
         import timm
 
@@ -212,12 +211,12 @@ def _check_classes(mode: str, num_classes: int) -> None:
     if mode not in ("binary", "multilabel", "multiclass"):
         raise unknown_choice("mode", mode, ["binary", "multilabel", "multiclass"])
     if mode == "binary" and num_classes != 1:
-        raise ValueError(
+        raise ArgumentValueError(
             f"Expected argument `num_classes` to be 1 in mode 'binary', but got {num_classes!r}. For several masks use"
             " `mode='multilabel'` (they may overlap) or `mode='multiclass'`."
         )
     if mode != "binary" and num_classes < 2:
-        raise ValueError(
+        raise ArgumentValueError(
             f"Expected argument `num_classes` to be at least 2 in mode {mode!r}, but got {num_classes!r}. For one mask"
             " use `mode='binary'`."
         )

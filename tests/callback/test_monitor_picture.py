@@ -224,7 +224,7 @@ def test_a_picture_in_an_unknown_format_is_refused_before_the_training():
 @pytest.mark.parametrize("missing", ["pandas", "matplotlib"])
 def test_without_the_extra(monkeypatch, missing):
     monitor = monitored()
-    monkeypatch.setattr("lightning_znorm.monitor.picture.find_spec", lambda module: None)
+    monkeypatch.setattr("lightning_znorm.errors.find_spec", lambda module: None)
     with pytest.raises(ModuleNotFoundError, match=rf'{missing}.*pip install "lightning-znorm\[compare\]"'):
         monitor.to_frame() if missing == "pandas" else monitor.plot()
     if missing == "matplotlib":

@@ -206,7 +206,7 @@ def test_one_clear_line_for_a_wrong_argument(capsys, args, message):
         (["--model.init_args.backbone=resnt18"], "but got 'resnt18'. Did you mean 'resnet18'"),
         (["--model.init_args.optimizer=Adma"], "Expected argument `optimizer` to be one of"),
         (["--model.init_args.lr=-1"], "Expected argument `lr` to be a positive number, but got -1.0"),
-        (["--data.init_args.image_size=2"], "Expected argument `image_size` to be at least 8, but got 2"),
+        (["--data.init_args.image_size=2"], "Expected argument `image_size` to be an integer of at least 8, but got 2"),
     ],
 )
 def test_one_clear_line_for_a_wrong_argument_of_the_models_and_data(capsys, args, message):
@@ -242,9 +242,7 @@ def test_errors_of_others_keep_their_traceback(monkeypatch):
 
 
 def test_missing_extra(capsys, monkeypatch):
-    import lightning_znorm.cli.parser as cli
-
-    monkeypatch.setattr(cli, "find_spec", lambda name: None)
+    monkeypatch.setattr("lightning_znorm.errors.find_spec", lambda name: None)
     with pytest.raises(SystemExit):
         main(["fit", MODEL])
     assert 'pip install "lightning-znorm[cli]"' in capsys.readouterr().err

@@ -313,6 +313,6 @@ def test_missing_extra(capsys, monkeypatch):
 
     for name in [name for name in sys.modules if name.startswith("lightning_znorm.compare")]:
         monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "statsmodels" else name)
+    monkeypatch.setattr("lightning_znorm.errors.find_spec", lambda name: None if name == "statsmodels" else name)
     assert 'pip install "lightning-znorm[compare]"' in refusal(capsys)
     del lightning_znorm

@@ -177,7 +177,11 @@ def test_no_seed_in_common():
 
 @pytest.mark.parametrize(
     ("best", "expected"),
-    [(0.1, "the highest of the sweep: the true best may be higher"), (0.001, "the lowest"), (0.01, None)],
+    [
+        (0.1, "the highest of the sweep. An even higher value might do better: extend the sweep upwards."),
+        (0.001, "the lowest"),
+        (0.01, None),
+    ],
 )
 def test_a_rate_at_the_edge_of_the_sweep(best, expected):
     rates = [0.1, 0.01, 0.001]

@@ -103,7 +103,7 @@ def test_a_polite_interruption_reports_what_is_there(how):
     process.send_signal(how)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
-    assert "runs are done. The same goes on from here." in err
+    assert "runs are done. Run the same command again to resume." in err
     assert "Traceback" not in err
     assert_gone(others)
     done = read_results("out")

@@ -19,7 +19,7 @@ from tests.compare.helpers import TINY, compare, figures, read_results, refusal
         (["--compare.sweep=seed_everything=1,2"], "cannot be swept: `--compare.seeds` says which seeds there are"),
         (["--compare.sweep=znorm.eps=1e-8,1e-4"], "cannot be swept: `--compare.methods` takes ZNorm's arguments"),
         (["--compare.sweep=nonsense"], "expected `key=value,value,…`"),
-        (["--compare.seeds=0"], "Expected argument `seeds` to be at least 1, but got 0"),
+        (["--compare.seeds=0"], "Expected argument `seeds` to be an integer of at least 1, but got 0"),
         (["--compare.jobs=0"], "Expected argument `jobs` to be an integer of at least 1, but got 0"),
         (["--compare.monitor=val_quality"], "Argument `mode` is needed"),
         (["--compare.baseline=adam"], "Expected argument `baseline` to be one of the methods (none, znorm)"),
@@ -45,7 +45,7 @@ def test_a_yaml_that_contains_znorm(capsys):
 def test_a_foreign_folder(capsys):
     Path("out").mkdir()
     Path("out/thesis.tex").write_text("years of work")
-    assert "has other things in it (thesis.tex)" in refusal(capsys)
+    assert "is not the folder of a comparison (it contains thesis.tex)" in refusal(capsys)
     assert [path.name for path in Path("out").iterdir()] == ["thesis.tex"]
 
 

@@ -65,14 +65,14 @@ def test_tuples_and_lists_are_the_same_configuration():
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("notes.txt", "mine", r"has other things in it \(notes\.txt\)"),
+        ("notes.txt", "mine", r"is not the folder of a comparison \(it contains notes\.txt\)"),
         (
             "comparison.json",
             '{"schema": 99}',
-            r"not written by this version \(schema 99; this version reads schema 1\)",
+            r"incompatible version, or is damaged \(schema 99; this version reads schema 1\)",
         ),
-        ("comparison.json", "not json", "was not written by this version"),
-        ("comparison.json", '{"schema": 1}', "was not written by this version"),
+        ("comparison.json", "not json", "was written by an incompatible version, or is damaged"),
+        ("comparison.json", '{"schema": 1}', "was written by an incompatible version, or is damaged"),
     ],
 )
 def test_of_something_else(name, content, message):
@@ -181,7 +181,10 @@ def test_a_number_and_a_share_are_not_the_same():
 def test_files_of_others_stay():
     Path("out").mkdir()
     Path("out/.notes.tmp").write_text("mine")
-    with pytest.raises(ValueError, match=r"has other things in it \(\.notes\.tmp\)"), Store(Path("out")).opened({}):
+    with (
+        pytest.raises(ValueError, match=r"is not the folder of a comparison \(it contains \.notes\.tmp\)"),
+        Store(Path("out")).opened({}),
+    ):
         pass
     assert [path.name for path in Path("out").iterdir()] == [".notes.tmp"]
 

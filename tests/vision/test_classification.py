@@ -142,8 +142,8 @@ def test_pretrained_weights_get_a_new_head_and_keep_the_rest(offered_weights, ba
     [
         ({"backbone": "resnt18"}, r"`backbone` to be one of .*but got 'resnt18'\. Did you mean 'resnet18'"),
         ({"weights": "IMAGENET"}, r"`weights` to be one of .*'DEFAULT'.*but got 'IMAGENET'"),
-        ({"num_classes": 1}, r"`num_classes` to be at least 2, but got 1"),
-        ({"in_channels": 0}, r"`in_channels` to be at least 1, but got 0"),
+        ({"num_classes": 1}, r"`num_classes` to be an integer of at least 2, but got 1"),
+        ({"in_channels": 0}, r"`in_channels` to be an integer of at least 1, but got 0"),
         ({"label_smoothing": 2.0}, r"`label_smoothing` to be in \[0, 1\], but got 2\.0"),
         (
             {"backbone": "vgg11", "small_images": True},

@@ -153,7 +153,7 @@ def test_a_checkpoint_brings_back_the_same_model(tmp_path):
         ({"encoder": "resnet81"}, r"`encoder` to be one of .*but got 'resnet81'\. Did you mean 'resnet18'"),
         ({"encoder": "tu-resnet10"}, r"`encoder` to be one of .*but got 'tu-resnet10'\. Did you mean .*'tu-resnet10t'"),
         ({"encoder_weights": "imagnet"}, r"`encoder_weights` to be one of .*Did you mean 'imagenet'"),
-        ({"in_channels": 0}, r"`in_channels` to be at least 1"),
+        ({"in_channels": 0}, r"`in_channels` to be an integer of at least 1"),
         ({"num_classes": 2}, r"`num_classes` to be 1 in mode 'binary', but got 2.*mode='multilabel'"),
         ({"mode": "multiclass"}, r"`num_classes` to be at least 2 in mode 'multiclass', but got 1.*mode='binary'"),
         ({"mode": "binery"}, r"`mode` to be one of .*Did you mean 'binary'"),

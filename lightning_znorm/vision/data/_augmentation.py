@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from lightning_znorm.errors import DataError
+
 __all__ = ["Augmentation", "FlipAndCrop", "FlipAndRotate", "QuarterTurns"]
 
 
@@ -95,7 +97,7 @@ class QuarterTurns(Augmentation):
     def __call__(self, images: Tensor, masks: Tensor | None, draws: Tensor) -> tuple[Tensor, Tensor | None]:
         height, width = images.shape[-2:]
         if height != width:
-            raise ValueError(
+            raise DataError(
                 f"Quarter turns need square images, but got {height} x {width} pixels. Set `image_size`, or choose"
                 " another `augment`."
             )

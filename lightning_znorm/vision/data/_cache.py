@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from lightning_znorm.errors import DataError
 from lightning_znorm.vision.data._files import alone_in
 from lightning_znorm.vision.data._splits import Tensors
 
@@ -56,7 +57,7 @@ def _load(path: Path, labels: Tensor, size: int | None) -> Tensors:
     shape = tensors.images.shape
     expected = (len(labels), 3, *(shape[2:] if size is None else (size, size)))
     if tensors.images.dtype != torch.uint8 or len(shape) != 4 or shape != expected or 0 in shape:
-        raise ValueError(f"its images are {tensors.images.dtype} of shape {tuple(shape)}")
+        raise DataError(f"its images are {tensors.images.dtype} of shape {tuple(shape)}")
     if tensors.targets.dtype != torch.int64 or not torch.equal(tensors.targets, labels):
-        raise ValueError("its labels are not those of the folders")
+        raise DataError("its labels are not those of the folders")
     return tensors

@@ -12,6 +12,8 @@ from filelock import FileLock
 from torchvision.datasets.utils import download_url
 from tqdm import tqdm
 
+from lightning_znorm.errors import DownloadError, MissingFileError
+
 
 @contextmanager
 def alone_in(folder: Path) -> Iterator[None]:
@@ -32,12 +34,12 @@ def explained(url: str, folder: Path) -> Iterator[None]:
     try:
         yield
     except (URLError, OSError) as error:
-        raise RuntimeError(
+        raise DownloadError(
             f"The download of {url} failed: {error}. Try again (what is complete is not fetched again), or put the file"
             f" into {folder} by hand."
         ) from error
     except RuntimeError as error:
-        raise RuntimeError(
+        raise DownloadError(
             f"What came from {url} into {folder} is incomplete or not what it should be (its MD5 differs). Try again:"
             " it will be fetched again."
         ) from error
@@ -84,7 +86,7 @@ def existing(folder: str | os.PathLike[str], argument: str, hint: str) -> Path:
     """
     path = Path(folder).expanduser()
     if not path.is_dir():
-        raise FileNotFoundError(f"Argument `{argument}` is {str(folder)!r}, but {path.absolute()} is no folder. {hint}")
+        raise MissingFileError(f"Argument `{argument}` is {str(folder)!r}, but {path.absolute()} is no folder. {hint}")
     return path
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from lightning_znorm.vision.data._arguments import at_least
+from lightning_znorm.errors import DataError, count
 from lightning_znorm.vision.data._augmentation import Augmentation
 from lightning_znorm.vision.data._on_device import DeviceLoader
 from lightning_znorm.vision.data._order import Order, find_rank, mix, overfits, share_seed
@@ -49,11 +49,11 @@ class ImageDataModule(pl.LightningDataModule):
         seed: int,
     ) -> None:
         super().__init__()
-        self.batch_size = at_least("batch_size", batch_size, 1)
+        self.batch_size = count("batch_size", batch_size, least=1)
         self.augmentation = augmentation
         if num_workers is None:
             num_workers = min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1, _MOST_WORKERS)
-        self.num_workers = at_least("num_workers", num_workers, 0)
+        self.num_workers = count("num_workers", num_workers)
         self.on_device = on_device
         self.seed = seed
         self._splits: dict[str, Split] = {}
@@ -153,7 +153,7 @@ class ImageDataModule(pl.LightningDataModule):
             whole.targets[start : start + len(images)] = targets
             start += len(images)
         if whole is None:
-            raise ValueError(f"The {name} split of {type(self).__name__} is empty.")
+            raise DataError(f"The {name} split of {type(self).__name__} is empty.")
         return whole
 
 

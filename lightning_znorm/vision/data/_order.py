@@ -10,6 +10,8 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.utils.data import DistributedSampler
 
+from lightning_znorm.errors import DataError
+
 __all__ = ["Order", "find_rank", "mix", "overfits", "share_seed"]
 
 
@@ -60,7 +62,7 @@ class Order(DistributedSampler[Any]):
         super().__init__(samples, world_size, rank, shuffle, seed=seed)  # type: ignore[arg-type]  # it wants its length
         self.count = len(samples)
         if not pads and self.count < world_size:
-            raise ValueError(
+            raise DataError(
                 f"A split of {self.count} sample(s) cannot be shared by {world_size} rank(s): each needs one at least."
                 " Use fewer devices, or a larger split."
             )

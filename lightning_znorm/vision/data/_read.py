@@ -10,6 +10,8 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from torchvision.transforms.v2.functional import pil_to_tensor
 
+from lightning_znorm.errors import DataError
+
 __all__ = ["read_image", "read_mask"]
 
 _SHOWN = 4
@@ -101,14 +103,14 @@ def _opened(path: Path) -> Iterator[Image.Image]:
             ImageOps.exif_transpose(image, in_place=True)
             yield image
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise ValueError(
+        raise DataError(
             f"{path} has more than {Image.MAX_IMAGE_PIXELS} pixels ({error}) and is not decoded: small files of this"
             " kind can fill the memory. Shrink it, or raise `PIL.Image.MAX_IMAGE_PIXELS`."
         ) from error
     except _UnsuitableError as error:
-        raise ValueError(f"{path} {error}") from error
+        raise DataError(f"{path} {error}") from error
     except Exception as error:  # Pillow raises errors of many kinds where a file is damaged
-        raise ValueError(f"{path} is not a readable image ({error!r}). Replace it, or remove it.") from error
+        raise DataError(f"{path} is not a readable image ({error!r}). Replace it, or remove it.") from error
 
 
 def _is_deep(image: Image.Image) -> bool:

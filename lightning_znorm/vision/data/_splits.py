@@ -47,7 +47,7 @@ class Split:
     Attributes:
         samples: All of one split.
         mean: ``(1, C)``, or ``(len(samples), C)``: that of each image, in units of 0 to 255.
-        std: Likewise.
+        std: Of the same shape.
         cases: ``(len(samples),)`` int64, the number of each sample's case, such as a patient; ``None`` for none.
 
     """
@@ -63,7 +63,7 @@ class Split:
     def to(self, device: torch.device) -> "Split":
         """Return the split on a device; its samples are :class:`Tensors`."""
         if not isinstance(self.samples, Tensors):
-            raise TypeError(f"Only samples that are in memory can be moved to {device}.")
+            raise RuntimeError(f"Only samples that are in memory can be moved to {device}.")
         samples = Tensors(self.samples.images.to(device), self.samples.targets.to(device))
         cases = None if self.cases is None else self.cases.to(device)
         return Split(samples, self.mean.to(device), self.std.to(device), cases)

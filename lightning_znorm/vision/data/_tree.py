@@ -6,6 +6,8 @@ from pathlib import Path
 
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
+from lightning_znorm.errors import DataError, MissingFileError
+
 __all__ = ["Tree"]
 
 _NAMES = {
@@ -38,20 +40,20 @@ class Tree:
         for folder in _subfolders(root):
             split = next((split for split, names in _NAMES.items() if folder.name.lower() in names), None)
             if split in self.folders:
-                raise ValueError(
+                raise DataError(
                     f"{self.folders[split]} and {folder} are both folders of the {split} split. Merge them, or move one"
                     " elsewhere."
                 )
             if split is not None:
                 self.folders[split] = folder
         if "train" not in self.folders:
-            raise FileNotFoundError(
+            raise MissingFileError(
                 f"There is no folder {root / 'train'}. Argument `root` must name a folder in which `train` lies, with"
                 " one folder per class."
             )
         self.classes = [folder.name for folder in _subfolders(self.folders["train"])]
         if len(self.classes) < 2:
-            raise FileNotFoundError(
+            raise MissingFileError(
                 f"Expected at least two class folders in {self.folders['train']}, but found {self.classes}. Add a"
                 " folder for each class."
             )
@@ -70,18 +72,18 @@ class Tree:
 
     def _list_images(self, split: str) -> list[list[Path]]:
         if split not in self.folders:
-            raise FileNotFoundError(f"There is no folder {self.root / split}. Add it, with one folder per class.")
+            raise MissingFileError(f"There is no folder {self.root / split}. Add it, with one folder per class.")
         folder = self.folders[split]
         unknown = [path for path in _subfolders(folder) if path.name not in self.classes]
         if unknown:
-            raise ValueError(
+            raise DataError(
                 f"The class folder {unknown[0]} has no counterpart in {self.folders['train']}. Rename it, remove it, or"
                 " add training images."
             )
         by_class = [sorted(_walk(folder / name), key=lambda path: path.parts) for name in self.classes]
         for name, images in zip(self.classes, by_class, strict=True):
             if not images:
-                raise FileNotFoundError(
+                raise MissingFileError(
                     f"The class folder {folder / name} is missing or has no image. Add images; supported are"
                     f" {', '.join(IMG_EXTENSIONS)}."
                 )

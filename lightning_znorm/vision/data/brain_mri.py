@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import TensorDataset
 
-from lightning_znorm.vision.data._arguments import at_least, require
+from lightning_znorm.errors import ArgumentValueError, count, require_packages
 from lightning_znorm.vision.data._in_memory import InMemoryDataModule, Splits
 
 __all__ = ["BrainMRI"]
@@ -64,10 +64,10 @@ class BrainMRI(InMemoryDataModule):
     def __init__(
         self, batch_size: int = 8, image_size: int = 96, gap: int = 4, num_workers: int = 0, seed: int = 0
     ) -> None:
-        require("nilearn", "nilearn", owner="BrainMRI", extra="demo")
+        require_packages("`BrainMRI`", "demo", "nilearn")
         super().__init__(batch_size, num_workers, seed)
-        self.image_size = at_least("image_size", image_size, 16)
-        self.gap = at_least("gap", gap, 0)
+        self.image_size = count("image_size", image_size, least=16)
+        self.gap = count("gap", gap)
 
     def load(self) -> Splits:
         """Read the template, choose the slices of each split and standardize them."""
@@ -121,7 +121,9 @@ def split_into_blocks(count: int, gap: int) -> dict[str, list[int]]:
     near = {index + offset for index in held_out for offset in range(-gap, gap + 1)}
     train = [index for index in range(count) if index not in near]
     if len(train) < count // 4:
-        raise ValueError(f"Argument `gap` is {gap!r}, which leaves only {len(train)} of {count} slices for training.")
+        raise ArgumentValueError(
+            f"Argument `gap` is {gap!r}, which leaves only {len(train)} of {count} slices for training."
+        )
     return {
         "train": train,
         "val": [index for index in held_out if block[index] == _VAL_BLOCK],

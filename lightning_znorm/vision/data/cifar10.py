@@ -6,7 +6,7 @@ import torch
 from torchvision import datasets
 from torchvision.datasets.utils import download_and_extract_archive
 
-from lightning_znorm.vision.data._arguments import at_least
+from lightning_znorm.errors import ArgumentValueError, DownloadError, count
 from lightning_znorm.vision.data._augmentation import FlipAndCrop
 from lightning_znorm.vision.data._files import alone_in, explained, shuffled
 from lightning_znorm.vision.data._images import ImageDataModule
@@ -63,7 +63,7 @@ class CIFAR10(ImageDataModule):
     ) -> None:
         super().__init__(batch_size, FlipAndCrop() if augment else None, num_workers, on_device, seed)
         self.root = Path(root).expanduser()
-        self.val_size = at_least("val_size", val_size, 1)
+        self.val_size = count("val_size", val_size, least=1)
         self.download = download
 
     def prepare_data(self) -> None:
@@ -88,13 +88,13 @@ class CIFAR10(ImageDataModule):
             whole = datasets.CIFAR10(str(self.root), train=name != "test")
         except RuntimeError as error:
             folder = self.root / datasets.CIFAR10.base_folder
-            raise RuntimeError(
+            raise DownloadError(
                 f"CIFAR-10 is not in {folder}, or one of its files is damaged. Set `download=True`, or correct `root`."
             ) from error
         images, labels = torch.from_numpy(whole.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(whole.targets)
         if name != "test":
             if self.val_size >= len(images):
-                raise ValueError(
+                raise ArgumentValueError(
                     f"Expected argument `val_size` to be less than the {len(images)} training images, but got"
                     f" {self.val_size!r}."
                 )

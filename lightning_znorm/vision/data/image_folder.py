@@ -16,8 +16,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_only, rank_zer
 from torch import Tensor
 from torchvision.transforms.v2 import functional
 
-from lightning_znorm.vision._choices import unknown_choice
-from lightning_znorm.vision.data._arguments import at_least, between
+from lightning_znorm.errors import ArgumentValueError, DataError, count, share, unknown_choice
 from lightning_znorm.vision.data._augmentation import Augmentation, FlipAndCrop, FlipAndRotate, QuarterTurns
 from lightning_znorm.vision.data._cache import load_or_make
 from lightning_znorm.vision.data._files import existing, shuffled
@@ -59,7 +58,7 @@ class ImageFolder(ImageDataModule):
         val_share: Share of the training images for validation, where there is no folder for it.
         eval_per_class: At most so many random images of each class in the validation and the test split.
         mean: Of each channel, in [0, 1], with which the images are standardized; by default that of ImageNet.
-        std: Likewise.
+        std: Of the same shape.
         window: For gray images of 16 or 32 bits, integers or floats, as in medicine: the two values that become black
             and white, for example ``(0, 4095)`` for 12 bits or ``(-100, 300)``. In between it is linear, beyond it is
             clipped. Without it such images are refused. Images of 8 bits stay as they are.
@@ -101,12 +100,12 @@ class ImageFolder(ImageDataModule):
         kind = _AUGMENTATIONS[augment]
         super().__init__(batch_size, None if kind is None else kind(), num_workers, on_device, seed)
         self.root = root
-        self.image_size = None if image_size is None else at_least("image_size", image_size, 1)
-        self.val_share = between("val_share", val_share, 0, 1)
-        self.eval_per_class = None if eval_per_class is None else at_least("eval_per_class", eval_per_class, 1)
+        self.image_size = None if image_size is None else count("image_size", image_size, least=1)
+        self.val_share = share("val_share", val_share)
+        self.eval_per_class = None if eval_per_class is None else count("eval_per_class", eval_per_class, least=1)
         for argument, figures in (("mean", mean), ("std", std)):
             if len(figures) != 3:
-                raise ValueError(f"Expected argument `{argument}` to have three entries, but got {figures!r}.")
+                raise ArgumentValueError(f"Expected argument `{argument}` to have three entries, but got {figures!r}.")
         self.mean, self.std = tuple(mean), tuple(std)
         self.window = None if window is None else _check_window(window)
         self.cache = cache
@@ -151,7 +150,7 @@ class ImageFolder(ImageDataModule):
         """Return the training or the validation part of a class's training images."""
         count = max(1, round(self.val_share * len(own)))
         if count == len(own):
-            raise ValueError(
+            raise DataError(
                 f"The class folder {own[0].parent} has {len(own)} image(s), too few to hold some out for validation."
                 " Add images, or a folder `valid`."
             )
@@ -229,7 +228,7 @@ class Files:
             try:
                 status = path.stat()
             except OSError as error:
-                raise ValueError(f"{path} is not a readable image ({error}). Replace it, or remove it.") from error
+                raise DataError(f"{path} is not a readable image ({error}). Replace it, or remove it.") from error
             states.append((str(path.absolute()), label, status.st_size, status.st_mtime_ns))
         return _digest(states)
 
@@ -242,7 +241,7 @@ class Files:
         elif self._shape is None:
             self._shape = read_image(self.files[0][0], self.window).shape
         if image.shape != self._shape:
-            raise ValueError(
+            raise DataError(
                 f"{path} has {image.shape[1]} x {image.shape[2]} pixels, but {self.files[0][0]} has {self._shape[1]} x"
                 f" {self._shape[2]}. Set `image_size`."
             )
@@ -259,7 +258,7 @@ def _check_window(window: Sequence[float]) -> tuple[float, float]:
     except (TypeError, ValueError):
         low = high = math.nan
     if not -math.inf < low < high < math.inf:
-        raise ValueError(
+        raise ArgumentValueError(
             f"Expected argument `window` to be two finite numbers, the lower one first, but got {window!r}."
         )
     return low, high

@@ -12,7 +12,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torchvision.transforms.v2 import functional
 
-from lightning_znorm.vision.data._arguments import at_least, between
+from lightning_znorm.errors import ArgumentValueError, DataError, MissingFileError, count, share
 from lightning_znorm.vision.data._augmentation import FlipAndRotate
 from lightning_znorm.vision.data._files import existing, shuffled
 from lightning_znorm.vision.data._images import ImageDataModule
@@ -30,7 +30,7 @@ _HINT = (
 
 
 class LGGSegmentation(ImageDataModule):
-    """MRI slices of 110 patients with lower-grade glioma and masks of the tumour, from the folder ``kaggle_3m``.
+    """MRI slices of 110 patients with lower-grade glioma and masks of the tumor, from the folder ``kaggle_3m``.
 
     The patients, not the slices, are dealt out to the splits; folders whose names differ only in the date at the end
     are of one patient. Each channel of a folder's volume (pre-contrast, FLAIR, post-contrast) is standardized by the
@@ -41,7 +41,7 @@ class LGGSegmentation(ImageDataModule):
         root: ``kaggle_3m``, or the folder that it lies in.
         batch_size: Slices per batch.
         image_size: Side to which the slices are brought, in pixels; they are square.
-        only_tumor: Leave out the slices without tumour, from all splits.
+        only_tumor: Leave out the slices without tumor, from all splits.
         val_share: Share of the patients in the validation split.
         test_share: Share of the patients in the test split.
         augment: Flip half of the training slices and turn them by up to 15 degrees.
@@ -82,10 +82,10 @@ class LGGSegmentation(ImageDataModule):
     ) -> None:
         super().__init__(batch_size, FlipAndRotate() if augment else None, num_workers, on_device, seed)
         self.root = Path(root).expanduser()
-        self.image_size = at_least("image_size", image_size, 16)
+        self.image_size = count("image_size", image_size, least=16)
         self.only_tumor = only_tumor
-        self.val_share = between("val_share", val_share, 0, 1)
-        self.test_share = between("test_share", test_share, 0, 1)
+        self.val_share = share("val_share", val_share)
+        self.test_share = share("test_share", test_share)
         self.patients = patients
 
     def load(self, name: str) -> Split:
@@ -102,7 +102,7 @@ class LGGSegmentation(ImageDataModule):
         with_tumor = masks.flatten(1).amax(dim=1) > 0
         if self.only_tumor:
             if not with_tumor.any():
-                raise ValueError(
+                raise ArgumentValueError(
                     f"Argument `only_tumor`: none of the {len(chosen)} patient(s) of the split `{name}` has a tumor."
                     " Set `only_tumor=False`, or choose another `seed` or larger shares."
                 )
@@ -124,7 +124,7 @@ class LGGSegmentation(ImageDataModule):
         order = [patients[number] for number in shuffled(len(patients), self.seed)]
         val, test = (max(1, round(share * len(order))) for share in (self.val_share, self.test_share))
         if val + test >= len(order):
-            raise ValueError(
+            raise ArgumentValueError(
                 f"Arguments `val_share` ({self.val_share}) and `test_share` ({self.test_share}) leave none of"
                 f" {len(order)} patients for training."
             )
@@ -139,7 +139,7 @@ class Volume:
         images: ``(slices, 3, size, size)`` uint8.
         masks: ``(slices, 1, size, size)`` uint8 of 0 and 1.
         mean: ``(3,)``, of the channels.
-        std: Likewise; 1 where a channel is constant.
+        std: Of the same shape; 1 where a channel is constant.
 
     """
 
@@ -166,7 +166,7 @@ def find_patients(root: Path) -> list[list[Path]]:
     for path in sorted(path for path in folder.iterdir() if path.is_dir() and path.name.startswith("TCGA_")):
         patients.setdefault(re.sub(r"_\d{8}$", "", path.name), []).append(path)
     if not patients:
-        raise FileNotFoundError(f"There is no folder `TCGA_…` in {folder}. {_HINT}")
+        raise MissingFileError(f"There is no folder `TCGA_…` in {folder}. {_HINT}")
     table = folder / "data.csv"
     if table.exists():
         _check_table(table, patients)
@@ -179,27 +179,27 @@ def _check_table(table: Path, patients: dict[str, list[Path]]) -> None:
         with open(table, newline="", encoding="utf-8-sig") as file:
             rows = csv.DictReader(file)
             if "Patient" not in (rows.fieldnames or ()):
-                raise ValueError("no column `Patient`")
+                raise DataError("no column `Patient`")
             listed = [row["Patient"] for row in rows]
     except (ValueError, csv.Error) as error:  # also of another encoding
-        raise ValueError(
+        raise DataError(
             f"{table} is not the table of the data set: it has no readable column `Patient`. Replace it, or remove"
-            " it to use the patients that are there."
+            " it to use the existing patients."
         ) from error
     names = {*patients, *(folder.name for folders in patients.values() for folder in folders)}
     missing = [name for name in listed if name not in names]
     if missing:
-        raise FileNotFoundError(
+        raise MissingFileError(
             f"{table} lists {len(listed)} patients, but {len(missing)} of them have no folder in {table.parent}, such"
-            f" as {missing[0]}. Unpack the whole set, or remove data.csv to use the part that is there."
+            f" as {missing[0]}. Unpack the whole set, or remove data.csv to use the existing part."
         )
     if len(listed) == _PATIENTS == len(patients):
         files = [key for folders in patients.values() for folder in folders for key in _find_slices(folder)]
         slices = sum(is_mask for _, is_mask in files)
         if slices != _SLICES:
-            raise FileNotFoundError(
+            raise MissingFileError(
                 f"{table.parent} has {slices} masks of {_PATIENTS} patients, but the data set has {_SLICES}. Unpack the"
-                " whole set, or remove data.csv to use what is there."
+                " whole set, or remove data.csv to use the existing slices."
             )
 
 
@@ -223,7 +223,7 @@ def read_volume(folder: Path, size: int) -> Volume:
             pixels = read(path)
             shape = shape or pixels.shape[-2:]
             if pixels.shape[-2:] != shape or shape[0] != shape[1]:
-                raise ValueError(
+                raise DataError(
                     f"{path} has {pixels.shape[-2]} x {pixels.shape[-1]} pixels, expected {shape[0]} x {shape[0]}: all"
                     " slices and masks of a patient must be square and of one size. Crop or resize them."
                 )
@@ -243,7 +243,7 @@ def _find_slices(folder: Path) -> dict[tuple[int, bool], Path]:
         if match := pattern.fullmatch(path.name):
             key = int(match[1]), match[2] is not None
             if key in found:
-                raise ValueError(f"{found[key]} and {path} are the same slice by their names. Remove one.")
+                raise DataError(f"{found[key]} and {path} are the same slice by their names. Remove one.")
             found[key] = path
     return found
 
@@ -252,15 +252,15 @@ def _list_slices(folder: Path) -> list[tuple[Path, Path]]:
     """Return each slice with its mask, in the order of their numbers."""
     found = _find_slices(folder)
     if first := found.get((0, False)) or found.get((0, True)):
-        raise ValueError(f"{first} has the number 0, but slices are numbered from 1. Number them again.")
+        raise DataError(f"{first} has the number 0, but slices are numbered from 1. Number them again.")
     count = max((number for number, _ in found), default=0)
     if count == 0:
-        raise FileNotFoundError(f"There is no slice `{folder.name}_1.tif` in {folder}. {_HINT}")
+        raise MissingFileError(f"There is no slice `{folder.name}_1.tif` in {folder}. {_HINT}")
     for number in range(1, count + 1):
         for is_mask in (False, True):
             if (number, is_mask) not in found:
                 missing = f"{folder.name}_{number}{'_mask' if is_mask else ''}.tif"
-                raise FileNotFoundError(
+                raise MissingFileError(
                     f"{folder / missing} is missing, while the patient has slices up to number {count}: the copy of"
                     " the data is incomplete. Unpack the whole set."
                 )

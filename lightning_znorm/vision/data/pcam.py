@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torchvision import datasets
 
-from lightning_znorm.vision.data._arguments import require
+from lightning_znorm.errors import DataError, FileError, MissingFileError, require_packages
 from lightning_znorm.vision.data._augmentation import QuarterTurns
 from lightning_znorm.vision.data._files import alone_in, fetch_gzip
 from lightning_znorm.vision.data._images import ImageDataModule
@@ -23,7 +23,7 @@ _MEAN, _STD = (0.7008, 0.5384, 0.6916), (0.2350, 0.2774, 0.2129)
 
 
 class PCam(ImageDataModule):
-    """327,680 patches of lymph nodes, 96 x 96 pixels, with or without tumour tissue; downloaded on demand (8 GB).
+    """327,680 patches of lymph nodes, 96 x 96 pixels, with or without tumor tissue; downloaded on demand (8 GB).
 
     Split as published: 262,144 for training, 32,768 each for validation and test. Patches are read from the HDF5 files
     one by one, unless ``on_device`` is set, which takes 9 GB for all splits.
@@ -44,7 +44,7 @@ class PCam(ImageDataModule):
         ModuleNotFoundError: If h5py is not installed.
 
     Shapes:
-        Images ``(N, 3, 96, 96)`` float32, standardized; labels ``(N,)`` int64, 1 for tumour in the centre.
+        Images ``(N, 3, 96, 96)`` float32, standardized; labels ``(N,)`` int64, 1 for tumor in the center.
 
     Reference:
         Veeling et al., *Rotation Equivariant CNNs for Digital Pathology*, arXiv 1806.03962.
@@ -68,7 +68,7 @@ class PCam(ImageDataModule):
         on_device: bool = False,
         seed: int = 0,
     ) -> None:
-        require("h5py", "h5py", owner="PCam", extra="paper")
+        require_packages("`PCam`", "paper", "h5py")
         super().__init__(batch_size, QuarterTurns() if augment else None, num_workers, on_device, seed)
         self.root = Path(root).expanduser()
         self.download = download
@@ -112,12 +112,12 @@ class Patches:
             data = _find(file, "x")
             shape, dtype = tuple(data.shape), data.dtype
         if shape[1:] != (_SIDE, _SIDE, 3) or shape[0] == 0 or dtype != np.uint8:
-            raise ValueError(
+            raise DataError(
                 f"{images} has patches of shape {shape} and dtype {dtype}, expected (N, {_SIDE}, {_SIDE}, 3) with N > 0"
                 " and uint8. It is not PCam's: remove it and download it again."
             )
         if shape[0] != len(labels):
-            raise ValueError(
+            raise DataError(
                 f"{images} has {shape[0]} patches, but {targets} {len(labels)} labels. They do not belong together:"
                 " remove both and download them again."
             )
@@ -143,14 +143,14 @@ def _read_labels(path: Path) -> np.ndarray[Any, Any]:
     with contextlib.closing(_open(path)) as file:
         data = _find(file, "y")
         if data.shape[1:] != (1, 1, 1) or data.dtype.kind not in "iu":
-            raise ValueError(
+            raise DataError(
                 f"{path} has labels of shape {tuple(data.shape)} and dtype {data.dtype}, expected (N, 1, 1, 1) and"
                 " integers. It is not PCam's: remove it and download it again."
             )
         with _explained(path):
             labels: np.ndarray[Any, Any] = data[:].reshape(-1)
     if not np.isin(labels, (0, 1)).all():
-        raise ValueError(
+        raise DataError(
             f"{path} has labels from {labels.min()} to {labels.max()}, expected 0 and 1 only. It is not PCam's: remove"
             " it and download it again."
         )
@@ -162,7 +162,7 @@ def _open(path: Path) -> Any:
     import h5py
 
     if not path.exists():
-        raise FileNotFoundError(f"There is no {path}. Set `download=True`, or correct `root`.")
+        raise MissingFileError(f"There is no {path}. Set `download=True`, or correct `root`.")
     with _explained(path):
         return h5py.File(path)
 
@@ -175,7 +175,7 @@ def _find(file: Any, name: str) -> Any:
     with _explained(path):
         data = file[name]
     if not isinstance(data, h5py.Dataset):
-        raise ValueError(
+        raise DataError(
             f"{path} has no data set `{name}`, but a {type(data).__name__.lower()} of this name. It is not PCam's:"
             " remove it and download it again."
         )
@@ -189,8 +189,8 @@ def _explained(path: Path) -> Iterator[None]:
         yield
     except (OSError, KeyError) as error:
         if not isinstance(error, OSError) or error.errno is None:
-            raise ValueError(f"{path} is damaged ({error}). Remove it and download it again.") from error
+            raise DataError(f"{path} is damaged ({error}). Remove it and download it again.") from error
         remedy = ""
         if isinstance(error, BlockingIOError):
             remedy = " On a network file system, try again with HDF5_USE_FILE_LOCKING=FALSE in the environment."
-        raise OSError(error.errno, f"{path} cannot be read ({error}).{remedy}") from error
+        raise FileError(error.errno, f"{path} cannot be read ({error}).{remedy}") from error

@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from lightning_znorm.vision import BrainMRI, Digits
-from lightning_znorm.vision.data import _arguments
 from lightning_znorm.vision.data.brain_mri import load_template, split_into_blocks
 
 SPLITS = ("train", "val", "test")
@@ -153,11 +152,11 @@ class TestBoth:
     @pytest.mark.parametrize(("argument", "value"), [("batch_size", 0), ("num_workers", -1), ("image_size", 4)])
     def test_wrong_arguments(self, make, argument, value):
         cls = type(make())
-        with pytest.raises(ValueError, match=f"`{argument}` to be at least .*, but got {value}"):
+        with pytest.raises(ValueError, match=f"`{argument}` to be an integer of at least .*, but got {value}"):
             cls(**{argument: value})
 
     def test_missing_extra(self, make, monkeypatch):
-        monkeypatch.setattr(_arguments, "find_spec", lambda name: None)
+        monkeypatch.setattr("lightning_znorm.errors.find_spec", lambda name: None)
         with pytest.raises(ModuleNotFoundError, match=r'pip install "lightning-znorm\[demo\]"'):
             make()
 

@@ -11,7 +11,6 @@ import torch
 from torchvision import datasets
 
 from lightning_znorm.vision import PCam
-from lightning_znorm.vision.data import _arguments
 from lightning_znorm.vision.data.pcam import Patches
 
 SIZES = {"train": 12, "val": 5, "test": 4}
@@ -55,7 +54,7 @@ def pcam(server, monkeypatch):
 
 
 def test_missing_extra(monkeypatch):
-    monkeypatch.setattr(_arguments, "find_spec", lambda name: None)
+    monkeypatch.setattr("lightning_znorm.errors.find_spec", lambda name: None)
     with pytest.raises(ModuleNotFoundError, match=r'`PCam` .* h5py.*pip install "lightning-znorm\[paper\]"'):
         PCam("data")
 
