@@ -134,11 +134,11 @@ def listing(names: Sequence[str], limit: int = 20) -> str:
     return shown + (f", … ({len(names)} in all)" if len(names) > limit else "") if names else "none at all"
 
 
-def did_you_mean(name: str, known: Sequence[str]) -> str:
+def did_you_mean(name: str, known: Sequence[str], most: int = 1) -> str:
     """Return a hint at the nearest of the known names, upper or lower case, or nothing."""
-    by_lower_case = {other.lower(): other for other in known}
-    near = get_close_matches(name.lower(), by_lower_case, n=1)
-    return f" Did you mean {by_lower_case[near[0]]!r}?" if near else ""
+    by_lower_case = {other.lower(): repr(other) for other in known}
+    near = [by_lower_case[match] for match in get_close_matches(name.lower(), by_lower_case, n=most)]
+    return f" Did you mean {' or '.join(near)}?" if near else ""
 
 
 def unknown_choice(argument: str, value: object, choices: Iterable[str]) -> ArgumentValueError:
@@ -153,7 +153,7 @@ def unknown_choice(argument: str, value: object, choices: Iterable[str]) -> Argu
     names = sorted(choices)
     return ArgumentValueError(
         f"Expected argument `{argument}` to be one of {listing([*map(repr, names)])}, but got {describe(value)}."
-        f"{did_you_mean(str(value), names)}"
+        f"{did_you_mean(str(value), names, most=3)}"
     )
 
 

@@ -10,6 +10,7 @@ import pytest
 from lightning_znorm.compare.methods import Method
 from lightning_znorm.compare.plan import Run
 from lightning_znorm.compare.store import Store, differences, read_json, write_atomically, write_json
+from lightning_znorm.errors import ComparisonError
 from tests.compare.helpers import result
 
 CONFIGURATION = {
@@ -202,7 +203,7 @@ def test_a_wrong_question_leaves_nothing_behind():
     def ask(folder):
         with Store(Path(folder)).opened(CONFIGURATION) as store:
             store.folder_of(RUN).mkdir(parents=True, exist_ok=True)
-            raise ValueError("a wrong monitor")
+            raise ComparisonError("a wrong monitor")
 
     Path("empty").mkdir()
     for folder in ("new", "empty"):

@@ -146,8 +146,9 @@ class TestDamage:
             raise error
 
         monkeypatch.setattr(h5py, "File", refuse)
-        with pytest.raises(type(error), match=rf"test_y.h5 cannot be read \(.*Unable{remedy}") as caught:
+        with pytest.raises(OSError, match=rf"test_y.h5 cannot be read \(.*Unable{remedy}") as caught:
             made().setup("test")
+        assert caught.value.errno == error.errno
         assert "damaged" not in str(caught.value)
 
     def test_no_hdf5(self, folder):
