@@ -60,7 +60,7 @@ class GradientTransform(Transform, Callback):
     Raises:
         TypeError: If an argument is unknown, or ``exclude`` is anything but strings.
         ValueError: If an argument is out of its range.
-        MisconfigurationException: At the start of ``fit``, if the Trainer's configuration is not supported.
+        MisconfigurationError: At the start of ``fit``, if the Trainer's configuration is not supported.
 
     Example::
 

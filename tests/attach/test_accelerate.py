@@ -13,7 +13,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from lightning_znorm import ZNorm, attach
-from lightning_znorm._lightning import MisconfigurationException
+from lightning_znorm._lightning import MisconfigurationError
 from tests.attach.helpers import sgd, stds
 from tests.helpers import normalize_by_numpy, small_data, small_network
 
@@ -122,7 +122,7 @@ def test_the_prepared_optimizer_has_one_only():
     handle = attach(prepared, ZNorm())
     assert len(optimizer._optimizer_step_pre_hooks) == 1
     for same in (prepared, optimizer):
-        with pytest.raises(MisconfigurationException, match="`ZNorm` is attached to the optimizer `SGD` already"):
+        with pytest.raises(MisconfigurationError, match="`ZNorm` is attached to the optimizer `SGD` already"):
             attach(same, ZNorm())
     handle.remove()
     assert not optimizer._optimizer_step_pre_hooks
@@ -146,7 +146,7 @@ def test_where_gradients_are_elsewhere(kind):
     if kind == "DEEPSPEED":
         optimizer = DeepSpeedOptimizerWrapper(optimizer.optimizer)
     optimizer.accelerator_state = SimpleNamespace(distributed_type=DistributedType(kind))
-    with pytest.raises(MisconfigurationException, match=rf"accelerate's `DistributedType\.{kind}`.*DDP.*enabled=False"):
+    with pytest.raises(MisconfigurationError, match=rf"accelerate's `DistributedType\.{kind}`.*DDP.*enabled=False"):
         attach(optimizer, ZNorm())
     attach(optimizer, ZNorm(enabled=False))
 
@@ -154,7 +154,7 @@ def test_where_gradients_are_elsewhere(kind):
 def test_a_precision_of_8_bits():
     optimizer = make_accelerator().prepare(sgd(small_network()))
     optimizer.accelerator_state = SimpleNamespace(distributed_type=DistributedType.NO, mixed_precision="fp8")
-    with pytest.raises(MisconfigurationException, match=r"accelerate's `mixed_precision='fp8'`.*enabled=False"):
+    with pytest.raises(MisconfigurationError, match=r"accelerate's `mixed_precision='fp8'`.*enabled=False"):
         attach(optimizer, ZNorm())
 
 

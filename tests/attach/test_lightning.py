@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lightning_znorm import ZNorm, attach
-from lightning_znorm._lightning import MisconfigurationException
+from lightning_znorm._lightning import MisconfigurationError
 from tests.attach.helpers import sgd, stds
 from tests.helpers import make_module, make_trainer, small_network
 
@@ -48,11 +48,11 @@ def test_fabrics_strategies_and_precisions(package):
     kind, precision = type(strategy), strategy.precision
     # Lightning itself takes FSDP on accelerators only
     strategy.__class__, strategy._precision = fsdp, None
-    with pytest.raises(MisconfigurationException, match="does not support `strategy=FSDPStrategy`"):
+    with pytest.raises(MisconfigurationError, match="does not support `strategy=FSDPStrategy`"):
         attach(optimizer, ZNorm())
     strategy.__class__, strategy._precision = kind, precision
     optimizer._strategy.precision.precision = "transformer-engine"
-    with pytest.raises(MisconfigurationException, match="does not support `precision='transformer-engine'`"):
+    with pytest.raises(MisconfigurationError, match="does not support `precision='transformer-engine'`"):
         attach(optimizer, ZNorm())
     attach(optimizer, ZNorm(enabled=False))
 
@@ -71,7 +71,7 @@ class WithOwnTransform:
 
 
 def test_attached_and_a_callback():
-    with pytest.raises(MisconfigurationException, match="`ZNorm` is attached to the optimizer `SGD` already"):
+    with pytest.raises(MisconfigurationError, match="`ZNorm` is attached to the optimizer `SGD` already"):
         make_trainer(max_steps=1, callbacks=[ZNorm()]).fit(WithOwnTransform.module())
 
 

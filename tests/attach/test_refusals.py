@@ -8,7 +8,7 @@ from pytorch_optimizer.optimizer.fp16 import SafeFP16Optimizer
 from torch import nn
 
 from lightning_znorm import ZNorm, attach
-from lightning_znorm._lightning import MisconfigurationException
+from lightning_znorm._lightning import MisconfigurationError
 from tests.attach.helpers import backpropagate, sgd
 from tests.helpers import small_network
 
@@ -23,14 +23,14 @@ def test_an_optimizer_that_evaluates_its_closure_twice():
     before = copy.deepcopy(network)
     optimizer = Twice(network.parameters(), lr=0.1)
     attach(optimizer, ZNorm())
-    with pytest.raises(MisconfigurationException, match=r"optimizer `Twice`.*several times per step"):
+    with pytest.raises(MisconfigurationError, match=r"optimizer `Twice`.*several times per step"):
         optimizer.step(lambda: backpropagate(network))
     assert torch.equal(before[0].weight, network[0].weight)
 
 
 def test_lbfgs():
     optimizer = torch.optim.LBFGS(small_network().parameters())
-    with pytest.raises(MisconfigurationException, match="optimizer `LBFGS`"):
+    with pytest.raises(MisconfigurationError, match="optimizer `LBFGS`"):
         attach(optimizer, ZNorm())
     assert not optimizer._optimizer_step_pre_hooks
 
@@ -106,7 +106,7 @@ def test_attached_twice():
     network = small_network()
     optimizer = sgd(network)
     handle = attach(optimizer, ZNorm())
-    with pytest.raises(MisconfigurationException, match="`ZNorm` is attached to the optimizer `SGD` already"):
+    with pytest.raises(MisconfigurationError, match="`ZNorm` is attached to the optimizer `SGD` already"):
         attach(optimizer, ZNorm(min_ndim=2))
     handle.remove()
     attach(optimizer, ZNorm())
@@ -118,14 +118,14 @@ def test_exclude_without_names():
 
 
 def test_exclude_that_matches_nothing():
-    with pytest.raises(MisconfigurationException, match=r"the pattern 'encoder\.\*' matches no parameter.*0\.weight"):
+    with pytest.raises(MisconfigurationError, match=r"the pattern 'encoder\.\*' matches no parameter.*0\.weight"):
         attach(sgd(small_network()), ZNorm(exclude="encoder.*"), small_network())
 
 
 def test_sparse_and_complex_parameters():
     embedding = nn.Embedding(4, 2, sparse=True)
     optimizer = sgd(embedding)
-    with pytest.raises(MisconfigurationException, match=r"sparse gradient of parameter `weight`.*exclude=\['weight'\]"):
+    with pytest.raises(MisconfigurationError, match=r"sparse gradient of parameter `weight`.*exclude=\['weight'\]"):
         attach(optimizer, ZNorm(), embedding)
     handle = attach(optimizer, ZNorm())  # without the module it shows in the first step
     embedding(torch.tensor([1])).sum().backward()
@@ -138,21 +138,21 @@ def test_sparse_and_complex_parameters():
     optimizer.step()
 
     numbers = nn.Parameter(torch.ones(3, dtype=torch.complex64))
-    with pytest.raises(MisconfigurationException, match="complex gradient"):
+    with pytest.raises(MisconfigurationError, match="complex gradient"):
         attach(torch.optim.SGD([numbers], lr=0.1), ZNorm())
 
 
 def test_parameters_that_fsdp_has_flattened():
     network = small_network()
     network[0].weight._fsdp_flattened = True
-    with pytest.raises(MisconfigurationException, match="FullyShardedDataParallel"):
+    with pytest.raises(MisconfigurationError, match="FullyShardedDataParallel"):
         attach(sgd(network), ZNorm())
     network = small_network()
     optimizer = sgd(network)
     attach(optimizer, ZNorm())
     network[0].weight._fsdp_flattened = True
     backpropagate(network)
-    with pytest.raises(MisconfigurationException, match="FullyShardedDataParallel"):
+    with pytest.raises(MisconfigurationError, match="FullyShardedDataParallel"):
         optimizer.step()
 
 
@@ -164,7 +164,7 @@ def test_cuda_graphs_cannot_capture_what_waits_for_the_device(monkeypatch, value
     optimizer = sgd(network)
     with attach(optimizer, ZNorm(nonfinite=value)):
         backpropagate(network, factor=torch.nan)  # not looked at before the refusal
-        with pytest.raises(MisconfigurationException, match=rf"`ZNorm\(nonfinite='{value}'\)`.*CUDA graph"):
+        with pytest.raises(MisconfigurationError, match=rf"`ZNorm\(nonfinite='{value}'\)`.*CUDA graph"):
             optimizer.step()
     with attach(optimizer, ZNorm()):
         optimizer.step()

@@ -11,7 +11,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from lightning_znorm import GradientCentralization, ZNorm, attach
-from lightning_znorm._lightning import MisconfigurationException
+from lightning_znorm._lightning import MisconfigurationError
 from tests.attach.helpers import backpropagate, loss_of, sgd
 from tests.helpers import (
     PACKAGES,
@@ -84,7 +84,7 @@ def test_attached_to_an_optimizer():
     for before, after in zip(raw[1:], list(network.parameters())[1:], strict=True):
         assert torch.equal(before, after.grad)
     attach(optimizer, ZNorm())
-    with pytest.raises(MisconfigurationException, match=r"`GradientCentralization` is attached .* already"):
+    with pytest.raises(MisconfigurationError, match=r"`GradientCentralization` is attached .* already"):
         attach(optimizer, GradientCentralization())
 
 
@@ -142,10 +142,10 @@ def test_fsdp_and_lbfgs_are_refused():
     strategy = FSDPStrategy(process_group_backend="gloo")
     trainer.strategy.__class__, kind = type(strategy), trainer.strategy.__class__
     trainer.strategy._precision_plugin = FSDPPrecision("32-true")
-    with pytest.raises(MisconfigurationException, match="`GradientCentralization` does not support `strategy=FSDP"):
+    with pytest.raises(MisconfigurationError, match="`GradientCentralization` does not support `strategy=FSDP"):
         trainer.callbacks[0].setup(trainer, make_module(), "fit")
     trainer.strategy.__class__ = kind
-    with pytest.raises(MisconfigurationException, match=r"`GradientCentralization` does not support .*`LBFGS`"):
+    with pytest.raises(MisconfigurationError, match=r"`GradientCentralization` does not support .*`LBFGS`"):
         make_trainer(max_steps=1, callbacks=[GradientCentralization()]).fit(make_module(optimizer=torch.optim.LBFGS))
 
 

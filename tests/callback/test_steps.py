@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from lightning_znorm import ZNorm, attach
-from lightning_znorm._lightning import MisconfigurationException
+from lightning_znorm._lightning import MisconfigurationError
 from tests.callback.test_tuner import make_tunable
 from tests.helpers import make_module, make_trainer, recording_logger, small_network
 
@@ -68,7 +68,7 @@ def test_in_a_trainer_a_second_evaluation_after_the_parents_step(first):
             return loss
 
     torch.optim.SGD([nn.Parameter(torch.ones(2))], lr=0.1)
-    with pytest.raises(MisconfigurationException, match="optimizer `Again`"):
+    with pytest.raises(MisconfigurationError, match="optimizer `Again`"):
         make_trainer(max_steps=3, callbacks=[ZNorm()]).fit(
             make_module(optimizer=lambda parameters: Again(parameters, lr=0.01))
         )

@@ -10,7 +10,7 @@ import lightning
 import pytest
 import torch
 
-from lightning_znorm._lightning import MisconfigurationException
+from lightning_znorm._lightning import MisconfigurationError
 from tests.helpers import PACKAGES, skip_if_pytorch_is_wrong
 from tests.matrix.page import PAGE, TABLE, render
 from tests.matrix.trainings import DTYPES, MODES, OPTIMIZERS, train
@@ -52,7 +52,7 @@ def test_cell(mode, precision, optimizer, published, record_property):
         assert row.get("outcome") == "equal", "run `make matrix`"
     else:
         first, second = (
-            ("" if isinstance(error, MisconfigurationException) else "PyTorch: ") + str(error) for _, error in results
+            ("" if isinstance(error, MisconfigurationError) else "PyTorch: ") + str(error) for _, error in results
         )
         assert first == second
         record_property("outcome", "refused")
