@@ -7,7 +7,7 @@ from torch import Tensor
 from lightning_znorm.engine.nonfinite import Nonfinite
 from lightning_znorm.engine.transform import LogStats
 from lightning_znorm.errors import with_known_keywords
-from lightning_znorm.functional import GradientStats, centralize_, check_eps, znorm_
+from lightning_znorm.functional import GradientStats, centralize_, check_center, check_eps, znorm_
 from lightning_znorm.transform import GradientTransform
 
 __all__ = ["GradientCentralization", "ZNorm"]
@@ -22,6 +22,14 @@ class ZNorm(GradientTransform):
     with the population mean and standard deviation over all elements of one parameter tensor, after the paper's update
     rule (arXiv 2408.01215). Works in the Trainers and command lines of ``lightning.pytorch`` and ``pytorch_lightning``.
 
+    ``center=False`` is a control that sets the scale alone, to the same L2 norm:
+
+    .. math::
+        g \leftarrow \frac{g}{\sqrt{\frac{1}{d} \sum_{i} g_i^2} + \epsilon}
+
+    with the :math:`d` elements of the tensor. What ZNorm gains over it is the effect of centring; what it gains over
+    plain training, the effect of scale.
+
     Note:
         - A normalized gradient has L2 norm ``sqrt(numel)`` whatever the loss. Under plain SGD the baseline's learning
           rate is far too high: start at a hundredth of it. Adam is nearly invariant to the scale.
@@ -29,13 +37,15 @@ class ZNorm(GradientTransform):
           gradient, and noise of unit size after ZNorm: ``min_ndim=2`` leaves such parameters alone.
         - What ``exclude`` and ``min_ndim`` leave out keeps its raw gradient: under SGD at ZNorm's learning rate it
           practically stays where it is. Give it a parameter group with the rate of plain SGD.
-        - A gradient of one element, or with an inf or NaN, is left as it is; a constant one becomes zero.
+        - A gradient of one element, or with an inf or NaN, is left as it is; a constant one becomes zero (1 or -1
+          with ``center=False``).
 
     Args:
-        eps: Added to each standard deviation, in the units of the gradient.
+        eps: Added to each standard deviation or root mean square, in the units of the gradient.
         exclude: Shell-style patterns of parameter names whose gradients are left as they are, see
             :class:`~lightning_znorm.GradientTransform`.
         min_ndim: Parameters with fewer dimensions keep their gradient.
+        center: Whether the mean is subtracted; ``False`` only divides by the root mean square.
         start_step: First optimizer step (from 0) in which ZNorm runs.
         stop_step: First optimizer step in which it no longer runs, ``None`` for never.
         nonfinite: ``"propagate"`` leaves a gradient with an inf or NaN as it is, ``"skip"`` skips the optimizer's
@@ -72,6 +82,7 @@ class ZNorm(GradientTransform):
         eps: float = 1e-10,
         exclude: str | Sequence[str] = (),
         min_ndim: int = 0,
+        center: bool = True,
         start_step: int = 0,
         stop_step: int | None = None,
         nonfinite: Nonfinite = "propagate",
@@ -80,11 +91,12 @@ class ZNorm(GradientTransform):
         enabled: bool = True,
     ) -> None:
         self.eps = check_eps(eps)
+        self.center = check_center(center)
         super().__init__(exclude, min_ndim, start_step, stop_step, nonfinite, max_skips, log_stats, enabled)
 
     def transform(self, parameters: Sequence[Tensor], grad_scale: Tensor | None = None) -> GradientStats:
         """Normalize the gradients in place with :func:`~lightning_znorm.znorm_`."""
-        return znorm_(parameters, eps=self.eps, grad_scale=grad_scale)
+        return znorm_(parameters, eps=self.eps, grad_scale=grad_scale, center=self.center)
 
 
 class GradientCentralization(GradientTransform):

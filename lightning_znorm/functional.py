@@ -14,6 +14,7 @@ __all__ = [
     "DeviceStats",
     "GradientStats",
     "centralize_",
+    "check_center",
     "check_eps",
     "group_by_device",
     "require_transformable",
@@ -102,34 +103,43 @@ class GradientStats:
 
 @torch.no_grad()
 def znorm_(
-    parameters: Tensor | Iterable[Tensor], eps: float = 1e-10, grad_scale: Tensor | None = None
+    parameters: Tensor | Iterable[Tensor], eps: float = 1e-10, grad_scale: Tensor | None = None, center: bool = True
 ) -> GradientStats:
     r"""Normalize the gradient of each parameter to zero mean and unit standard deviation, in place.
 
     .. math::
         g \leftarrow \frac{g - \mu(g)}{\sigma(g) + \epsilon}
 
-    with the population mean and standard deviation (:math:`1/d`) of all :math:`d` elements of one parameter's gradient.
+    with the population mean and standard deviation (:math:`1/d`) of all :math:`d` elements of one parameter's gradient,
+    or, with ``center=False``, only its scale:
+
+    .. math::
+        g \leftarrow \frac{g}{\sqrt{\frac{1}{d} \sum_{i} g_i^2} + \epsilon}
+
     Afterwards every normalized gradient has L2 norm :math:`\sqrt{d}`. The result is that of float64 to 1e-6 of its norm
     for float32 gradients with a mean of up to ten standard deviations (the worst measured on a CPU is 5.4e-7, over
     normal noise, signs, few or rounded values, zeros, outliers, denormals and values near the largest of float32), to
     1e-12 for float64, and rounded once for float16 and bfloat16. No finite gradient becomes inf or NaN. Parameters
     without a gradient and empty ones are skipped, a parameter that is listed twice is normalized once, a gradient of
-    one element or with an inf or NaN stays as it is, and a constant gradient becomes exactly zero.
+    one element or with an inf or NaN stays as it is, and a constant gradient becomes exactly zero (with
+    ``center=False``, each of its elements becomes 1 or -1 but for ``eps``, and zeros stay).
 
     Args:
         parameters: A tensor, or an iterable of tensors, of any shape, device and dtype float16, bfloat16, float32 or
             float64, whose ``.grad`` is normalized.
-        eps: Added to each standard deviation, in the units of the gradient.
+        eps: Added to each standard deviation or root mean square, in the units of the gradient.
         grad_scale: For gradients that a :class:`torch.amp.GradScaler` has not unscaled yet: its scale, a tensor of one
             element. The result is multiplied by it, ``eps`` and the statistics refer to the gradients without it, so
             that an optimizer that divides by it itself (a fused one) makes the right step.
+        center: Whether the mean is subtracted.
 
     Returns:
-        Mean, standard deviation and cosine of each gradient, see :class:`GradientStats`.
+        Mean, standard deviation and cosine of each gradient, see :class:`GradientStats`. Without centring the cosine
+        is 1.
 
     Raises:
-        ValueError: If ``eps`` is not a positive finite number, or the elements of a gradient share memory.
+        ValueError: If ``eps`` is not a positive finite number, ``center`` is neither true nor false, or the elements of
+            a gradient share memory.
         TypeError: If a gradient is sparse, complex, of an unsupported dtype or a tensor subclass (a sharded DTensor),
             or float16 and still scaled.
 
@@ -149,10 +159,10 @@ def znorm_(
         torch.Size([2])
 
     """
-    eps = check_eps(eps)
+    eps, center = check_eps(eps), check_center(center)
 
     def edit_(gradients: list[Tensor]) -> Tensor:
-        return choose_znorm_(gradients[0].device)(gradients, eps, grad_scale)
+        return choose_znorm_(gradients[0].device)(gradients, eps, grad_scale, center)
 
     return _transform(parameters, edit_, grad_scale)
 
@@ -311,3 +321,10 @@ def check_eps(eps: float) -> float:
             f"Expected argument `eps` to be a positive finite number, but got {describe(eps)}. The default is 1e-10."
         )
     return number
+
+
+def check_center(center: bool) -> bool:
+    """Return ``center``; raise ``ValueError`` unless it is true or false."""
+    if not isinstance(center, bool):
+        raise ValueError(f"Expected argument `center` to be True or False, but got {describe(center)}.")
+    return center

@@ -2,8 +2,11 @@
 
 Every backend has a function ``znorm_(gradients, eps, grad_scale) -> Tensor``. It edits the gradients (dense, real, on
 one device) in place and returns their statistics before the edit as a tensor of shape ``(3, len(gradients))``: mean,
-standard deviation and the cosine between the gradient before and after. Some have ``centralize_(gradients,
-grad_scale)``, too.
+standard deviation and the cosine between the gradient before and after. All but ``triton`` take ``center=False``, too,
+and have ``centralize_(gradients, grad_scale)`` (that of ``cpu`` is in ``cpu_centralize``).
+
+The same in two verbs, for where something comes in between, is ``measure(gradients) -> Moments``, which edits nothing,
+and ``apply_(gradients, mean, factor)``; :func:`.moments.conclude` makes the arguments of the latter from the former.
 """
 
 from typing import Protocol
@@ -19,7 +22,9 @@ __all__ = ["choose_centralize_", "choose_znorm_"]
 class ZNormFunction(Protocol):
     """How a backend normalizes."""
 
-    def __call__(self, gradients: list[Tensor], eps: float, grad_scale: Tensor | None = None) -> Tensor:
+    def __call__(
+        self, gradients: list[Tensor], eps: float, grad_scale: Tensor | None = None, center: bool = True
+    ) -> Tensor:
         """Normalize the gradients in place and return their statistics."""
 
 
@@ -33,7 +38,7 @@ class CentralizeFunction(Protocol):
 def choose_znorm_(device: torch.device) -> ZNormFunction:
     """Return the ``znorm_`` of the fastest backend that has been proven on a device.
 
-    The kernel of ``triton`` has not run on a GPU yet; CUDA is ``generic``, too.
+    The kernel of ``triton`` has not run on a GPU yet, and always centres; CUDA is ``generic``, too.
     """
     return cpu.znorm_ if device.type == "cpu" else generic.znorm_
 

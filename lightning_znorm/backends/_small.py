@@ -1,67 +1,104 @@
-"""The z-score of many small gradients on a CPU at once: a call of PyTorch costs more than they do."""
+"""Moments and z-score of many small gradients on a CPU at once: a call of PyTorch costs more than they do."""
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import groupby
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from lightning_znorm.backends._memory import Figures, add_squares, are_trusted, in_order_of_memory
 
+Result = TypeVar("Result")
+
 _ELEMENTS = 1 << 17  # of a matrix
 _MANY = 32  # gradients of one size are worth a matrix of their own, without padding
 
 
-def normalize_together_(gradients: Sequence[Tensor], eps: float, scale: float) -> list[Figures | None]:
+def normalize_together_(gradients: Sequence[Tensor], eps: float, scale: float, center: bool) -> list[Figures | None]:
     """Normalize gradients of one dtype as rows of matrices.
 
     Args:
         gradients: Dense, real, non-empty tensors of float32, float16 or bfloat16 on the CPU.
-        eps: Added to the standard deviation.
+        eps: Added to the standard deviation or root mean square.
         scale: By which the gradients and the results are multiplied.
+        center: Whether the mean is subtracted.
 
     Returns:
         Of each gradient mean, standard deviation and cosine; ``None`` of those that are left to the reference.
 
     """
-    figures: list[Figures | None] = [None] * len(gradients)
+    return _by_batch(gradients, lambda flats: _normalize_rows_(flats, eps, scale, center))
+
+
+def measure_together(gradients: Sequence[Tensor]) -> list[tuple[float, float] | None]:
+    """Return mean and variance of each gradient, ``None`` of those that are left to the reference."""
+    return _by_batch(gradients, _measure_rows)
+
+
+def _by_batch(gradients: Sequence[Tensor], of_batch: Callable[[list[Tensor]], list[Result]]) -> list[Result | None]:
+    results: list[Result | None] = [None] * len(gradients)
     found = [(position, flat) for position, flat in enumerate(map(in_order_of_memory, gradients)) if flat is not None]
     for batch in _batches(tuple([flat.numel() for _, flat in found])):
-        flats = [found[number][1] for number in batch]
-        for number, these in zip(batch, _normalize_rows_(flats, eps, scale), strict=True):
-            figures[found[number][0]] = these
-    return figures
+        for number, result in zip(batch, of_batch([found[number][1] for number in batch]), strict=True):
+            results[found[number][0]] = result
+    return results
 
 
-def _normalize_rows_(flats: list[Tensor], eps: float, scale: float) -> list[Figures | None]:
-    """Normalize flat gradients, the largest first; in two passes over float32 that a cache holds."""
+def _center_rows(flats: list[Tensor]) -> tuple["_Workspace", Tensor, Tensor, Tensor]:
+    """Copy gradients, the largest first, less their means; return also means, what these lack, and variances."""
     space = _workspace(tuple([flat.numel() for flat in flats]), threading.get_ident())
-    values, rows, count, inside = space.values, space.rows, space.count, space.inside
+    values, count, inside = space.values, space.count, space.inside
     if inside is not None:
         values.zero_()
-    torch._foreach_copy_(rows, flats)
+    torch._foreach_copy_(space.rows, flats)
     offset = values.sum(dim=1, keepdim=True).div_(count)
     values.sub_(offset)
     if inside is not None:
         values.mul_(inside)
     rest = values.sum(dim=1, keepdim=True) / count
     squares = add_squares(values).unsqueeze(1).div_(count)
-    mean, variance = offset.double() + rest, squares - rest * rest
-    std = variance.sqrt()
-    factor = 1 / (std / scale + eps)
-    values.mul_(factor.float()).sub_(rest.mul(factor).float())
-    figures = torch.cat([mean / scale, std / scale, std / torch.hypot(mean, std)], dim=1).tolist()
+    return space, offset, rest, squares - rest * rest
+
+
+def _measure_rows(flats: list[Tensor]) -> list[tuple[float, float] | None]:
+    space, offset, rest, variance = _center_rows(flats)
+    moments = torch.cat([offset.double() + rest, variance], dim=1).tolist()
+    trusted = are_trusted(rest, variance).flatten().tolist()
+    return [
+        (mean, square) if is_trusted or (square == 0 and not row.any()) else None
+        for (mean, square), is_trusted, row in zip(moments, trusted, space.rows, strict=True)
+    ]
+
+
+def _normalize_rows_(flats: list[Tensor], eps: float, scale: float, center: bool) -> list[Figures | None]:
+    """Normalize flat gradients, the largest first; in two passes over float32 that a cache holds."""
+    space, offset, rest, variance = _center_rows(flats)
+    values, rows = space.values, space.rows
+    mean, std = offset.double() + rest, variance.sqrt()
+    length = torch.hypot(mean, std)
+    factor = 1 / ((std if center else length) / scale + eps)
+    if center:
+        values.mul_(factor.float()).sub_(rest.mul(factor).float())
+    else:
+        torch._foreach_copy_(rows, flats)
+        values.mul_(factor.float())
+    cosine = std / length if center else torch.ones_like(std)
+    figures = torch.cat([mean / scale, std / scale, cosine], dim=1).tolist()
     trusted = are_trusted(rest, variance).flatten().tolist()
     if all(trusted):
         torch._foreach_copy_(flats, rows)
         return list(map(tuple, figures))
     found: list[Figures | None] = []
     edits: tuple[list[Tensor], list[Tensor]] = ([], [])
-    for flat, row, (mean_, std_, cosine), is_trusted in zip(flats, rows, figures, trusted, strict=True):
-        found.append((mean_, std_, cosine) if is_trusted else _judge_constant(mean_, std_, row))
+    for flat, row, (mean_, std_, cosine_), is_trusted in zip(flats, rows, figures, trusted, strict=True):
+        if is_trusted:
+            found.append((mean_, std_, cosine_))
+        else:
+            found.append(_judge_constant(mean_, std_, row) if center else None)
         if found[-1] is not None and len(flat) > 1:
             edits[0].append(flat)
             edits[1].append(row)

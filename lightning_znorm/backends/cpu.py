@@ -1,4 +1,4 @@
-"""The z-score on a CPU: float32 tiles joined in float64, in two reads and one pass of reading and writing."""
+"""Moments and z-score on a CPU: float32 tiles joined in float64, in two reads and one pass of reading and writing."""
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
@@ -11,18 +11,87 @@ from torch import Tensor
 
 from lightning_znorm.backends import reference
 from lightning_znorm.backends._memory import PIECE, Figures, are_trusted, choose_width, in_order_of_memory
-from lightning_znorm.backends._small import normalize_together_
+from lightning_znorm.backends._small import measure_together, normalize_together_
+from lightning_znorm.backends.moments import Moments
 
 _SMALL = 4096  # gradients of at most so many elements are taken together
 _CACHED = 1 << 21  # elements that are measured before they are normalized, while a cache may still have them
 _TILE = 8192  # elements that are summed in float32
 _JOINED = 128  # pieces that PyTorch joins; Python joins the rest
 _CHUNK = 1 << 19  # elements of which there may be a copy
+_SMALLEST_FACTOR = 1e-30  # and one over the largest, in float32
 
-Group = dict[torch.dtype, list[int]]
+
+def measure(gradients: Sequence[Tensor]) -> Moments:
+    """Do what :func:`lightning_znorm.backends.reference.measure` does, in float32 where that is enough.
+
+    Args:
+        gradients: As for the reference, on the CPU.
+
+    Returns:
+        As the reference.
+
+    Example::
+
+        >>> moments = measure([torch.tensor([1.0, 2.0, 3.0, 6.0]), torch.empty(0)])
+        >>> moments.count.tolist(), moments.mean.tolist(), moments.squares.round(decimals=5).tolist()
+        ([4.0, 0.0], [3.0, 0.0], [14.0, 0.0])
+
+    """
+    sizes = [gradient.numel() for gradient in gradients]
+    small, large = _sort(gradients, sizes)
+    moments: list[tuple[float, float] | None] = [None if size else (0.0, 0.0) for size in sizes]
+    for batch in small:
+        found = measure_together([gradients[position] for position in batch])
+        for position, result in zip(batch, found, strict=True):
+            moments[position] = result
+    flats = [(position, flat) for position in large if (flat := in_order_of_memory(gradients[position])) is not None]
+    sums = _add_up([_in_float32(flat) for _, flat in flats])
+    for (position, flat), (total, squares) in zip(flats, sums, strict=True):
+        moments[position] = _evaluate(flat, total, squares)
+    rows = []
+    for gradient, size, moment in zip(gradients, sizes, moments, strict=True):
+        if moment is None:
+            exact = reference.measure([gradient])
+            rows.append((size, exact.mean.item(), exact.squares.item()))
+        else:
+            mean, variance = moment
+            rows.append((size, mean, variance * size))
+    return Moments(*torch.tensor(rows, dtype=torch.float64, device="cpu").T.contiguous())
 
 
-def znorm_(gradients: Sequence[Tensor], eps: float, grad_scale: Tensor | None = None) -> Tensor:
+def apply_(gradients: Sequence[Tensor], mean: Tensor, factor: Tensor) -> None:
+    """Do what :func:`lightning_znorm.backends.reference.apply_` does, in float32 where that is enough.
+
+    Args:
+        gradients: As for the reference, on the CPU.
+        mean: As for the reference.
+        factor: As for the reference.
+
+    Example::
+
+        >>> gradient = torch.tensor([1.0, 2.0, 3.0, 6.0])
+        >>> apply_([gradient], mean=torch.tensor([3.0]).double(), factor=torch.tensor([0.5]).double())
+        >>> gradient
+        tensor([-1.0000, -0.5000,  0.0000,  1.5000])
+
+    """
+    edits = []
+    for position, (gradient, subtracted, multiplier) in enumerate(
+        zip(gradients, mean.tolist(), factor.tolist(), strict=True)
+    ):
+        if math.isnan(multiplier):
+            continue
+        flat = None if gradient.dtype == torch.float64 else in_order_of_memory(gradient)
+        if flat is None or not _SMALLEST_FACTOR < multiplier < 1 / _SMALLEST_FACTOR:
+            edit = slice(position, position + 1)
+            reference.apply_([gradient], mean[edit], factor[edit])
+        else:
+            edits.append((flat, subtracted, multiplier))
+    _apply_(edits)
+
+
+def znorm_(gradients: Sequence[Tensor], eps: float, grad_scale: Tensor | None = None, center: bool = True) -> Tensor:
     """Do what :func:`lightning_znorm.backends.reference.znorm_` does, in float32 where that is enough.
 
     Sums are those of tiles of 8,192 elements in float32, norms of pieces of 128, both joined in float64; good to
@@ -35,6 +104,7 @@ def znorm_(gradients: Sequence[Tensor], eps: float, grad_scale: Tensor | None = 
         gradients: Dense, real, non-empty floating-point tensors of any shape and strides, all on the CPU.
         eps: As for the reference.
         grad_scale: As for the reference.
+        center: As for the reference.
 
     Returns:
         As the reference: float64 tensor of shape ``(3, len(gradients))``.
@@ -49,25 +119,17 @@ def znorm_(gradients: Sequence[Tensor], eps: float, grad_scale: Tensor | None = 
     """
     scale = 1.0 if grad_scale is None else float(grad_scale)
     figures: list[Figures | None] = [None] * len(gradients)
-    small: Group = {}
-    large: list[int] = []
     sizes = [gradient.numel() for gradient in gradients]
-    for position, gradient in enumerate(gradients):
-        if gradient.dtype == torch.float64:
-            continue
-        if sizes[position] <= _SMALL:
-            small.setdefault(gradient.dtype, []).append(position)
-        else:
-            large.append(position)
-    ways = [(batch, normalize_together_) for batch in small.values()]
+    small, large = _sort(gradients, sizes)
+    ways = [(batch, normalize_together_) for batch in small]
     ways += [(batch, _normalize_) for batch in _batches(large, sizes)]
     for batch, normalize_ in ways:
-        found = normalize_([gradients[position] for position in batch], eps, scale)
+        found = normalize_([gradients[position] for position in batch], eps, scale, center)
         for position, these in zip(batch, found, strict=True):
             figures[position] = these
     return torch.tensor(
         [
-            these or reference.znorm_([gradient], eps, grad_scale).flatten().tolist()
+            these or reference.znorm_([gradient], eps, grad_scale, center).flatten().tolist()
             for these, gradient in zip(figures, gradients, strict=True)
         ],
         dtype=torch.float64,
@@ -75,46 +137,57 @@ def znorm_(gradients: Sequence[Tensor], eps: float, grad_scale: Tensor | None = 
     ).T
 
 
-def _normalize_(gradients: Sequence[Tensor], eps: float, scale: float) -> list[Figures | None]:
+def _sort(gradients: Sequence[Tensor], sizes: Sequence[int]) -> tuple[Iterable[list[int]], list[int]]:
+    """Return the positions of small gradients, by dtype, and of large ones; neither of empty ones nor of float64."""
+    small: dict[torch.dtype, list[int]] = {}
+    large: list[int] = []
+    for position, (gradient, size) in enumerate(zip(gradients, sizes, strict=True)):
+        if gradient.dtype == torch.float64 or not size:
+            continue
+        if size <= _SMALL:
+            small.setdefault(gradient.dtype, []).append(position)
+        else:
+            large.append(position)
+    return small.values(), large
+
+
+def _normalize_(gradients: Sequence[Tensor], eps: float, scale: float, center: bool) -> list[Figures | None]:
     """Normalize gradients in place; those whose statistics cannot be trusted stay and get no figures."""
     figures: list[Figures | None] = [None] * len(gradients)
     found = [(n, flat) for n, flat in enumerate(map(in_order_of_memory, gradients)) if flat is not None]
-    moments = _measure([_in_float32(flat) for _, flat in found])
+    sums = _add_up([_in_float32(flat) for _, flat in found])
     edits = []
-    for (position, flat), (total, squares) in zip(found, moments, strict=True):
-        if squares == 0 and not flat.any():
+    for (position, flat), (total, squares) in zip(found, sums, strict=True):
+        moments = _evaluate(flat, total, squares)
+        if moments is None:
+            continue
+        mean, std = moments[0], math.sqrt(moments[1])
+        length = math.hypot(mean, std)
+        if not length:  # all 0, and to stay so
             figures[position] = (0.0, 0.0, 1.0)
             continue
-        statistics = _evaluate(flat, total, squares)
-        if statistics is not None:
-            offset, mean, std = statistics
-            figures[position] = (mean / scale, std / scale, std / math.hypot(mean, std))
-            # the mean is multiplied by the very factor that float32 makes of it, so that one rounding is left
-            factor = c_float(1 / (std / scale + eps)).value
-            edits.append((flat, offset, factor, (offset - mean) * factor))
-    shifts = torch.tensor([shift for *_, shift in edits], dtype=torch.float32, device="cpu").unbind()
-    for (flat, offset, factor, _), shift in zip(edits, shifts, strict=True):
-        _apply_(flat, offset, factor, shift)
+        figures[position] = (mean / scale, std / scale, std / length if center else 1.0)
+        edits.append((flat, mean if center else 0.0, 1 / ((std if center else length) / scale + eps)))
+    _apply_(edits)
     return figures
 
 
-def _evaluate(flat: Tensor, total: float, squares: float) -> tuple[float, float, float] | None:
-    """Return offset, mean and standard deviation of a gradient, ``None`` if they cannot be trusted.
-
-    The offset is 0, or near the mean where that is large: it is to be subtracted first, lest digits are lost.
-    """
+def _evaluate(flat: Tensor, total: float, squares: float) -> tuple[float, float] | None:
+    """Return mean and variance of a gradient, ``None`` if they cannot be trusted."""
+    if squares == 0 and not flat.any():
+        return 0.0, 0.0
     count, offset = flat.numel(), 0.0
     rest = total / count
     variance = squares / count - rest * rest
     if rest * rest > variance:
-        offset = c_float(rest).value
-        ((total, squares),) = _measure([_in_float32(flat, offset)])
+        offset = c_float(rest).value  # lest digits are lost
+        ((total, squares),) = _add_up([_in_float32(flat, offset)])
         rest = total / count
         variance = squares / count - rest * rest
-    return (offset, offset + rest, math.sqrt(variance)) if are_trusted(rest, variance) else None
+    return (offset + rest, variance) if are_trusted(rest, variance) else None
 
 
-def _measure(gradients: Iterable[Iterable[Tensor]]) -> list[tuple[float, float]]:
+def _add_up(gradients: Iterable[Iterable[Tensor]]) -> list[tuple[float, float]]:
     """Return sum and sum of squares of each gradient, which comes in flat chunks of float32."""
     sums: list[Tensor] = []
     norms: list[Tensor] = []
@@ -172,15 +245,28 @@ def _in_float32(flat: Tensor, offset: float = 0.0) -> Iterator[Tensor]:
         yield chunk.float().sub(offset) if offset else chunk.float()
 
 
-def _apply_(flat: Tensor, offset: float, factor: float, shift: Tensor) -> None:
-    """Replace each element by ``(element - offset) * factor + shift``."""
-    for chunk in (flat,) if flat.dtype == torch.float32 and not offset else flat.split(_CHUNK):
-        values = chunk.float()
-        if offset:
-            values.sub_(offset)
-        torch.add(shift, values, alpha=factor, out=values)
-        if values is not chunk:
-            chunk.copy_(values)
+def _apply_(edits: Sequence[tuple[Tensor, float, float]]) -> None:
+    """Replace each element of each flat tensor by ``(element - mean) * factor``."""
+    # the mean is multiplied by the very factor that float32 makes of it, so that one rounding is left; where it is
+    # large, what float32 holds of it is subtracted first
+    factors = [c_float(factor).value for _, _, factor in edits]
+    offsets = [
+        c_float(mean).value if abs(mean) * factor > 1 else 0.0
+        for (_, mean, _), factor in zip(edits, factors, strict=True)
+    ]
+    shifts = torch.tensor(
+        [(offset - mean) * factor for (_, mean, _), offset, factor in zip(edits, offsets, factors, strict=True)],
+        dtype=torch.float32,
+        device="cpu",
+    ).unbind()
+    for (flat, _, _), offset, factor, shift in zip(edits, offsets, factors, shifts, strict=True):
+        for chunk in (flat,) if flat.dtype == torch.float32 and not offset else flat.split(_CHUNK):
+            values = chunk.float()
+            if offset:
+                values.sub_(offset)
+            torch.add(shift, values, alpha=factor, out=values)
+            if values is not chunk:
+                chunk.copy_(values)
 
 
 def _batches(positions: Iterable[int], sizes: Sequence[int]) -> Iterator[list[int]]:

@@ -44,8 +44,8 @@ def centralize_(gradients: Sequence[Tensor], grad_scale: Tensor | None = None) -
     stats = torch.ones(3, len(gradients), dtype=torch.float64, device="cpu")
     unchanged = [position for position, gradient in enumerate(gradients) if not _has_rows(gradient)]
     if unchanged:
-        copies = [gradients[position].clone() for position in unchanged]
-        stats[:2, unchanged] = cpu.znorm_(copies, eps=1.0, grad_scale=grad_scale)[:2]
+        moments = cpu.measure([gradients[position] for position in unchanged])
+        stats[:2, unchanged] = torch.stack([moments.mean, (moments.squares / moments.count).sqrt()]) / scale
     changed = [position for position, gradient in enumerate(gradients) if _has_rows(gradient)]
     if changed:
         figures = []

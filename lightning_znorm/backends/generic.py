@@ -8,11 +8,78 @@ from torch import Tensor
 
 from lightning_znorm.backends import reference
 from lightning_znorm.backends._memory import in_order_of_memory, to_device
+from lightning_znorm.backends.moments import Moments, conclude
 
 _TILE = 4096  # elements that are summed in float32
 
 
-def znorm_(gradients: Sequence[Tensor], eps: float, grad_scale: Tensor | None = None) -> Tensor:
+def measure(gradients: Sequence[Tensor]) -> Moments:
+    """Do what :func:`lightning_znorm.backends.reference.measure` does, in float32 but for what joins the tiles.
+
+    Args:
+        gradients: As for the reference.
+
+    Returns:
+        As the reference, on the gradients' device; pairs of float32 where it has no float64, see :class:`.Moments`.
+
+    Example::
+
+        >>> moments = measure([torch.tensor([1.0, 2.0, 3.0, 6.0]), torch.empty(0)])
+        >>> moments.count.tolist(), moments.mean.tolist(), moments.squares.tolist()
+        ([4.0, 0.0], [3.0, 0.0], [14.0, 0.0])
+
+    """
+    if any(map(_is_wide, gradients)):
+        parts = [(reference.measure if _is_wide(gradient) else measure)([gradient]) for gradient in gradients]
+        return Moments(*[torch.cat([getattr(part, name) for part in parts]) for name in ("count", "mean", "squares")])
+    scaled = _measure([gradient if gradient.numel() else gradient.new_zeros(1) for gradient in gradients])
+    count = to_device([gradient.numel() for gradient in gradients], torch.int64, gradients[0].device)
+    if scaled.squares.dtype == torch.float64:
+        unit = scaled.unit.double()
+        return Moments(count.double(), scaled.mean() * unit, scaled.squares * unit * unit)
+    pairs = [
+        torch.stack([count.float(), (count - count.float().long()).float()]),
+        torch.stack([scaled.high, scaled.low]) * scaled.unit,
+        torch.stack([scaled.squares, torch.zeros_like(scaled.squares)]) * scaled.unit * scaled.unit,
+    ]
+    return Moments(*pairs)
+
+
+def apply_(gradients: Sequence[Tensor], mean: Tensor, factor: Tensor) -> None:
+    """Do what :func:`lightning_znorm.backends.reference.apply_` does, in two operations on float32.
+
+    What is not finite in float32, although it was, comes from a factor that no gradient's own moments give.
+
+    Args:
+        gradients: As for the reference.
+        mean: As for the reference, where :func:`measure` puts it; a pair of float32, of shape ``(2, len(gradients))``,
+            where the device has no float64.
+        factor: Likewise.
+
+    Example::
+
+        >>> gradient = torch.tensor([1.0, 2.0, 3.0, 6.0])
+        >>> apply_([gradient], mean=torch.tensor([3.0]).double(), factor=torch.tensor([0.5]).double())
+        >>> gradient
+        tensor([-1.0000, -0.5000,  0.0000,  1.5000])
+
+    """
+    if any(map(_is_wide, gradients)):
+        for gradient, *edit in zip(gradients, mean.split(1, dim=-1), factor.split(1, dim=-1), strict=True):
+            (reference.apply_ if _is_wide(gradient) else apply_)([gradient], *edit)
+        return
+    if mean.ndim == 1:
+        high = mean.float()
+        mean, factor = torch.stack([high.double(), mean - high]), factor.unsqueeze(0)
+    high, low = mean
+    factor = factor[0]
+    # units near the deviations from the mean, so that neither they nor the factor are beyond float32
+    exponent = _exponent(torch.maximum(high.abs(), 1 / factor.abs()))
+    inverse, unit = _power_of_two(-exponent), _power_of_two(exponent)
+    _edit_(gradients, inverse, (high * inverse).float(), (low * inverse).float(), (factor * unit).float())
+
+
+def znorm_(gradients: Sequence[Tensor], eps: float, grad_scale: Tensor | None = None, center: bool = True) -> Tensor:
     """Do what :func:`lightning_znorm.backends.reference.znorm_` does, in two passes over float32.
 
     The statistics are those of one gradient after the other, relative to the value nearest to 0 within its range and in
@@ -23,6 +90,7 @@ def znorm_(gradients: Sequence[Tensor], eps: float, grad_scale: Tensor | None = 
         gradients: Dense, real, non-empty floating-point tensors of any shape and strides, all on one device.
         eps: As for the reference.
         grad_scale: As for the reference.
+        center: As for the reference.
 
     Returns:
         As the reference, on the gradients' device; in float32 where it has no float64.
@@ -35,28 +103,20 @@ def znorm_(gradients: Sequence[Tensor], eps: float, grad_scale: Tensor | None = 
         tensor([-1.0690, -0.5345,  0.0000,  1.6036])
 
     """
-    if any(gradient.dtype == torch.float64 for gradient in gradients):
-        return _one_by_one(gradients, eps, grad_scale)
-    moments = _measure(gradients)
-    wide = _widest(gradients[0].device)
-    scale = _scale(grad_scale, gradients[0].device)
-    unit = moments.unit.to(wide)
-    mean, std = moments.mean(), moments.std()
-    is_single = to_device([gradient.numel() == 1 for gradient in gradients], torch.bool, gradients[0].device)
-    is_left = is_single | ~std.isfinite()
-    factor = torch.where(is_left, 1.0, torch.where(std == 0, 0.0, 1 / (std / scale + eps / unit)).float())
-    inverse = torch.where(is_left, 1.0, moments.inverse)
-    # 0 of either sign stays what it is if -0 is added
-    high, low = [torch.where(is_left, -0.0, -part) for part in (moments.high, moments.low)]
-    for gradient, *edit in zip(gradients, inverse, high, low * factor, factor, strict=True):
-        values = gradient.float()  # the gradient itself if it is float32
-        torch.addcmul(edit[1], values, edit[0], out=values)
-        torch.addcmul(edit[2], values, edit[3], out=values)
-        if values is not gradient:
-            gradient.copy_(values)
-    is_unchanged = is_left | ((mean == 0) & (std == 0))
-    cosine = torch.where(is_unchanged, 1.0, std / (mean.square() + std.square()).sqrt())
-    return torch.stack([mean * unit / scale, std * unit / scale, cosine])
+    if any(map(_is_wide, gradients)):
+        parts = [
+            (reference.znorm_ if _is_wide(gradient) else znorm_)([gradient], eps, grad_scale, center)
+            for gradient in gradients
+        ]
+        return torch.cat(parts, dim=1)
+    scaled = _measure(gradients)
+    unit = scaled.unit.to(scaled.squares.dtype)
+    scale = _scale(grad_scale, unit.device)
+    _, factor, statistics = conclude(scaled.moments(), eps / unit, scale, center)
+    mean = (scaled.high, scaled.low) if center else (torch.zeros_like(scaled.high),) * 2
+    _edit_(gradients, scaled.inverse, *mean, factor.float())
+    statistics[:2].mul_(unit)
+    return statistics
 
 
 def centralize_(gradients: Sequence[Tensor], grad_scale: Tensor | None = None) -> Tensor:
@@ -78,26 +138,26 @@ def centralize_(gradients: Sequence[Tensor], grad_scale: Tensor | None = None) -
                 [ 0.,  0.,  0.]])
 
     """
-    if any(gradient.dtype == torch.float64 for gradient in gradients):
+    if any(map(_is_wide, gradients)):
         return reference.centralize_(gradients, grad_scale)
-    moments = _measure(gradients)
+    scaled = _measure(gradients)
     scale = _scale(grad_scale, gradients[0].device)
-    unit = moments.unit.to(_widest(gradients[0].device))
-    mean, std = moments.mean(), moments.std()
+    unit = scaled.unit.to(scaled.squares.dtype)
+    mean, std = scaled.mean(), (scaled.squares / scaled.count).sqrt()
     norms = [
-        _centralize_one_(gradient, moments, position)
+        _centralize_one_(gradient, scaled, position)
         if gradient.ndim > 1 and gradient.numel() > len(gradient)
-        else torch.full_like(moments.unit[position], torch.nan)
+        else torch.full_like(scaled.unit[position], torch.nan)
         for position, gradient in enumerate(gradients)
     ]
     # a projection: the inner product of before and after is the squared norm of after
-    before = (moments.count * (mean.square() + std.square())).sqrt()
+    before = (scaled.count * (mean.square() + std.square())).sqrt()
     cosine = (torch.stack(norms).to(before.dtype) / before).clamp(max=1.0)
     return torch.stack([mean * unit / scale, std * unit / scale, torch.where(cosine.isfinite(), cosine, 1.0)])
 
 
 @dataclass(frozen=True)
-class _Moments:
+class _ScaledMoments:
     """Of each gradient, in units of its own: all of shape ``(n,)``.
 
     Attributes:
@@ -120,18 +180,18 @@ class _Moments:
     def mean(self) -> Tensor:
         return self.high.to(self.squares.dtype) + self.low
 
-    def std(self) -> Tensor:
-        return (self.squares / self.count).sqrt()
+    def moments(self) -> Moments:
+        return Moments(self.count, self.mean(), self.squares)
 
 
-def _measure(gradients: Sequence[Tensor]) -> _Moments:
+def _measure(gradients: Sequence[Tensor]) -> _ScaledMoments:
     device = gradients[0].device
     wide = _widest(device)
     counts = [gradient.numel() for gradient in gradients]
     count = to_device(counts, wide, device)
     lowest, highest = torch.stack([torch.stack(torch.aminmax(gradient)).float() for gradient in gradients], dim=1)
     largest = torch.maximum(-lowest, highest)
-    exponent = torch.where(largest.isfinite(), largest, 1.0).log2().floor().clamp(-126, 126).int()
+    exponent = _exponent(torch.where(largest.isfinite(), largest, 1.0))
     inverse = _power_of_two(-exponent)
     # relative to this, a constant gradient is exactly 0, and no element loses more digits than it has itself
     start = _nearest_to_zero(lowest, highest) * inverse
@@ -147,30 +207,36 @@ def _measure(gradients: Sequence[Tensor]) -> _Moments:
     rest = torch.stack(rests) / count
     squares = torch.stack(sums) - count * rest.square()
     high, low = _add_exactly(start, torch.stack(means))
-    return _Moments(count, _power_of_two(exponent), inverse, high, low + rest.float(), squares.clamp(min=0.0))
+    return _ScaledMoments(count, _power_of_two(exponent), inverse, high, low + rest.float(), squares.clamp(min=0.0))
 
 
-def _centralize_one_(gradient: Tensor, moments: _Moments, position: int) -> Tensor:
+def _centralize_one_(gradient: Tensor, scaled: _ScaledMoments, position: int) -> Tensor:
     """Give each row a mean of zero, unless an element is inf or NaN; return the norm in the gradient's unit."""
     rows = tuple(range(1, gradient.ndim))
-    values = gradient.float() * moments.inverse[position]
+    values = gradient.float() * scaled.inverse[position]
     values.sub_(_nearest_to_zero(values.amin(dim=rows, keepdim=True), values.amax(dim=rows, keepdim=True)))
     for _ in range(2):
         values.sub_(values.mean(dim=rows, keepdim=True))
     largest = torch.finfo(gradient.dtype).max
-    result = values.mul(moments.unit[position]).clamp_(-largest, largest)
-    gradient.copy_(torch.where(moments.squares[position].isfinite(), result, gradient))
+    result = values.mul(scaled.unit[position]).clamp_(-largest, largest)
+    gradient.copy_(torch.where(scaled.squares[position].isfinite(), result, gradient))
     flat = in_order_of_memory(values.square_())
     assert flat is not None  # results have no gaps
-    return _sum(flat, moments.squares.dtype).sqrt()
+    return _sum(flat, scaled.squares.dtype).sqrt()
 
 
-def _one_by_one(gradients: Sequence[Tensor], eps: float, grad_scale: Tensor | None) -> Tensor:
-    own = [
-        (reference.znorm_ if gradient.dtype == torch.float64 else znorm_)([gradient], eps, grad_scale)
-        for gradient in gradients
-    ]
-    return torch.cat(own, dim=1)
+def _edit_(gradients: Sequence[Tensor], inverse: Tensor, high: Tensor, low: Tensor, factor: Tensor) -> None:
+    """Replace each element by ``(element * inverse - high - low) * factor``, unless the factor is NaN."""
+    is_left = factor.isnan()
+    inverse, factor = [torch.where(is_left, 1.0, number) for number in (inverse, factor)]
+    # 0 of either sign stays what it is if -0 is added
+    high, low = [torch.where(is_left, -0.0, -part) for part in (high, low)]
+    for gradient, *edit in zip(gradients, inverse, high, low * factor, factor, strict=True):
+        values = gradient.float()  # the gradient itself if it is float32
+        torch.addcmul(edit[1], values, edit[0], out=values)
+        torch.addcmul(edit[2], values, edit[3], out=values)
+        if values is not gradient:
+            gradient.copy_(values)
 
 
 def _sum(values: Tensor, dtype: torch.dtype) -> Tensor:
@@ -184,6 +250,15 @@ def _sum(values: Tensor, dtype: torch.dtype) -> Tensor:
 
 def _nearest_to_zero(lowest: Tensor, highest: Tensor) -> Tensor:
     return torch.zeros_like(lowest).clamp(lowest, highest)
+
+
+def _is_wide(gradient: Tensor) -> bool:
+    return gradient.dtype == torch.float64
+
+
+def _exponent(value: Tensor) -> Tensor:
+    """Return the binary exponent of a number, within what :func:`_power_of_two` takes."""
+    return value.log2().floor().clamp(-126, 126).int()
 
 
 def _power_of_two(exponent: Tensor) -> Tensor:

@@ -6,8 +6,62 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lightning_znorm.backends.moments import Moments, conclude
 
-def znorm_(gradients: Sequence[Tensor], eps: float, grad_scale: Tensor | None = None) -> Tensor:
+
+def measure(gradients: Sequence[Tensor]) -> Moments:
+    r"""Return the number of elements, the mean and the sum of squared deviations of each gradient.
+
+    .. math::
+        d, \qquad \mu = \frac{1}{d} \sum_i g_i, \qquad S = \sum_i (g_i - \mu)^2
+
+    Gradients that are still multiplied by a GradScaler's scale are measured with it.
+
+    Args:
+        gradients: At least one dense, real floating-point tensor of any shape and strides, all on one device.
+
+    Returns:
+        float64 tensors of shape ``(len(gradients),)``, on the gradients' device (on the CPU for devices without
+        float64).
+
+    Example::
+
+        >>> moments = measure([torch.tensor([1.0, 2.0, 3.0, 6.0]), torch.empty(0)])
+        >>> moments.count.tolist(), moments.mean.tolist(), moments.squares.tolist()
+        ([4.0, 0.0], [3.0, 0.0], [14.0, 0.0])
+
+    """
+    return Moments(*torch.stack([_measure_one(gradient) for gradient in gradients], dim=1))
+
+
+def apply_(gradients: Sequence[Tensor], mean: Tensor, factor: Tensor) -> None:
+    r"""Subtract a number from each gradient and multiply by another, in place.
+
+    .. math::
+        g \leftarrow (g - \mu) \cdot f
+
+    in float64 with one rounding at the end. A factor of NaN leaves the gradient as it is, bit for bit, whatever is in
+    it. A result beyond the largest number of the gradient's dtype becomes that number.
+
+    Args:
+        gradients: Dense, real floating-point tensors of any shape and strides, all on one device.
+        mean: What is subtracted, a float64 tensor of shape ``(len(gradients),)`` where :func:`measure` puts it.
+        factor: What the rest is multiplied by, likewise.
+
+    Example::
+
+        >>> gradient = torch.tensor([1.0, 2.0, 3.0, 6.0])
+        >>> apply_([gradient], mean=torch.tensor([3.0]).double(), factor=torch.tensor([0.5]).double())
+        >>> gradient
+        tensor([-1.0000, -0.5000,  0.0000,  1.5000])
+
+    """
+    for gradient, subtracted, multiplier in zip(gradients, mean, factor, strict=True):
+        values = _in_float64(gradient).sub_(subtracted).mul_(multiplier)
+        _write_(gradient, values, ~multiplier.isnan())
+
+
+def znorm_(gradients: Sequence[Tensor], eps: float, grad_scale: Tensor | None = None, center: bool = True) -> Tensor:
     r"""Replace each gradient by its z-score, in place.
 
     .. math::
@@ -15,16 +69,22 @@ def znorm_(gradients: Sequence[Tensor], eps: float, grad_scale: Tensor | None = 
         \mu = \frac{1}{d} \sum_i g_i, \qquad
         \sigma = \sqrt{\frac{1}{d} \sum_i (g_i - \mu)^2}
 
+    or, without centring, divide it by its root mean square:
+
+    .. math::
+        g \leftarrow \frac{g}{\sqrt{\frac{1}{d} \sum_i g_i^2} + \epsilon}
+
     All arithmetic is in float64 with one rounding at the end, and in units of a power of two near the largest element,
     so that squares neither overflow nor vanish. A gradient with one element or with an inf or NaN is left as it is; a
-    constant gradient becomes exactly zero. There is no host synchronization, except on devices without float64, whose
-    gradients take a detour through the CPU.
+    constant gradient becomes exactly zero (without centring, 1 or -1 but for ``eps``, if it is not zero). There is no
+    host synchronization, except on devices without float64, whose gradients take a detour through the CPU.
 
     Args:
         gradients: Dense, real, non-empty floating-point tensors of any shape and strides, all on one device.
-        eps: Added to the standard deviation, in the units of the gradient.
+        eps: Added to the standard deviation or root mean square, in the units of the gradient.
         grad_scale: Tensor of one element by which the gradients are still multiplied, and by which the results are
             to be, too; ``eps`` and the statistics are those of the gradients without it.
+        center: Whether the mean is subtracted.
 
     Returns:
         float64 tensor of shape ``(3, len(gradients))``: mean, standard deviation and the cosine between the gradient
@@ -40,7 +100,7 @@ def znorm_(gradients: Sequence[Tensor], eps: float, grad_scale: Tensor | None = 
         (3.0, 1.8708, 0.5292)
 
     """
-    return torch.stack([_znorm_one_(gradient, eps, grad_scale) for gradient in gradients], dim=1)
+    return torch.cat([_znorm_one_(gradient, eps, grad_scale, center) for gradient in gradients], dim=1)
 
 
 def centralize_(gradients: Sequence[Tensor], grad_scale: Tensor | None = None) -> Tensor:
@@ -126,9 +186,8 @@ class _Exact:
 
 
 def _exact(gradient: Tensor, grad_scale: Tensor | None = None) -> _Exact:
-    device = torch.device("cpu") if _lacks_float64(gradient.device) else gradient.device
-    values = gradient.to(device).to(torch.float64, copy=True)
-    scale = None if grad_scale is None else grad_scale.to(device).double().reshape(())
+    values = _in_float64(gradient)
+    scale = None if grad_scale is None else grad_scale.to(values.device).double().reshape(())
     if scale is not None:
         values.div_(scale)
     smallest, largest = torch.aminmax(values)  # NaN if an element is
@@ -137,21 +196,34 @@ def _exact(gradient: Tensor, grad_scale: Tensor | None = None) -> _Exact:
     return _Exact(values.div_(unit), unit, magnitude.isfinite(), scale)
 
 
-def _znorm_one_(gradient: Tensor, eps: float, grad_scale: Tensor | None) -> Tensor:
+def _in_float64(gradient: Tensor) -> Tensor:
+    """Return a copy that may be edited."""
+    device = torch.device("cpu") if _lacks_float64(gradient.device) else gradient.device
+    return gradient.to(device).to(torch.float64, copy=True)
+
+
+def _measure_one(gradient: Tensor) -> Tensor:
+    values = _in_float64(gradient)
+    if not values.numel():
+        return values.new_zeros(3)
+    mean = _center_(values)
+    return torch.stack([torch.full_like(mean, values.numel()), mean, values.square_().sum()])
+
+
+def _znorm_one_(gradient: Tensor, eps: float, grad_scale: Tensor | None, center: bool) -> Tensor:
     exact = _exact(gradient, grad_scale)
-    mean, std = _center_(exact.values)
-    # of a constant gradient eps alone would be left, which may be too small to divide 0 by
-    exact.values.div_(torch.where(std == 0, 1.0, std + eps / exact.unit))
-    touched = exact.is_finite if gradient.numel() > 1 else torch.zeros_like(exact.is_finite)
-    _write_(gradient, exact, touched)
-    # the z-score of an all-zero gradient is that gradient
-    cosine = torch.where((mean == 0) & (std == 0), 1.0, std / torch.hypot(mean, std))
-    return torch.stack([mean * exact.unit, std * exact.unit, torch.where(touched, cosine, 1.0)])
+    mean, factor, statistics = conclude(measure([exact.values]), eps / exact.unit, center=center)
+    apply_([exact.values], mean, factor)
+    if exact.scale is not None:
+        exact.values.mul_(exact.scale)
+    _write_(gradient, exact.values, ~factor[0].isnan())
+    statistics[:2].mul_(exact.unit)
+    return statistics
 
 
 def _centralize_one_(gradient: Tensor, grad_scale: Tensor | None) -> Tensor:
     exact = _exact(gradient, grad_scale)
-    mean, std = _center_(exact.values.clone())
+    mean, std = _mean_and_std(exact.values)
     cosine = torch.ones_like(mean)
     if gradient.ndim > 1 and gradient.numel() > len(gradient):
         norm = exact.values.norm()
@@ -161,14 +233,16 @@ def _centralize_one_(gradient: Tensor, grad_scale: Tensor | None) -> Tensor:
         # a projection: the inner product of before and after is the squared norm of after
         cosine = torch.where(exact.is_finite & (norm > 0), exact.values.norm() / norm, 1.0)
         exact.values.mul_(exact.unit)
-        _write_(gradient, exact, exact.is_finite)
+        if exact.scale is not None:
+            exact.values.mul_(exact.scale)
+        _write_(gradient, exact.values, exact.is_finite)
     return torch.stack([mean * exact.unit, std * exact.unit, cosine])
 
 
 def _describe_one(gradient: Tensor, near_zero: float, grad_scale: Tensor | None) -> Tensor:
     exact = _exact(gradient, grad_scale)
     share = (exact.values.abs() <= near_zero / exact.unit).double().mean()
-    mean, std = _center_(exact.values)
+    mean, std = _mean_and_std(exact.values)
     norm = torch.hypot(mean, std) * gradient.numel() ** 0.5
     figures = torch.stack([norm * exact.unit, mean * exact.unit, std * exact.unit, share])
     return torch.where(exact.is_finite, figures, torch.nan)
@@ -181,22 +255,24 @@ def _cosine(first: Tensor, second: Tensor) -> Tensor:
     return torch.where((norms == 0).any(), (norms == 0).all().double(), cosine.clamp(-1, 1))
 
 
-def _center_(values: Tensor) -> tuple[Tensor, Tensor]:
-    """Subtract the mean in place; return the mean and the standard deviation of before."""
+def _center_(values: Tensor) -> Tensor:
+    """Subtract the mean in place, and return it."""
     # relative to the first element, a constant gradient is exactly 0 and its mean has no rounding error
     first = values.flatten()[0].clone()
     offset = values.sub_(first).mean()
-    std = values.sub_(offset).square().mean().sqrt()
-    return first + offset, std
+    values.sub_(offset)
+    return first + offset
 
 
-def _write_(gradient: Tensor, exact: _Exact, touched: Tensor) -> None:
-    """Round the result to the gradient's dtype, never to inf, into the gradient's memory, if it is to be touched."""
-    if exact.scale is not None:
-        exact.values.mul_(exact.scale)
+def _mean_and_std(values: Tensor) -> tuple[Tensor, Tensor]:
+    _, mean, squares = _measure_one(values)
+    return mean, (squares / values.numel()).sqrt()
+
+
+def _write_(gradient: Tensor, values: Tensor, is_touched: Tensor) -> None:
+    """Round values to the gradient's dtype, never to inf, into the gradient's memory, if it is to be touched."""
     largest = torch.finfo(gradient.dtype).max
-    exact.values.clamp_(-largest, largest)
-    gradient.copy_(torch.where(touched, exact.values, gradient.to(exact.values.device)))
+    gradient.copy_(torch.where(is_touched, values.clamp_(-largest, largest), gradient.to(values.device)))
 
 
 def _power_of_two_below(value: Tensor) -> Tensor:
