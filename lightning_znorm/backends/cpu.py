@@ -63,6 +63,9 @@ def measure(gradients: Sequence[Tensor]) -> Moments:
 def apply_(gradients: Sequence[Tensor], mean: Tensor, factor: Tensor) -> None:
     """Do what :func:`lightning_znorm.backends.reference.apply_` does, in float32 where that is enough.
 
+    A result beyond the largest number of the dtype, which the factor of a gradient's own moments never gives, becomes
+    inf.
+
     Args:
         gradients: As for the reference, on the CPU.
         mean: As for the reference.

@@ -48,7 +48,8 @@ def measure(gradients: Sequence[Tensor]) -> Moments:
 def apply_(gradients: Sequence[Tensor], mean: Tensor, factor: Tensor) -> None:
     """Do what :func:`lightning_znorm.backends.reference.apply_` does, in two operations on float32.
 
-    What is not finite in float32, although it was, comes from a factor that no gradient's own moments give.
+    A result beyond the largest number of the dtype, which the factor of a gradient's own moments never gives, becomes
+    inf.
 
     Args:
         gradients: As for the reference.

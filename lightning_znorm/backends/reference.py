@@ -41,7 +41,8 @@ def apply_(gradients: Sequence[Tensor], mean: Tensor, factor: Tensor) -> None:
         g \leftarrow (g - \mu) \cdot f
 
     in float64 with one rounding at the end. A factor of NaN leaves the gradient as it is, bit for bit, whatever is in
-    it. A result beyond the largest number of the gradient's dtype becomes that number.
+    it (only a NaN may become another NaN). A result beyond the largest number of the gradient's dtype becomes that
+    number.
 
     Args:
         gradients: Dense, real floating-point tensors of any shape and strides, all on one device.
