@@ -7,7 +7,14 @@ from torch import Tensor
 from lightning_znorm.engine.nonfinite import Nonfinite
 from lightning_znorm.engine.transform import LogStats
 from lightning_znorm.errors import with_known_keywords
-from lightning_znorm.functional import GradientStats, centralize_, check_center, check_eps, znorm_
+from lightning_znorm.functional import (
+    GradientStats,
+    centralize_gradients_,
+    check_center,
+    check_eps,
+    gradients_of,
+    znorm_gradients_,
+)
 from lightning_znorm.transform import GradientTransform
 
 __all__ = ["GradientCentralization", "ZNorm"]
@@ -95,8 +102,8 @@ class ZNorm(GradientTransform):
         super().__init__(exclude, min_ndim, start_step, stop_step, nonfinite, max_skips, log_stats, enabled)
 
     def transform(self, parameters: Sequence[Tensor], grad_scale: Tensor | None = None) -> GradientStats:
-        """Normalize the gradients in place with :func:`~lightning_znorm.znorm_`."""
-        return znorm_(parameters, eps=self.eps, grad_scale=grad_scale, center=self.center)
+        """Normalize the gradients in place, as :func:`~lightning_znorm.znorm_` does."""
+        return znorm_gradients_(gradients_of(parameters), self.eps, grad_scale, self.center)
 
 
 class GradientCentralization(GradientTransform):
@@ -168,5 +175,5 @@ class GradientCentralization(GradientTransform):
         super().__init__(exclude, min_ndim, start_step, stop_step, nonfinite, max_skips, log_stats, enabled)
 
     def transform(self, parameters: Sequence[Tensor], grad_scale: Tensor | None = None) -> GradientStats:
-        """Centralize the gradients in place with :func:`~lightning_znorm.centralize_`."""
-        return centralize_(parameters, grad_scale=grad_scale)
+        """Centralize the gradients in place, as :func:`~lightning_znorm.centralize_` does."""
+        return centralize_gradients_(gradients_of(parameters), grad_scale)

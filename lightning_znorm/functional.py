@@ -8,20 +8,10 @@ import torch
 from torch import Tensor
 
 from lightning_znorm.backends import choose_centralize_, choose_znorm_
-from lightning_znorm.errors import describe, finite_number
+from lightning_znorm.backends.gradients import are_plain, group_by_device, require_transformable
+from lightning_znorm.errors import ArgumentTypeError, ArgumentValueError, describe, finite_number
 
-__all__ = [
-    "DeviceStats",
-    "GradientStats",
-    "centralize_",
-    "check_center",
-    "check_eps",
-    "group_by_device",
-    "require_transformable",
-    "znorm_",
-]
-
-_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+__all__ = ["DeviceStats", "GradientStats", "centralize_", "znorm_"]
 
 
 @dataclass(frozen=True)
@@ -160,11 +150,7 @@ def znorm_(
 
     """
     eps, center = check_eps(eps), check_center(center)
-
-    def edit_(gradients: list[Tensor]) -> Tensor:
-        return choose_znorm_(gradients[0].device)(gradients, eps, grad_scale, center)
-
-    return _transform(parameters, edit_, grad_scale)
+    return znorm_gradients_(_require_gradients(parameters, grad_scale), eps, grad_scale, center)
 
 
 @torch.no_grad()
@@ -206,33 +192,45 @@ def centralize_(parameters: Tensor | Iterable[Tensor], grad_scale: Tensor | None
         tensor([True, True])
 
     """
-
-    def edit_(gradients: list[Tensor]) -> Tensor:
-        return choose_centralize_(gradients[0].device)(gradients, grad_scale)
-
-    return _transform(parameters, edit_, grad_scale)
+    return centralize_gradients_(_require_gradients(parameters, grad_scale), grad_scale)
 
 
-def _transform(
-    parameters: Tensor | Iterable[Tensor],
-    edit_: Callable[[list[Tensor]], Tensor],
-    grad_scale: Tensor | None,
+def znorm_gradients_(
+    gradients: Sequence[Tensor], eps: float, grad_scale: Tensor | None = None, center: bool = True
 ) -> GradientStats:
-    """Edit the gradients, those of one device at a time, each once."""
+    """Do what :func:`znorm_` does, with gradients that are known to be transformable, each once."""
+    return _edit(gradients, lambda members: choose_znorm_(members[0].device)(members, eps, grad_scale, center))
+
+
+def centralize_gradients_(gradients: Sequence[Tensor], grad_scale: Tensor | None = None) -> GradientStats:
+    """Do what :func:`centralize_` does, with gradients that are known to be transformable, each once."""
+    return _edit(gradients, lambda members: choose_centralize_(members[0].device)(members, grad_scale))
+
+
+def gradients_of(parameters: Iterable[Tensor]) -> list[Tensor]:
+    """Return the gradients that are there."""
+    return [gradient for parameter in parameters if (gradient := parameter.grad) is not None]
+
+
+def _edit(gradients: Sequence[Tensor], edit_: Callable[[list[Tensor]], Tensor]) -> GradientStats:
+    """Edit the gradients, those of one device at a time."""
+    groups = group_by_device(gradients)
+    return GradientStats({device: DeviceStats(index, *edit_(members)) for device, (index, members) in groups.items()})
+
+
+def _require_gradients(parameters: Tensor | Iterable[Tensor], grad_scale: Tensor | None) -> list[Tensor]:
+    """Return the gradients of the parameters, each once, or raise if one of them cannot be transformed."""
     parameters = list(dict.fromkeys(_tensors(parameters)))
     if not parameters:
         warnings.warn(
             "`parameters` is empty (an exhausted generator?): no gradient was transformed.", UserWarning, stacklevel=4
         )
-    gradients = [gradient for p in parameters if (gradient := p.grad) is not None and gradient.numel()]
+    gradients = [gradient for gradient in gradients_of(parameters) if gradient.numel()]
     if not are_plain(gradients, scaled=grad_scale is not None):
         for i, parameter in enumerate(parameters):
             if parameter.grad is not None and parameter.grad.numel():
                 require_transformable(parameter.grad, f"parameters[{i}]", scaled=grad_scale is not None)
-    by_device = {
-        device: DeviceStats(index, *edit_(members)) for device, (index, members) in group_by_device(gradients).items()
-    }
-    return GradientStats(by_device)
+    return gradients
 
 
 def _tensors(parameters: Tensor | Iterable[Tensor]) -> list[Tensor]:
@@ -242,82 +240,19 @@ def _tensors(parameters: Tensor | Iterable[Tensor]) -> list[Tensor]:
     expected = "Expected argument `parameters` to be a tensor or an iterable of tensors"
     remedy = "Pass `model.parameters()`."
     if not isinstance(parameters, Iterable):
-        raise TypeError(f"{expected}, but got {describe(parameters)}. {remedy}")
+        raise ArgumentTypeError(f"{expected}, but got {describe(parameters)}. {remedy}")
     parameters = list(parameters)
     if not all(issubclass(cls, Tensor) for cls in {*map(type, parameters)}):
         wrong = next(entry for entry in parameters if not isinstance(entry, Tensor))
-        raise TypeError(f"{expected}, but one of its entries is {describe(wrong)}. {remedy}")
+        raise ArgumentTypeError(f"{expected}, but one of its entries is {describe(wrong)}. {remedy}")
     return parameters
-
-
-def group_by_device(tensors: Sequence[Tensor]) -> dict[torch.device, tuple[tuple[int, ...], list[Tensor]]]:
-    """Return the positions and the tensors of each device, in the order of first appearance."""
-    if len({tensor.device for tensor in tensors}) == 1:
-        return {tensors[0].device: (tuple(range(len(tensors))), list(tensors))}
-    groups: dict[torch.device, dict[int, Tensor]] = {}
-    for position, tensor in enumerate(tensors):
-        groups.setdefault(tensor.device, {})[position] = tensor
-    return {device: (tuple(members), list(members.values())) for device, members in groups.items()}
-
-
-def are_plain(gradients: Iterable[Tensor], scaled: bool = False) -> bool:
-    """Say quickly whether all gradients are certain to be transformable; :func:`require_transformable` is exact."""
-    return all(
-        type(gradient) is Tensor
-        and gradient.layout is torch.strided
-        and (gradient.dtype is torch.float32 or (gradient.dtype in _DTYPES and not scaled))
-        and gradient.is_contiguous()
-        for gradient in gradients
-    )
-
-
-def require_transformable(gradient: Tensor, name: str, scaled: bool = False) -> None:
-    """Raise if a gradient cannot be transformed in place.
-
-    Args:
-        gradient: The ``.grad`` of a parameter.
-        name: How the error names the parameter.
-        scaled: Whether it is still multiplied by a GradScaler's scale.
-
-    Raises:
-        TypeError: If the gradient is sparse, complex, of an unsupported dtype or a tensor subclass, or float16 and
-            still scaled.
-        ValueError: If several of its elements share one place in memory.
-
-    """
-    remedy = "Leave it out (`exclude=` of the callback takes patterns of parameter names)"
-    if gradient.layout != torch.strided:
-        raise TypeError(
-            f"The gradient of parameter `{name}` is sparse ({gradient.layout}), but mean and standard deviation are"
-            f" those of a whole dense tensor. {remedy}, or make it dense (`torch.nn.Embedding(sparse=False)`)."
-        )
-    if gradient.is_complex():
-        raise TypeError(f"The gradient of parameter `{name}` is complex, expected a real one. {remedy}.")
-    if gradient.dtype not in _DTYPES:
-        raise TypeError(f"The gradient of parameter `{name}` has dtype {gradient.dtype}, expected one of {_DTYPES}.")
-    if scaled and gradient.dtype == torch.float16:
-        raise TypeError(
-            f"The gradient of parameter `{name}` is float16 and still multiplied by a GradScaler's scale: transformed"
-            " and scaled, it would overflow. Keep the parameters in float32 (`precision='16-mixed'` of a Trainer,"
-            " `torch.autocast` in a loop of your own), or train without a GradScaler."
-        )
-    if type(gradient) not in (Tensor, torch.nn.Parameter):
-        raise TypeError(
-            f"The gradient of parameter `{name}` is a {type(gradient).__name__}, expected a plain tensor: the"
-            " statistics of a sharded or wrapped gradient are not supported yet."
-        )
-    if any(stride == 0 and size > 1 for size, stride in zip(gradient.shape, gradient.stride(), strict=True)):
-        raise ValueError(
-            f"Elements of the gradient of parameter `{name}` share memory (strides {gradient.stride()}), so that it"
-            " cannot be edited in place. Give the parameter a gradient of its own: `p.grad = p.grad.clone()`."
-        )
 
 
 def check_eps(eps: float) -> float:
     """Return ``eps`` as a ``float``; raise ``ValueError`` unless it is a positive finite number."""
     number = finite_number(eps)
     if number is None or number <= 0:
-        raise ValueError(
+        raise ArgumentValueError(
             f"Expected argument `eps` to be a positive finite number, but got {describe(eps)}. The default is 1e-10."
         )
     return number
@@ -326,5 +261,5 @@ def check_eps(eps: float) -> float:
 def check_center(center: bool) -> bool:
     """Return ``center``; raise ``ValueError`` unless it is true or false."""
     if not isinstance(center, bool):
-        raise ValueError(f"Expected argument `center` to be True or False, but got {describe(center)}.")
+        raise ArgumentValueError(f"Expected argument `center` to be True or False, but got {describe(center)}.")
     return center

@@ -10,6 +10,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from lightning_znorm._torch import copy_all_
 from lightning_znorm.backends._memory import Figures, add_squares, are_trusted, in_order_of_memory
 
 Result = TypeVar("Result")
@@ -54,7 +55,7 @@ def _center_rows(flats: list[Tensor]) -> tuple["_Workspace", Tensor, Tensor, Ten
     values, count, inside = space.values, space.count, space.inside
     if inside is not None:
         values.zero_()
-    torch._foreach_copy_(space.rows, flats)
+    copy_all_(space.rows, flats)
     offset = values.sum(dim=1, keepdim=True).div_(count)
     values.sub_(offset)
     if inside is not None:
@@ -84,13 +85,13 @@ def _normalize_rows_(flats: list[Tensor], eps: float, scale: float, center: bool
     if center:
         values.mul_(factor.float()).sub_(rest.mul(factor).float())
     else:
-        torch._foreach_copy_(rows, flats)
+        copy_all_(rows, flats)
         values.mul_(factor.float())
     cosine = std / length if center else torch.ones_like(std)
     figures = torch.cat([mean / scale, std / scale, cosine], dim=1).tolist()
     trusted = are_trusted(rest, variance).flatten().tolist()
     if all(trusted):
-        torch._foreach_copy_(flats, rows)
+        copy_all_(flats, rows)
         return list(map(tuple, figures))
     found: list[Figures | None] = []
     edits: tuple[list[Tensor], list[Tensor]] = ([], [])
@@ -103,7 +104,7 @@ def _normalize_rows_(flats: list[Tensor], eps: float, scale: float, center: bool
             edits[0].append(flat)
             edits[1].append(row)
     if edits[0]:
-        torch._foreach_copy_(*edits)
+        copy_all_(*edits)
     return found
 
 

@@ -55,7 +55,8 @@ class ZNormArguments:
     def before_instantiate_classes(self) -> None:
         """Warn when arguments of ZNorm came in, for example by a default file, without switching it on."""
         super().before_instantiate_classes()  # type: ignore[misc]
-        group = vars(self._get(self.config, GROUP))  # type: ignore[attr-defined]
+        config = self.config.get(str(self.subcommand), self.config)  # type: ignore[attr-defined]
+        group = vars(config.get(GROUP))
         given = {name: value for name, value in group.items() if not name.startswith("__")}  # not `__path__` of a file
         defaults = ZNorm()._arguments()
         arguments = ZNorm(**given)._arguments()
@@ -134,8 +135,8 @@ def make_cli_class(package: str, fit_schema: bool = False) -> Any:
 class _FitSchema:
     """Mixin of a LightningCLI that runs nothing: its parser knows the arguments of ``fit``, too."""
 
-    def _add_arguments(self, parser: Any) -> None:
-        super()._add_arguments(parser)  # type: ignore[misc]
+    def add_arguments_to_parser(self, parser: Any) -> None:
+        super().add_arguments_to_parser(parser)  # type: ignore[misc]
         parser.add_method_arguments(self.trainer_class, "fit", skip=self.subcommands()["fit"])  # type: ignore[attr-defined]
 
 

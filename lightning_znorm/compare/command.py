@@ -153,8 +153,9 @@ def _make_parser(package: str) -> Any:
                 if f"--{action.dest}" in parser.switches:
                     action.metavar = "[true|false]"
 
-        def _set_seed(self) -> None:
-            """Each run seeds itself."""
+        def parse_arguments(self, parser: Any, args: Any) -> None:
+            super().parse_arguments(parser, args)
+            self.config["seed_everything"] = False  # each run seeds itself
 
         def before_instantiate_classes(self) -> None:
             """There is nothing to warn of."""

@@ -7,12 +7,13 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from lightning_znorm.backends.gradients import are_plain, require_transformable
 from lightning_znorm.engine.checks import refuse_capture, refuse_flattened, refuse_parameters
 from lightning_znorm.engine.groups import Ranks
 from lightning_znorm.engine.nonfinite import SkipCounts, find_nonfinite, refuse_nonfinite, skip
 from lightning_znorm.engine.selection import Named, Selected, Selection
 from lightning_znorm.engine.transform import Transform
-from lightning_znorm.functional import GradientStats, are_plain, require_transformable
+from lightning_znorm.functional import GradientStats
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lightning_znorm.backends import reference
-from lightning_znorm.functional import group_by_device
+from lightning_znorm.backends.gradients import group_by_device
 from lightning_znorm.hosts.reporting import per_layer, prefix_of, summarize
 
 _FIGURES = ("norm", "mean", "std", "near_zero")
