@@ -129,9 +129,13 @@ class AttachedTransform:
 
     def remove(self) -> None:
         """Give the optimizer its plain steps back; doing it twice does no harm."""
-        if self._optimizer is not None:
-            self._detach()
-            self._warn()
+        if self._optimizer is None:
+            return
+        self._hooks.remove()
+        self._inner_hooks.remove()
+        release(self._optimizer, self.transform)
+        self._optimizer = None
+        self._warn()
 
     def state_dict(self) -> dict[str, Any]:
         """Return the counters, to be kept in a checkpoint beside the optimizer's state."""
@@ -172,13 +176,6 @@ class AttachedTransform:
         self._inner_hooks.add(self._inner.values())
         self._record = _Record(self._owner, type(optimizer).__name__)
         self._warn = finalize(self, self._record.warn)
-
-    def _detach(self) -> None:
-        if self._optimizer is not None:
-            self._hooks.remove()
-            self._inner_hooks.remove()
-            release(self._optimizer, self.transform)
-        self._optimizer = None
 
     def _begin_step(self, optimizer: Optimizer) -> None:
         self._is_stepping = True

@@ -3,6 +3,7 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import lightning.pytorch as pl
@@ -94,7 +95,9 @@ class SupervisedModule(pl.LightningModule, ABC):
 
     def configure_optimizers(self) -> Any:
         """Build optimizer and scheduler from their names."""
-        steps = math.inf
-        if self._optimization["scheduler"] is not None and self._trainer is not None:
-            steps = self.trainer.estimated_stepping_batches
+        steps, trainer = math.inf, None
+        with suppress(RuntimeError):
+            trainer = self.trainer
+        if self._optimization["scheduler"] is not None and trainer is not None:
+            steps = trainer.estimated_stepping_batches
         return configure(self.parameters(), **self._optimization, total_steps=steps)
