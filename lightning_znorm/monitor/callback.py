@@ -59,10 +59,11 @@ class GradientMonitor(Callback):
     Args:
         detail: ``"summary"`` logs ``grad/norm`` (of all parameters together), ``grad/mean_abs`` (mean of the absolute
             means), ``grad/std_min``, ``grad/std_median``, ``grad/std_max`` (over parameters of more than one element),
-            ``grad/near_zero`` (share of all elements), the same as ``grad_received/…``, and ``grad/cosine_mean`` and ``grad/cosine_min``; with several optimizers
-            each has its number in the name (``grad/optimizer_0/norm``). ``"layers"`` logs ``grad/norm/<name>``,
-            ``grad/mean/<name>``, ``grad/std/<name>``, ``grad/near_zero/<name>``, the same as ``grad_received/…``, and
-            ``grad/cosine/<name>`` for each parameter. :attr:`history` has all statistics either way.
+            ``grad/near_zero`` (share of all elements), the same as ``grad_received/…``, and ``grad/cosine_mean`` and
+            ``grad/cosine_min``; with several optimizers each has its number in the name (``grad/optimizer_0/norm``).
+            ``"layers"`` logs ``grad/norm/<name>``, ``grad/mean/<name>``, ``grad/std/<name>``,
+            ``grad/near_zero/<name>``, the same as ``grad_received/…``, and ``grad/cosine/<name>`` for each parameter.
+            :attr:`history` has all figures either way.
         every_n_steps: Look in every so many steps; ``None`` for the steps in which the Trainer logs
             (``log_every_n_steps``).
         near_zero: Absolute value up to which an element counts as near zero, in the units of the raw gradient. It is

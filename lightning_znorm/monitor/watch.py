@@ -60,13 +60,13 @@ class GradientWatch:
         self._owner, self._settings = owner, settings
         self._trainer, self._pl_module = trainer, pl_module
         self._selection = Selection(self._name_parameters, settings.exclude, 0, owner)
-        self._optimizers = list(trainer.optimizers)
+        self._optimizers: list[Optimizer] = []
         self._raw: dict[int, _Raw] = {}
         self._recorded: dict[int, int] = {}
         self._left_out: set[Tensor] = set()
         self._hooks = StepHooks(ready=self._see_received)
-        # gradients are the same on all ranks of DDP, and only one of them writes
-        self._hooks.add(opt for opt in self._optimizers if isinstance(opt, Optimizer) and trainer.is_global_zero)
+        for optimizer in trainer.optimizers:
+            self._take_up(optimizer)
 
     def close(self) -> None:
         """Let go of the optimizers and of the gradients."""
@@ -79,6 +79,7 @@ class GradientWatch:
 
     def see_raw(self, optimizer: Optimizer) -> None:
         """Remember the gradients of the optimizer if its step is to be recorded."""
+        self._take_up(optimizer)
         if optimizer not in self._hooks or not self._is_due():
             return
         if self._recorded.get(id(optimizer)) == self._trainer.global_step:
@@ -88,6 +89,14 @@ class GradientWatch:
             gradients = [parameter.grad.detach().clone() for parameter in parameters if parameter.grad is not None]
             scale = scale_in_gradients(scaler_of(self._trainer), optimizer)
             self._raw[id(optimizer)] = _Raw(parameters, gradients, scale)
+
+    def _take_up(self, optimizer: Optimizer) -> None:
+        if any(known is optimizer for known in self._optimizers):
+            return
+        self._optimizers.append(optimizer)
+        # gradients are the same on all ranks of DDP, and only one of them writes
+        if isinstance(optimizer, Optimizer) and self._trainer.is_global_zero:
+            self._hooks.add([optimizer])
 
     @torch.no_grad()
     def _see_received(self, optimizer: Optimizer, keywords: Keywords) -> None:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from lightning_znorm import ZNorm, errors
+from lightning_znorm import GradientMonitor, ZNorm, errors
 from tests.helpers import PACKAGES, make_module, make_trainer
 
 
@@ -38,6 +38,13 @@ def test_another_one_is_watched_like_the_first(recwarn):
     assert all(p.grad.std(correction=0) == pytest.approx(1, abs=1e-3) for p in module.parameters())
     assert any("was bypassed: the optimizer `Adam`" in str(warning.message) for warning in recwarn)
     assert not module.replaced[0]._optimizer_step_pre_hooks
+
+
+def test_a_monitor_sees_it():
+    module = replacing("lightning.pytorch", lambda parameters: torch.optim.Adam(parameters), at_step=2)
+    monitor = GradientMonitor(every_n_steps=1)
+    make_trainer(max_steps=4, callbacks=[ZNorm(), monitor]).fit(module)
+    assert sorted({(row["step"], row["optimizer"]) for row in monitor.history}) == [(0, 0), (1, 0), (2, 1), (3, 1)]
 
 
 class Twice(torch.optim.SGD):
