@@ -106,7 +106,7 @@ def test_an_unknown_argument_like_no_other():
 
 
 def test_known_arguments_remain_what_tools_see():
-    assert list(inspect.signature(ZNorm).parameters)[:3] == ["eps", "exclude", "min_ndim"]
+    assert list(inspect.signature(ZNorm).parameters)[:4] == ["eps", "exclude", "min_ndim", "center"]
     assert inspect.signature(GradientMonitor).parameters["near_zero"].default == 1e-8
     assert get_type_hints(ZNorm.__init__)["stop_step"] == int | None
     for make in (ZNorm, WithOptions, GradientCentralization, GradientMonitor):
@@ -127,6 +127,8 @@ def test_the_command_line_sees_the_arguments_of_subclasses():
 
 def test_numbers_of_numpy_are_kept_as_those_of_python():
     znorm = ZNorm(np.float32(1e-8), min_ndim=np.int64(2), start_step=np.int32(1), stop_step=np.uint8(4))
-    assert repr(znorm).startswith(f"ZNorm(eps={float(np.float32(1e-8))!r}, exclude=(), min_ndim=2, start_step=1,")
+    assert repr(znorm).startswith(
+        f"ZNorm(eps={float(np.float32(1e-8))!r}, exclude=(), min_ndim=2, center=True, start_step=1,"
+    )
     for value in (znorm.eps, znorm.min_ndim, znorm.start_step, znorm.stop_step):
         assert type(value) in (int, float)

@@ -285,7 +285,9 @@ def test_repr_shows_the_arguments_alone():
 
     callback = Own(stop_step=9)
     make_trainer(max_steps=1, callbacks=[callback]).fit(make_module())
-    assert repr(callback).startswith("Own(gain=2.0, eps=1e-10, exclude=(), min_ndim=0, start_step=0, stop_step=9")
+    assert repr(callback).startswith(
+        "Own(gain=2.0, eps=1e-10, exclude=(), min_ndim=0, center=True, start_step=0, stop_step=9"
+    )
     assert "log=" not in repr(callback)
 
 
@@ -310,6 +312,6 @@ def test_survives_copy_and_pickle():
     for twin in (copy.deepcopy(callback), pickle.loads(pickle.dumps(callback))):
         assert repr(twin) == repr(callback)
     assert repr(callback) == (
-        "ZNorm(eps=1e-06, exclude=('*.bias',), min_ndim=0, start_step=0, stop_step=3, nonfinite='propagate',"
-        " max_skips=10, log_stats=False, enabled=True)"
+        "ZNorm(eps=1e-06, exclude=('*.bias',), min_ndim=0, center=True, start_step=0, stop_step=3,"
+        " nonfinite='propagate', max_skips=10, log_stats=False, enabled=True)"
     )

@@ -64,6 +64,7 @@ def files(tmp_path):
         (["--no_znorm", "--znorm.eps=1e-6"], {"enabled": True, "eps": 1e-6}),
         (["--znorm.enabled=false"], {"enabled": False}),
         (["--znorm.min_ndim=2", "--znorm.enabled=false"], {"enabled": False, "min_ndim": 2}),
+        (["--znorm.center=false"], {"enabled": True, "center": False}),
         (["--znorm.exclude=*.bias"], {"enabled": True, "exclude": "*.bias"}),
         (["--znorm.exclude=['*.bias', head.*]"], {"enabled": True, "exclude": ["*.bias", "head.*"]}),
         (["--znorm.exclude+=a", "--znorm.exclude+=b"], {"enabled": True, "exclude": ["a", "b"]}),
@@ -104,7 +105,7 @@ def test_every_subcommand(capsys, subcommand):
 
 
 def test_what_print_config_prints_is_a_configuration(capsys):
-    group = printed(capsys, "--znorm.eps=1e-6", "--znorm.exclude=*.bias", "--znorm.stop_step=7")
+    group = printed(capsys, "--znorm.eps=1e-6", "--znorm.exclude=*.bias", "--znorm.center=false", "--znorm.stop_step=7")
     Path("again.yaml").write_text(yaml.safe_dump({"znorm": group}))
     assert printed(capsys, "--config=again.yaml") == group
 
