@@ -13,6 +13,8 @@ from unittest import mock
 import pytest
 import torch
 
+from tests import warm
+
 # below those that systems give away by themselves, and others for each worker: a port that Lightning has found free
 # may be taken by another test before DDP uses it
 _ports = itertools.count(20000 + 1000 * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]))
@@ -29,8 +31,8 @@ def _isolated(tmp_path, monkeypatch):
     torch.manual_seed(0)
     with mock.patch.dict(os.environ):
         yield
-    for child in multiprocessing.active_children():
-        child.kill()  # of a test that has failed or run out of time
+    for process in (*multiprocessing.active_children(), *warm.started):
+        process.kill()  # of a test that has failed or run out of time
     if torch.distributed.is_initialized():
         # a DDP strategy that a test has set up in this process; forked ones would inherit it without its threads
         torch.distributed.destroy_process_group()

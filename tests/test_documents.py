@@ -1,13 +1,13 @@
 """Every code block of README and docs is executed, every command line is run or resolved."""
 
-import os
 import re
 import shlex
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from tests import warm
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -31,8 +31,7 @@ COMMANDS = [
 
 
 def run(*command):
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=280, env=environment)
+    return warm.run(*command, env={"PYTHONPATH": str(ROOT)})
 
 
 def test_blocks_are_of_known_languages():
@@ -46,7 +45,7 @@ def test_python(source):
     if source.startswith("# train.py"):
         Path("train.py").write_text(source)
         source = "import runpy; runpy.run_path('train.py', run_name='imported')"
-    done = run(sys.executable, "-c", source)
+    done = run("-c", source)
     assert done.returncode == 0, done.stderr
 
 
@@ -57,16 +56,16 @@ def test_command(command):
     if words[0] == "lightning-znorm":
         Path("examples").symlink_to(ROOT / "examples")
         quick = QUICK_COMPARISON if words[1] == "compare" else QUICK
-        done = run(sys.executable, "-m", "lightning_znorm", *words[1:], *quick)
+        done = run("-m", "lightning_znorm", *words[1:], *quick)
     elif words[:2] == ["python", "train.py"]:
         script = next(b.values[0] for b in blocks("python") if b.values[0].startswith("# train.py"))
         Path("train.py").write_text(script)
-        done = run(sys.executable, *words[1:], *QUICK)
+        done = run(*words[1:], *QUICK)
     elif words[0] == "python":
-        done = run(sys.executable, ROOT / words[1], *words[2:], "--help")
+        done = run(ROOT / words[1], *words[2:], "--help")
     elif words[0] == "make":
         # running `make test` in itself would not end, and test_examples.py runs the demo
-        done = run("make", "-C", ROOT, "--dry-run", *words[1:])
+        done = subprocess.run(["make", "-C", ROOT, "--dry-run", *words[1:]], capture_output=True, text=True)
     elif words[:2] == ["pip", "install"]:
         (extra,) = re.fullmatch(r"lightning-znorm\[(\w+)\]", words[2]).groups()
         assert re.search(rf"^{extra} = \[", (ROOT / "pyproject.toml").read_text(), re.MULTILINE)

@@ -2,8 +2,6 @@
 
 import argparse
 import importlib.util
-import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -13,6 +11,7 @@ import pytest
 from PIL import Image
 
 from lightning_znorm.compare.command import _make_parser, clean_configuration
+from tests import warm
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "examples" / "paper" / "run.py"
@@ -54,10 +53,11 @@ def data():
 
 
 def run(*flags):
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return subprocess.run(
-        [sys.executable, SCRIPT, *flags], capture_output=True, text=True, check=False, timeout=280, env=environment
-    )
+    return start("run.py", *flags)
+
+
+def start(script, *flags):
+    return warm.run(SCRIPT.with_name(script), *flags, env={"PYTHONPATH": str(ROOT)})
 
 
 QUICK = ["--trainer.max_steps=2", "--trainer.accelerator=cpu", "--compare.seeds=1", "--compare.methods=none,znorm"]
@@ -141,8 +141,7 @@ def test_network_of_another_experiment():
 @pytest.mark.parametrize(("script", "table"), [("rates.py", "runs.csv"), ("overview.py", "summary.csv")])
 def test_comparisons_of_one_name(script, table):
     folders = [Path("results", preset, "lgg-resnet34-adam") for preset in ("small", "full")]
-    command = [sys.executable, SCRIPT.with_name(script), *folders]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=100)
+    done = start(script, *folders)
     assert done.returncode == 2
     assert "different names" in done.stderr
 
@@ -155,9 +154,7 @@ def test_without_time(data):
 
 @pytest.mark.slow
 def test_cosine():
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, ROOT / "examples" / "paper" / "cosine.py", "--steps=3"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=280, env=environment)
+    done = start("cosine.py", "--steps=3")
     assert done.returncode == 0, done.stderr
     frame = pd.read_csv("results/cosine/cosine.csv")
     assert set(frame["parameters"]) == {
@@ -169,9 +166,7 @@ def test_cosine():
 
 @pytest.mark.slow
 def test_left_out():
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, SCRIPT.with_name("left_out.py"), "--steps=4", "--seeds=1"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=280, env=environment)
+    done = start("left_out.py", "--steps=4", "--seeds=1")
     assert done.returncode == 0, done.stderr
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in done.stdout.splitlines() if "0.0" in line]
     moved = [[float(cell) for cell in row[3:5]] for row in rows]
@@ -205,9 +200,7 @@ def test_rates_of_known_curves():
     ]
     Path("results/one").mkdir(parents=True)
     pd.DataFrame(rows).to_csv("results/one/runs.csv", index=False)
-    script = SCRIPT.with_name("rates.py")
-    command = [sys.executable, script, "results/one", "--chance=0.1"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=100)
+    done = start("rates.py", "results/one", "--chance=0.1")
     assert done.returncode == 0, done.stderr
     table = pd.read_csv("results/rates/rates.csv")
     assert table[["method", "best rate", "lowest", "highest", "factor"]].to_numpy().tolist() == [
@@ -226,7 +219,7 @@ def test_rates_of_known_curves():
     assert table.set_index("method")["failed runs"].to_dict() == dict.fromkeys(curves, 0) | {"fails": 2}
     assert Path("results/rates/rates.png").stat().st_size > 10_000
 
-    missing = subprocess.run([sys.executable, script, "results/two"], capture_output=True, text=True, check=False)
+    missing = start("rates.py", "results/two")
     assert missing.returncode == 2
     assert "results/two has no runs.csv" in missing.stderr
 
@@ -241,24 +234,21 @@ def test_overview():
     for name, rows in (("both", [row("none"), row("znorm", **compared)]), ("alone", [row("none")])):
         Path("results", name).mkdir(parents=True)
         pd.DataFrame(rows).to_csv(f"results/{name}/summary.csv", index=False)
-    command = [sys.executable, SCRIPT.with_name("overview.py"), "results/both"]
-    done = subprocess.run([*command, "results/alone"], capture_output=True, text=True, check=False, timeout=100)
+    done = start("overview.py", "results/both", "results/alone")
     assert done.returncode == 0, done.stderr
     lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in done.stdout.splitlines()]
     assert ["`znorm`", "lr=0.1", "0.500", "0.400 to 0.600", "−0.012", "−0.050 to +0.020", "0.034", "0.250"] in lines
     assert lines.count(["`none`", "lr=0.1", "0.500", "0.400 to 0.600", "", "", "", "0.250"]) == 2
     assert Path("results/overview.png").stat().st_size > 5_000
 
-    missing = subprocess.run([*command, "results"], capture_output=True, text=True, check=False)
+    missing = start("overview.py", "results/both", "results")
     assert missing.returncode == 2
     assert "results has no summary.csv" in missing.stderr
 
 
 @pytest.mark.slow
 def test_gradients(data):
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, SCRIPT.with_name("gradients.py"), "--kinds=plain", "--depths", "20", "--steps=2"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=280, env=environment)
+    done = start("gradients.py", "--kinds=plain", "--depths", "20", "--steps=2")
     assert done.returncode == 0, done.stderr
     frame = pd.read_csv("results/gradients/gradients.csv")
     assert frame.groupby(["method", "step"])["layer"].agg(list).map(lambda layers: layers == [*range(1, 20)]).all()

@@ -1,17 +1,20 @@
 """Python programs that start at once: each is forked from a server that has imported the packages already.
 
 ``run`` and ``start`` are to :func:`subprocess.run` and :class:`subprocess.Popen` what a warm engine is to a cold one. A
-program has its own process, folder, environment, standard streams and ``__main__``. What is read when the interpreter
-starts (``PYTHONHASHSEED``, ``-X`` options) or when torch is imported cannot be changed: such tests start Python itself.
+program has its own process, folder, environment, standard streams and ``__main__``, and so has the fork server of
+``multiprocessing`` that it may start. What is read when the interpreter starts (``PYTHONHASHSEED``, ``-X`` options) or
+when torch is imported cannot be changed: such tests start Python itself. A program that hangs is ended with its test.
 """
 
 import atexit
 import contextlib
+import fcntl
 import functools
 import gc
 import importlib
 import json
 import multiprocessing.process
+import multiprocessing.util
 import os
 import runpy
 import select
@@ -22,7 +25,10 @@ import sys
 import tempfile
 import threading
 import types
+import weakref
 from pathlib import Path
+
+import numpy as np
 
 ROOT = Path(__file__).parents[1]
 PRELOADED = [
@@ -46,10 +52,13 @@ PRELOADED = [
 ]
 
 
-def run(*command, timeout=280, env=None, text=True):
+started = weakref.WeakSet()
+
+
+def run(*command, env=None, text=True):
     """Run ``script.py …``, ``-m module …`` or ``-c source …`` to its end, and return a CompletedProcess."""
     program = start(*command, env=env, text=text)
-    out, err = program.communicate(timeout=timeout)
+    out, err = program.communicate()
     return subprocess.CompletedProcess(command, program.returncode, out, err)
 
 
@@ -58,49 +67,68 @@ def start(*command, env=None, text=True):
     return Program([str(word) for word in command], {**os.environ, **(env or {})}, text)
 
 
-class Program(subprocess.Popen):
-    """A process that the server has forked, with the methods of a Popen object."""
+class Program:
+    """A process that the server has forked, with methods of a Popen object."""
 
     def __init__(self, command, environment, text):
         readers, writers = zip(*(os.pipe() for _ in range(2)), strict=True)
         self._connection = socket.socket(socket.AF_UNIX)
         self._connection.connect(_address())
-        request = json.dumps({"command": command, "environment": environment, "folder": str(Path.cwd())}).encode()
-        socket.send_fds(self._connection, [len(request).to_bytes(8, "big")], list(writers))
-        self._connection.sendall(request)
+        send(self._connection, command, environment, dict(enumerate(writers, start=1)))
         for writer in writers:
             os.close(writer)
-        self.pid = int(self._connection.recv(16))
-        self.args, self.returncode, self.stdin, self._input = command, None, None, None
-        self.text_mode, self.encoding, self.errors, self.universal_newlines = text, None, None, text
-        self._communication_started, self._child_created, self._sigint_wait_secs = False, True, 0.25
-        self._waitpid_lock = contextlib.nullcontext()
+        self.pid, self.returncode = int(self._connection.recv(16)), None
         mode = {"mode": "r", "encoding": "utf-8", "errors": "replace"} if text else {"mode": "rb"}
         self.stdout, self.stderr = (os.fdopen(reader, **mode) for reader in readers)
+        started.add(self)
 
     def poll(self):
-        return self._status(0)
+        return self.wait() if select.select([self._connection], [], [], 0)[0] else self.returncode
 
-    def _internal_poll(self, *args, **kwargs):
-        return self._status(0)
-
-    def wait(self, timeout=None):
-        if self._status(timeout) is None:
-            raise subprocess.TimeoutExpired(self.args, timeout)
+    def wait(self):
+        if self.returncode is None:
+            self.returncode = int(self._connection.recv(16))
         return self.returncode
+
+    def communicate(self):
+        errors = []
+        reader = threading.Thread(target=lambda: errors.append(self.stderr.read()), daemon=True)
+        reader.start()
+        out = self.stdout.read()
+        reader.join()
+        self.wait()
+        return out, errors[0]
 
     def send_signal(self, number):
         if self.poll() is None:
             os.kill(self.pid, number)
 
-    def _status(self, timeout):
-        if self.returncode is None and select.select([self._connection], [], [], timeout)[0]:
-            self.returncode = int(self._connection.recv(16))
-            self._connection.close()
-        return self.returncode
+    def kill(self):
+        self.send_signal(signal.SIGKILL)
 
-    def __del__(self):
-        pass
+
+def send(connection, command, environment, descriptors):
+    """Ask for a program, with these descriptors under these numbers."""
+    request = {"command": command, "environment": dict(environment), "folder": os.getcwd()}
+    message = json.dumps([request, list(descriptors)]).encode()
+    socket.send_fds(connection, [len(message).to_bytes(8, "big")], list(descriptors.values()))
+    connection.sendall(message)
+
+
+def receive(connection):
+    """Return the request and what puts its descriptors in place; None if nothing is asked for."""
+    header, descriptors, _, _ = socket.recv_fds(connection, 8, 8)
+    if not header:
+        return None
+    size, message = int.from_bytes(header, "big"), b""
+    while len(message) < size:
+        message += connection.recv(size - len(message))
+    request, numbers = json.loads(message)
+    # out of the way of each other's numbers
+    high = [fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 512) for descriptor in descriptors]
+    for descriptor in descriptors:
+        os.close(descriptor)
+    return request, dict(zip(numbers, high, strict=True))
 
 
 @functools.cache
@@ -140,13 +168,10 @@ def serve(address):
 
 def attend(connection):
     """Fork the program, and tell the one who asked for it how it ends."""
-    header, descriptors, _, _ = socket.recv_fds(connection, 8, 2)
-    size, request = int.from_bytes(header, "big"), b""
-    while len(request) < size:
-        request += connection.recv(size - len(request))
+    request, descriptors = receive(connection)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     if pid := os.fork():
-        for descriptor in descriptors:
+        for descriptor in descriptors.values():
             os.close(descriptor)
         connection.sendall(f"{pid}\n".encode())
         _, status = os.waitpid(pid, 0)
@@ -154,10 +179,41 @@ def attend(connection):
             connection.sendall(f"{os.waitstatus_to_exitcode(status)}\n".encode())
         os._exit(0)
     connection.close()
-    for number, descriptor in enumerate(descriptors, start=1):
+    place(descriptors)
+    return spare() or request
+
+
+def spare():
+    """Fork a process that becomes the program's fork server if it starts one; return there, with the request."""
+    asking, asked = socket.socketpair()
+    if pid := os.fork():
+        asked.close()
+        spawn = multiprocessing.util.spawnv_passfds
+
+        def spawn_warm(path, args, descriptors):
+            if "multiprocessing.forkserver" not in args[-1] or asking.fileno() < 0:
+                return spawn(path, args, descriptors)
+            with asking:
+                send(asking, args[-2:], os.environ, {number: number for number in (1, 2, *descriptors)})
+            return pid
+
+        multiprocessing.util.spawnv_passfds = spawn_warm
+        return None
+    asking.close()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    received = receive(asked)
+    if received is None:
+        os._exit(0)
+    asked.close()
+    request, descriptors = received
+    place(descriptors)
+    return request
+
+
+def place(descriptors):
+    for number, descriptor in descriptors.items():
         os.dup2(descriptor, number)
         os.close(descriptor)
-    return json.loads(request)
 
 
 def perform(command, environment, folder):
@@ -166,6 +222,7 @@ def perform(command, environment, folder):
     os.environ.clear()
     os.environ.update(environment)
     multiprocessing.process.ORIGINAL_DIR = folder
+    np.random.seed()
     signal.signal(signal.SIGINT, signal.default_int_handler)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     encoding = environment.get("PYTHONIOENCODING", "utf-8")
