@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
 PACKAGES = ("lightning.pytorch", "pytorch_lightning")
+# for the tests of a file that has one with PACKAGES
+FIRST_PACKAGE = ("lightning.pytorch", pytest.param("pytorch_lightning", marks=pytest.mark.long))
 QUIET = {
     "accelerator": "cpu",
     "devices": 1,

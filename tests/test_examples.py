@@ -29,7 +29,11 @@ QUICK += [f"--trainer.limit_{split}_batches=2" for split in ("train", "val", "te
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "runs", "metric"), [("demo_digits", 16, "test_acc"), ("demo_brain_mri", 16, "test_dice")]
+    ("name", "runs", "metric"),
+    [
+        ("demo_digits", 16, "test_acc"),
+        pytest.param("demo_brain_mri", 16, "test_dice", marks=pytest.mark.long),
+    ],
 )
 def test_demo(name, runs, metric):
     config = yaml.safe_load((ROOT / "examples" / f"{name}.yaml").read_text())["compare"]
@@ -56,11 +60,18 @@ def test_the_demo_is_what_make_runs():
 
 
 @pytest.mark.slow
-def test_learning_rate_sweep_can_be_run():
-    config = ROOT / "examples" / "learning_rate.yaml"
+@pytest.mark.parametrize(
+    ("name", "runs"),
+    [
+        ("learning_rate", "32 runs (2 methods x 8 settings x 2 seeds)"),
+        ("demo_brain_mri", "16 runs (4 methods x 2 settings x 2 seeds)"),
+    ],
+)
+def test_a_comparison_can_be_run(name, runs):
+    config = ROOT / "examples" / f"{name}.yaml"
     done = warm.run("-m", "lightning_znorm", "compare", "--config", config, *QUICK, "--compare.dry_run=true")
     assert done.returncode == 0, done.stderr
-    assert "32 runs (2 methods x 8 settings x 2 seeds); 2 side by side" in done.stdout
+    assert f"{runs}; 2 side by side" in done.stdout
 
 
 @pytest.mark.slow

@@ -22,7 +22,7 @@ ON_DEMAND = {"monitor/callback.py": {"pandas", "matplotlib"}, "monitor/picture.p
 def loaded_after(statement):
     """Top-level packages in `sys.modules` after a statement."""
     program = f"import sys; {statement}; print(*sorted({{name.partition('.')[0] for name in sys.modules}}))"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     return set(done.stdout.split())
 
 
@@ -104,7 +104,7 @@ pl.Trainer(max_steps=2, limit_val_batches=0, callbacks=[ZNorm()], **quiet).fit(m
 cli = ZNormCLI(model, run=False, args=["--znorm", "--trainer.accelerator=cpu", "--trainer.logger=false"])
 assert isinstance(cli.trainer, pl.Trainer)
 """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=120)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 
 
@@ -112,6 +112,6 @@ assert isinstance(cli.trainer, pl.Trainer)
 def test_neither_of_them_is_a_clear_error():
     neither = "import sys; sys.modules['lightning'] = sys.modules['pytorch_lightning'] = None"
     program = f"{neither}; from lightning_znorm import ZNorm"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=120)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode != 0
     assert "needs PyTorch Lightning. Install it: `pip install lightning`" in done.stderr

@@ -68,10 +68,15 @@ QUICK += ["--compare.sweep=model.init_args.lr=1e-3"]
 @pytest.mark.parametrize(
     ("experiment", "network", "metrics"),
     [
-        ("cifar10", "resnet20", ["test_acc"]),
-        ("pcam", "resnet18", ["test_acc", "test_f1", "test_precision", "test_recall", "test_auroc"]),
+        pytest.param("cifar10", "resnet20", ["test_acc"], marks=pytest.mark.long),
+        pytest.param(
+            "pcam",
+            "resnet18",
+            ["test_acc", "test_f1", "test_precision", "test_recall", "test_auroc"],
+            marks=pytest.mark.long,
+        ),
         ("lgg", "resnet34", ["test_dice", "test_iou", "test_sensitivity", "test_specificity"]),
-        ("depth", "plain20", ["test_acc"]),
+        pytest.param("depth", "plain20", ["test_acc"], marks=[pytest.mark.long, pytest.mark.timeout(1800)]),
     ],
 )
 def test_small_preset(data, experiment, network, metrics):

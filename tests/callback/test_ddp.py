@@ -7,7 +7,7 @@ import torch
 
 from lightning_znorm import ZNorm
 from tests import warm
-from tests.helpers import PACKAGES, make_module, make_trainer, small_network
+from tests.helpers import FIRST_PACKAGE, PACKAGES, make_module, make_trainer, small_network
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = """
@@ -32,7 +32,7 @@ if __name__ == "__main__":
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("package", PACKAGES)
+@pytest.mark.parametrize("package", FIRST_PACKAGE)
 def test_two_ranks_equal_one_process(package):
     script = Path("train.py")
     script.write_text(SCRIPT.format(root=str(ROOT), package=package))

@@ -11,7 +11,7 @@ from torch import nn
 from torch.distributed.optim import ZeroRedundancyOptimizer
 
 from lightning_znorm import ZNorm, attach
-from tests.helpers import PACKAGES, make_module, make_trainer, precision_arguments, small_network
+from tests.helpers import FIRST_PACKAGE, PACKAGES, make_module, make_trainer, precision_arguments, small_network
 
 pytestmark = pytest.mark.slow
 STEPS = 4
@@ -87,7 +87,7 @@ class Paths(nn.Module):
         return self.paths[self.calls % 2](inputs)
 
 
-@pytest.mark.parametrize("package", PACKAGES)
+@pytest.mark.parametrize("package", FIRST_PACKAGE)
 @pytest.mark.parametrize("view", [False, True])
 def test_unused_parameters(package, view):
     assert_ranks_equal_one_process(
@@ -121,7 +121,7 @@ def manual_with_no_sync(module):
     module.training_step = training_step
 
 
-@pytest.mark.parametrize("package", PACKAGES)
+@pytest.mark.parametrize("package", FIRST_PACKAGE)
 def test_manual_optimization_with_no_sync(package):
     assert_ranks_equal_one_process(package, change_module=manual_with_no_sync, trainer={"max_steps": 2})
 
@@ -162,7 +162,7 @@ def break_on_one_rank(module, at):
     module.on_after_backward = on_after_backward
 
 
-@pytest.mark.parametrize("package", PACKAGES)
+@pytest.mark.parametrize("package", FIRST_PACKAGE)
 def test_ranks_skip_together(package):
     torch.manual_seed(3)
     network = small_network()

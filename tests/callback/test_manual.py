@@ -8,7 +8,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from lightning_znorm import ZNorm
-from tests.helpers import PACKAGES, make_module, make_trainer, normalize_by_numpy, small_data
+from tests.helpers import FIRST_PACKAGE, PACKAGES, make_module, make_trainer, normalize_by_numpy, small_data
 
 
 def gan(package, znorm_by_hand):
@@ -92,7 +92,7 @@ def manual_module(step, package="lightning.pytorch"):
     return module
 
 
-@pytest.mark.parametrize("package", PACKAGES)
+@pytest.mark.parametrize("package", FIRST_PACKAGE)
 def test_a_raw_optimizer_in_manual_mode_warns_at_its_first_step(package):
     with pytest.warns(UserWarning, match=r"`ZNorm` was bypassed: .*`SGD`.*use_pl_optimizer=False") as caught:
         make_trainer(package, max_epochs=1, limit_train_batches=3, callbacks=[ZNorm()]).fit(

@@ -9,6 +9,7 @@ from torch import nn
 
 from lightning_znorm import ZNorm
 from tests.helpers import (
+    FIRST_PACKAGE,
     PACKAGES,
     make_module,
     make_trainer,
@@ -59,18 +60,18 @@ def test_stochastic_weight_averaging_with_its_extra_epoch_for_batch_norm():
     assert_same_training(make_network=network, callbacks=callbacks)
 
 
-@pytest.mark.parametrize("package", PACKAGES)
+@pytest.mark.parametrize("package", FIRST_PACKAGE)
 def test_weight_averaging(package):
     assert_same_training(package, callbacks=[of_package(package, "EMAWeightAveraging", decay=0.5)])
 
 
-@pytest.mark.parametrize("package", PACKAGES)
+@pytest.mark.parametrize("package", FIRST_PACKAGE)
 def test_gradient_accumulation_scheduler(package):
     schedule = {0: 1, 1: 2, 2: 5}
     assert_same_training(package, callbacks=[of_package(package, "GradientAccumulationScheduler", scheduling=schedule)])
 
 
-@pytest.mark.parametrize("package", PACKAGES)
+@pytest.mark.parametrize("package", FIRST_PACKAGE)
 def test_fast_dev_run(package):
     assert_same_training(package, fast_dev_run=3)
 
@@ -171,7 +172,7 @@ def test_compiled_modules(whole):
     assert stds[1:] == pytest.approx([1, 1, 1], abs=1e-5)
 
 
-@pytest.mark.parametrize("package", PACKAGES)
+@pytest.mark.parametrize("package", FIRST_PACKAGE)
 @pytest.mark.parametrize("precision", ["32-true", "16-mixed"])
 def test_resume_in_the_middle_of_a_schedule(package, precision, tmp_path):
     """ZNorm's start and stop, the learning rate, the momentum and the GradScaler go on as if nothing had happened."""

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from torch import nn
 
 from lightning_znorm import GradientMonitor, ZNorm
-from tests.helpers import PACKAGES, make_module, make_trainer
+from tests.helpers import FIRST_PACKAGE, PACKAGES, make_module, make_trainer
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -125,7 +125,7 @@ def test_the_picture_of_a_training_that_is_interrupted_or_fails(package, error):
     assert monitor._watch is None
 
 
-@pytest.mark.parametrize("package", PACKAGES)
+@pytest.mark.parametrize("package", FIRST_PACKAGE)
 @pytest.mark.parametrize(
     ("picture", "reason"),
     [

@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from lightning_znorm import GradientMonitor, ZNorm, attach
 from tests.callback.test_monitor import fit, look
 from tests.callback.test_steps import make_nested
-from tests.helpers import PACKAGES, make_module, make_trainer, recording_logger, small_network
+from tests.helpers import FIRST_PACKAGE, PACKAGES, make_module, make_trainer, recording_logger, small_network
 
 
 def test_the_steps_are_those_of_the_module_s_log():
@@ -176,7 +176,7 @@ def test_a_training_without_a_record_warns():
         fit(GradientMonitor())
 
 
-@pytest.mark.parametrize("package", PACKAGES)
+@pytest.mark.parametrize("package", FIRST_PACKAGE)
 def test_exclude_that_matches_nothing(package):
     error = import_module(f"{package}.utilities.exceptions").MisconfigurationException
     with pytest.raises(error, match=r"`exclude` of `GradientMonitor`: the pattern 'encoder\.\*' matches no parameter"):

@@ -10,6 +10,7 @@ import yaml
 from lightning_znorm import ZNorm
 from lightning_znorm.__main__ import main
 from lightning_znorm.cli import ZNormArguments, ZNormCLI
+from tests import warm
 
 BORING = "lightning.pytorch.demos.boring_classes.BoringModel"
 MODEL = f"--model={BORING}"
@@ -250,7 +251,7 @@ def test_missing_extra(capsys, monkeypatch):
 
 
 def run(*command):
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=240)
+    return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
 @pytest.mark.slow
@@ -274,14 +275,12 @@ def test_any_lightning_cli_takes_it_as_a_callback(package):
         "    print([callback for callback in cli.trainer.callbacks if type(callback).__name__ == 'ZNorm'])\n"
     )
     callback = ["--trainer.callbacks+=lightning_znorm.ZNorm", "--trainer.callbacks.min_ndim=2"]
-    done = run(sys.executable, script, "fit", *QUICK, *callback)
+    done = warm.run(script, "fit", *QUICK, *callback)
     assert done.returncode == 0, done.stderr
     assert "ZNorm(eps=1e-10, exclude=(), min_ndim=2" in done.stdout
-    printed = run(sys.executable, script, "fit", *QUICK, *callback, "--print_config")
+    printed = warm.run(script, "fit", *QUICK, *callback, "--print_config")
     config = yaml.safe_load(printed.stdout)
     (entry,) = [entry for entry in config["trainer"]["callbacks"] if entry["class_path"] == "lightning_znorm.ZNorm"]
     assert entry["init_args"]["min_ndim"] == 2
     Path("printed.yaml").write_text(printed.stdout)
-    assert (
-        run(sys.executable, script, "fit", "--config=printed.yaml", "--trainer.default_root_dir=again").returncode == 0
-    )
+    assert warm.run(script, "fit", "--config=printed.yaml", "--trainer.default_root_dir=again").returncode == 0

@@ -24,7 +24,7 @@ LINE = "Importing Lightning ...\n"
 
 def start(*args, **kwargs):
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **kwargs}
-    return subprocess.run([sys.executable, "-c", PROGRAM, *args], text=True, check=False, timeout=60, **streams)
+    return subprocess.run([sys.executable, "-c", PROGRAM, *args], text=True, check=False, **streams)
 
 
 @pytest.mark.parametrize("option", ["--help", "-h"])

@@ -251,7 +251,11 @@ if __name__ == "__main__":
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("package", "missing"), [("pytorch_lightning", "lightning"), ("lightning.pytorch", "pytorch_lightning")]
+    ("package", "missing"),
+    [
+        ("pytorch_lightning", "lightning"),
+        pytest.param("lightning.pytorch", "pytorch_lightning", marks=pytest.mark.long),
+    ],
 )
 def test_classes_of_a_script_where_one_lightning_package_is_installed(package, missing):
     Path("mine.py").write_text(SCRIPT.format(package=package, missing=missing))

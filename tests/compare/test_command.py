@@ -1,9 +1,6 @@
 """`lightning-znorm compare`, with real processes."""
 
-import os
 import re
-import subprocess
-import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -15,6 +12,7 @@ from lightning_znorm.__main__ import main
 from lightning_znorm.compare.methods import parse_methods
 from lightning_znorm.compare.plan import Run
 from lightning_znorm.compare.recipes import ConfiguredRecipe
+from tests import warm
 from tests.compare.helpers import FLAGS, TINY, compare, read_results, refusal
 from tests.helpers import PACKAGES
 
@@ -152,11 +150,11 @@ def test_dry_run(capsys):
 
 
 @pytest.mark.slow
-def test_the_estimate_is_near(capsys):
+def test_the_estimate_is_of_every_step_of_every_run(capsys):
     pause = "--model.init_args.pause=0.05"
     assert compare(pause, "--compare.dry_run=true", "--compare.seeds=4", "--compare.jobs=1") == 0
     (seconds,) = re.findall(r"about ([\d.]+) s to go", capsys.readouterr().out)
-    assert 8 * 10 * 0.05 < float(seconds) < 4 * 8 * 10 * 0.05
+    assert float(seconds) > 8 * 10 * 0.05
 
 
 @pytest.mark.slow
@@ -288,10 +286,10 @@ def test_a_swept_key_with_a_hyphen():
 @pytest.mark.slow
 def test_an_output_that_is_not_utf8():
     """What it cannot encode is replaced: here the dash of an empty cell, and the name of a swept class."""
-    command = [sys.executable, "-m", "lightning_znorm", "compare", *FLAGS, "--compare.seeds=1"]
-    environment = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
+    command = ["-m", "lightning_znorm", "compare", *FLAGS, "--compare.seeds=1"]
+    environment = {"PYTHONIOENCODING": "ascii", "PYTHONPATH": str(ROOT)}
     sweep = f"--compare.sweep=model.init_args.optimizer=SGD,Añadido model.class_path={TINY}.Named"
-    done = subprocess.run([*command, sweep], capture_output=True, check=False, timeout=240, env=environment)
+    done = warm.run(*command, sweep, env=environment, text=False)
     assert done.returncode == 0, done.stderr
     assert b"A?adido" in done.stderr
     assert b"| none " in done.stdout

@@ -1,4 +1,5 @@
 import signal
+import threading
 import time
 
 import pytest
@@ -23,30 +24,40 @@ def test_without_an_end():
     assert not deadline.is_over
 
 
-def test_enforced(caught):
-    deadline = Deadline(0.2 / 60)
-    assert deadline.allows(0.1)
-    assert not deadline.allows(0.19)
+def test_what_is_likely_to_end_in_time():
+    deadline = Deadline(60)
+    assert deadline.allows(1800)
+    assert not deadline.allows(3500)  # it may take a tenth longer
     assert not deadline.is_over
+
+
+def wait_until(caught):
+    while not caught:
+        time.sleep(0.01)
+
+
+def test_enforced(caught):
+    deadline = Deadline(0.1 / 60)
     with deadline.enforced():
-        time.sleep(0.4)
+        wait_until(caught)
     assert caught == [signal.SIGTERM]
     assert deadline.is_over
     assert not deadline.allows(0)
 
 
 def test_not_enforced_after_the_block(caught):
-    with Deadline(0.1 / 60).enforced():
-        pass
-    time.sleep(0.2)
+    with Deadline(10).enforced():
+        (timer,) = [thread for thread in threading.enumerate() if isinstance(thread, threading.Timer)]
+    timer.join()
     assert caught == []
 
 
 def test_over_before_it_begins(caught):
     deadline = Deadline(0.01 / 60)
     time.sleep(0.05)
+    assert deadline.is_over
     with deadline.enforced():
-        time.sleep(0.05)
+        wait_until(caught)
     assert caught == [signal.SIGTERM]
 
 

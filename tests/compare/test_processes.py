@@ -1,33 +1,24 @@
 """When a command or a run is killed, nothing that it has started goes on: no run, no loader, no program."""
 
-import os
 import signal
-import subprocess
-import sys
+import time
 from pathlib import Path
 
 import psutil
 import pytest
 
+from tests import warm
 from tests.compare.helpers import FLAGS
 
 ROOT = Path(__file__).parents[2]
 ODD = "tests.compare.odd"
-COMMAND = [sys.executable, "-m", "lightning_znorm", "compare", *FLAGS, f"--model={ODD}.Children"]
+COMMAND = ["-m", "lightning_znorm", "compare", *FLAGS, f"--model={ODD}.Children"]
 COMMAND += [f"--data={ODD}.Working", "--compare.seeds=1", "--model.init_args.pause=0.05"]
 
 
 def start():
     Path("notes").mkdir()
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "NOTES": str(Path("notes").absolute())}
-    return subprocess.Popen(
-        COMMAND,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=environment,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-    )
+    return warm.start(*COMMAND, env={"PYTHONPATH": str(ROOT), "NOTES": str(Path("notes").absolute())})
 
 
 def noted(kind):
@@ -37,12 +28,13 @@ def noted(kind):
 def wait_for_training(process, runs):
     while len(noted("training")) < runs or not noted("worker"):
         assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
     return [psutil.Process(pid) for pid in noted("training")]
 
 
 def assert_gone(kinds):
     alive = [psutil.Process(pid) for kind in kinds for pid in noted(kind) if psutil.pid_exists(pid)]
-    _, alive = psutil.wait_procs(alive, timeout=120)
+    _, alive = psutil.wait_procs(alive, timeout=300)
     assert not [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]
 
 
@@ -56,7 +48,7 @@ def test_the_command_is_ended(how):
     process.send_signal(how)
     process.communicate()
     assert_gone(["run", "program", "worker", "training"])
-    _, alive = psutil.wait_procs(others, timeout=120)
+    _, alive = psutil.wait_procs(others, timeout=300)
     assert not [each for each in alive if each.status() != psutil.STATUS_ZOMBIE]
 
 
@@ -68,7 +60,7 @@ def test_a_run_is_killed():
     family = [run, *run.children(recursive=True)]
     assert len(family) >= 4  # the run, the program, two loaders
     run.kill()
-    _, alive = psutil.wait_procs(family, timeout=120)
+    _, alive = psutil.wait_procs(family, timeout=300)
     assert not [each for each in alive if each.status() != psutil.STATUS_ZOMBIE]
     _, err = process.communicate()
     assert process.returncode == 0, err

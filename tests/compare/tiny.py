@@ -27,6 +27,8 @@ class TinyModel(pl.LightningModule):
         time.sleep(self.pause)
         if self.fail == "raise" and torch.initial_seed() == 1:
             raise RuntimeError("out of luck")
+        if self.fail == "hold" and torch.initial_seed() == 1:
+            signal.pause()
         if self.fail == "kill" and torch.initial_seed() == 1 and self.trainer.max_epochs > 1:
             os.kill(os.getpid(), signal.SIGKILL)
         loss = self._evaluate(batch, "train")
