@@ -5,8 +5,11 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 # pytest workers; each uses one thread
 JOBS ?= 2
+PYTEST = $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
+LINT = $(BIN)/ruff check && $(BIN)/ruff format --check && $(BIN)/mypy
+DOCS = $(BIN)/sphinx-build -W --keep-going -b html docs docs/_build/html
 
-.PHONY: install demo test test-fast matrix lint docs bench gpu-check paper-small paper-full clean
+.PHONY: install demo test test-all test-fast matrix lint docs bench gpu-check paper-small paper-full clean
 
 install: $(STAMP)
 
@@ -22,25 +25,31 @@ demo: $(STAMP)
 	$(BIN)/lightning-znorm compare --config examples/demo_digits.yaml $(DEMO_ARGS)
 	$(BIN)/lightning-znorm compare --config examples/demo_brain_mri.yaml $(DEMO_ARGS)
 
-test: lint docs
-	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal
+# lint and docs run beside the tests, and are shown after them
+test: $(STAMP)
+	@mkdir -p build
+	@{ $(LINT) && $(DOCS); } > build/checks.log 2>&1 & checks=$$!; \
+	$(PYTEST); tests=$$?; \
+	wait $$checks; checks=$$?; cat build/checks.log; exit $$((tests + checks))
+
+# and the long versions, some 20 minutes more
+test-all: test
+	$(PYTEST) -m long
 
 test-fast: $(STAMP)
-	$(BIN)/python -m pytest -n $(JOBS) -m "not slow"
+	$(BIN)/python -m pytest -n $(JOBS) -m "not slow and not long"
 
 # write docs/matrix.md from the results of the tests, also where these disagree with the page that is there
 matrix: $(STAMP)
-	-$(BIN)/python -m pytest -n $(JOBS) tests/matrix --junitxml=build/matrix.xml
+	-$(BIN)/python -m pytest -n $(JOBS) tests/matrix -m long --junitxml=build/matrix.xml
 	$(BIN)/python -m tests.matrix.page build/matrix.xml
-	$(BIN)/python -m pytest -n $(JOBS) tests/matrix
+	$(BIN)/python -m pytest -n $(JOBS) tests/matrix -m "long or not long"
 
 lint: $(STAMP)
-	$(BIN)/ruff check
-	$(BIN)/ruff format --check
-	$(BIN)/mypy
+	$(LINT)
 
 docs: $(STAMP)
-	$(BIN)/sphinx-build -W --keep-going -b html docs docs/_build/html
+	$(DOCS)
 
 # against gradient clipping, on this machine's CPU; nothing else should run
 bench: $(STAMP)

@@ -100,7 +100,7 @@ def test_fabric(flags):
 
 @pytest.mark.slow
 def test_learning_rate_finder():
-    done = run("learning_rate_finder.py", "--steps=30", "--out=out")
+    done = run("learning_rate_finder.py", "--steps=20", "--out=out")
     assert done.returncode == 0, done.stderr
     frame = pd.read_csv("out/suggestions.csv")
     assert list(frame["method"]) == ["SGD", "SGD + ZNorm", "Adam", "Adam + ZNorm"]

@@ -7,7 +7,7 @@ import torch
 
 from lightning_znorm import ZNorm
 from tests import warm
-from tests.helpers import FIRST_PACKAGE, PACKAGES, make_module, make_trainer, small_network
+from tests.helpers import FIRST_PACKAGE, make_module, make_trainer, small_network
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = """
@@ -85,7 +85,7 @@ if __name__ == "__main__":
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("package", PACKAGES)
+@pytest.mark.parametrize("package", [pytest.param("lightning.pytorch", marks=pytest.mark.long), "pytorch_lightning"])
 def test_spawn(package):
     """The callback travels to the processes by pickle."""
     Path("spawn.py").write_text(SPAWN.format(package=package))

@@ -25,6 +25,7 @@ from lightning_znorm.compare.identity import describe, differing, identify, iden
 from lightning_znorm.compare.methods import Method, name_methods
 from lightning_znorm.compare.modules import find_imports, is_installed
 from lightning_znorm.compare.plan import Run
+from tests import warm
 from tests.compare import odd
 from tests.compare.tiny import TinyData, TinyModel
 
@@ -158,14 +159,12 @@ def test_classes_of_a_function_are_recognized_where_they_arrive():
     class Large(nn.Tanh):
         size = 2
 
-    script = "import sys, pickle; from lightning_znorm.compare.identity import identify;"
-    script += "print(*map(identify, pickle.load(sys.stdin.buffer)))"
+    script = "import pickle; from lightning_znorm.compare.identity import identify;"
+    script += "print(*map(identify, pickle.load(open('values', 'rb'))))"
     values = [Small, Large, lambda: Small, functools.partial(Small)]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        [sys.executable, "-c", script], input=cloudpickle.dumps(values), capture_output=True, env=environment
-    )
-    assert done.stdout.decode().split() == [*map(identify, values)], done.stderr
+    Path("values").write_bytes(cloudpickle.dumps(values))
+    done = warm.run("-c", script, env={"PYTHONPATH": str(ROOT)})
+    assert done.stdout.split() == [*map(identify, values)], done.stderr
     assert len({*map(identify, values)}) == 4
 
 

@@ -1,11 +1,12 @@
 """Scripts that call `compare` with and without `if __name__ == "__main__":`."""
 
 import runpy
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from tests import warm
 
 IMPORT = "from lightning_znorm.compare.main_guard import check_main_guard\n"
 FUNCTION = IMPORT + "def run():\n    check_main_guard()\n"
@@ -64,5 +65,5 @@ def test_compare_asks_before_anything_else():
 def test_what_no_process_imports(how):
     Path("package").mkdir()
     Path("package/__main__.py").write_text(f"{IMPORT}check_main_guard()")
-    done = subprocess.run([sys.executable, *how], capture_output=True, text=True, check=False)
+    done = warm.run(*how)
     assert done.returncode == 0, done.stderr
