@@ -40,7 +40,7 @@ def test_blocks_are_of_known_languages():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("source", blocks("python"))
+@pytest.mark.parametrize("source", list(blocks("python")))
 def test_python(source):
     if source.startswith("# train.py"):
         Path("train.py").write_text(source)

@@ -2,6 +2,7 @@
 
 import argparse
 import importlib.util
+import shlex
 import sys
 from pathlib import Path
 
@@ -88,7 +89,8 @@ def test_small_preset(data, experiment, network, metrics):
     assert frame["batches_hash"].nunique() == frame["weights_hash"].nunique() == 1
     assert frame[metrics].notna().all(axis=None)
     if experiment == "lgg":  # what is done is not done again
-        again = run(experiment, "--optimizers", "sgd", *QUICK)
+        command = run(experiment, "--optimizers", "sgd", *QUICK, "--list").stdout.partition(": ")[2]
+        again = warm.run(*shlex.split(command), env={"PYTHONPATH": str(ROOT)})
         assert again.returncode == 0, again.stderr
         assert "Trying" not in again.stderr
 
