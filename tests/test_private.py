@@ -59,7 +59,11 @@ def test_the_two_files_read_these_and_no_others():
 
 
 def test_no_other_file_reads_them():
-    names = (OF_LIGHTNING | OF_TORCH) - {"_modules", "_optimizer", "_getframe"}  # which are this package's own names, or Python's, too
+    names = (OF_LIGHTNING | OF_TORCH) - {
+        "_modules",
+        "_optimizer",
+        "_getframe",
+    }  # which are this package's own names, or Python's, too
     for module, source in house.read_modules(house.ROOT / house.PACKAGE).items():
         if module not in ("_lightning", "_torch"):
             assert not private_names(source) & names, module
