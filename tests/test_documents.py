@@ -36,7 +36,7 @@ def run(*command):
 
 def test_blocks_are_of_known_languages():
     languages = {match[1] for page in PAGES for match in BLOCK.finditer(page.read_text())}
-    assert languages <= {"python", "bash"}
+    assert languages <= {"python", "bash", "text"}
 
 
 @pytest.mark.slow
