@@ -83,6 +83,7 @@ class GradientTransform(Transform, Callback):
         """Refuse, before anything is trained, what the Trainer's configuration alone shows to be unsupported."""
         if not self.enabled or stage != "fit":
             return
+        self._close()  # a search that failed; Lightning calls no hook then
         refuse_twins(self, trainer)
         self._skip_counts[0] = SkipCounts()
         self._fit = Fit(self, trainer, pl_module, self._skip_counts[0])

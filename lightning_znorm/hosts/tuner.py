@@ -45,6 +45,12 @@ class Search(Substitute):
         if not self._fits:
             self.release()
 
+    def close(self) -> None:
+        """End the fits, and give the module its hook back."""
+        for fit in self._fits:
+            fit.close()
+        self.release()
+
     def _step(self, original: Any, optimizer: Optimizer) -> Any:
         if self._pl_module.trainer is self._trainer:
             callbacks: list[Any] = self._trainer.callbacks  # type: ignore[attr-defined]
@@ -64,7 +70,7 @@ def join_search(fit: Fit, trainer: "pl.Trainer", pl_module: "pl.LightningModule"
     """
     left = vars(pl_module).get(_HOOK)
     if isinstance(left, Search) and not left.is_of(trainer):
-        left.release()  # of a search that failed, after which Lightning calls no hook
+        left.close()  # of a search that failed, after which Lightning calls no hook
     finders = find_classes("callbacks", "LearningRateFinder", "BatchSizeFinder")
     callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
     if not any(isinstance(callback, finders) for callback in callbacks):

@@ -2,6 +2,8 @@
 
 import copy
 import functools
+import gc
+import weakref
 from importlib import import_module
 from math import nan
 
@@ -147,6 +149,40 @@ def test_a_search_that_fails_leaves_later_trainers_alone():
     module.network.load_state_dict(make_tunable().network.state_dict())
     assert lr_find("lightning.pytorch", module, [callback]) == pytest.approx(losses_by_hand("lightning.pytorch"))
     assert "on_before_optimizer_step" not in vars(module)
+
+
+def failing_search(callback, optimizer=None):
+    """A module whose first search fails in its third batch, and whose optimizer is one of its own if there is one."""
+    module = make_tunable()
+    step, batches = module.training_step, []
+
+    def fails_once(batch, batch_idx):
+        batches.append(1)
+        return 1 / 0 if len(batches) == 3 else step(batch, batch_idx)
+
+    module.training_step = fails_once
+    if optimizer is not None:
+        module.configure_optimizers = lambda: optimizer(module.network.parameters())
+    with pytest.raises(ZeroDivisionError):
+        lr_find("lightning.pytorch", module, [callback])
+    return module
+
+
+@pytest.mark.parametrize("same", [True, False], ids=["same_callback", "another_callback"])
+def test_an_optimizer_that_outlives_a_failed_search_can_be_trained_with(same):
+    made = []
+    callback = ZNorm()
+    module = failing_search(callback, lambda parameters: (made or made.append(torch.optim.SGD(parameters)) or made)[0])
+    make_trainer(max_steps=2, callbacks=[callback if same else ZNorm()]).fit(module)
+    assert [p.grad.std(correction=0).item() for p in module.parameters()] == pytest.approx([1] * 4, abs=1e-3)
+    assert not {"on_before_optimizer_step", "clip_gradients", "configure_gradient_clipping"} & {*vars(module)}
+    assert not made[0]._optimizer_step_pre_hooks
+
+
+def test_a_failed_search_keeps_nothing_alive():
+    module = weakref.ref(failing_search(ZNorm()))
+    gc.collect()
+    assert module() is None
 
 
 def test_disabled_does_nothing():
