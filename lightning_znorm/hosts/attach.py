@@ -1,6 +1,6 @@
 """Gradient transforms outside Lightning's Trainer: in plain PyTorch, Fabric, accelerate and transformers."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
@@ -134,7 +134,9 @@ class AttachedTransform:
         self._hooks.remove()
         self._inner_hooks.remove()
         release(self._optimizer, self.transform)
-        self._optimizer = None
+        self._optimizer = self._module = None
+        self._inner.clear()
+        del self._engine  # it knows the parameters
         self._warn()
 
     def state_dict(self) -> dict[str, Any]:
@@ -168,7 +170,6 @@ class AttachedTransform:
             )
         self.transform._skip_counts.append(self._counts)
         self._optimizer = optimizer
-        self._is_stepping = False
         self._hooks = StepHooks(self._begin_step, self._apply, self._end_step, self._refuse_reevaluation)
         self._hooks.add([optimizer])
         self._inner = dict(_inner_optimizers(optimizer))
@@ -178,14 +179,13 @@ class AttachedTransform:
         self._warn = finalize(self, self._record.warn)
 
     def _begin_step(self, optimizer: Optimizer) -> None:
-        self._is_stepping = True
         if self.transform.enabled:
             self._record.begun += 1
             self.stats = None
 
     def _apply(self, optimizer: Optimizer, keywords: Keywords) -> None:
         """Transform the gradients of the step that is being made."""
-        if not self.transform.enabled:
+        if self._optimizer is None or not self.transform.enabled:  # removed by the closure, or switched off
             return
         step = Step(
             optimizer,
@@ -207,7 +207,6 @@ class AttachedTransform:
             )
 
     def _end_step(self, optimizer: Optimizer) -> None:
-        self._is_stepping = False
         if self.transform.enabled:
             self.step += 1
             self._record.ended += 1
@@ -219,7 +218,7 @@ class AttachedTransform:
     def _refuse_inner_step(self, optimizer: Optimizer) -> None:
         """Warn of, or with ``strict`` refuse, a step that an inner optimizer makes without the outer one."""
         outer = self._optimizer
-        if outer is None or self._is_stepping or not self.transform.enabled or is_stepping(outer):
+        if outer is None or not self.transform.enabled or is_stepping(outer):
             return
         attribute = next(name for name, inner in self._inner.items() if inner is optimizer)
         message = (
@@ -275,11 +274,18 @@ def _named_by_optimizer(optimizer: Optimizer) -> Iterator[tuple[str, Tensor]]:
 
 
 def _inner_optimizers(optimizer: Optimizer) -> Iterator[tuple[str, Optimizer]]:
-    """Yield the attributes that are optimizers of some of the same parameters, as where one wraps another."""
+    """Yield what holds optimizers of some of the same parameters, an attribute or an entry of one, as in wrappers."""
     parameters = set(parameters_of(optimizer))
-    for name, value in vars(optimizer).items():
-        if isinstance(value, Optimizer) and make_hookable(value) and not parameters.isdisjoint(parameters_of(value)):
-            yield name, value
+    for attribute, value in vars(optimizer).items():
+        for key, entry in _entries(value):
+            if isinstance(entry, Optimizer) and make_hookable(entry) and parameters & {*parameters_of(entry)}:
+                yield attribute if key is None else f"{attribute}[{key!r}]", entry
+
+
+def _entries(value: Any) -> Iterable[tuple[Any, Any]]:
+    if isinstance(value, (list, tuple)):
+        return enumerate(value)
+    return value.items() if isinstance(value, dict) else [(None, value)]
 
 
 def _wrong_type(argument: str, expected: str, value: object) -> ArgumentTypeError:

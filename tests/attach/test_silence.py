@@ -1,6 +1,7 @@
 """`attach` never does nothing without a word: steps past the hook, steps that change nothing, no steps at all."""
 
 import gc
+import weakref
 
 import pytest
 import pytorch_optimizer
@@ -210,3 +211,64 @@ def test_skips_of_handles_count_for_the_transform():
         optimizers[i].step()
     assert [handle.skipped_steps for handle in handles] == [2, 0]
     assert transform.skipped_steps == 2
+
+
+class Several(torch.optim.Optimizer):
+    """Steps optimizers that it keeps in a container."""
+
+    def __init__(self, network, container):
+        parts = {name: torch.optim.SGD(network[name].parameters(), lr=0.1) for name in (0, 2)}
+        self.parts = parts if container is dict else container(parts.values())
+        super().__init__([*network.parameters()], {})
+
+    def step_parts(self):
+        for part in self.parts.values() if isinstance(self.parts, dict) else self.parts:
+            part.step()
+
+    def step(self, closure=None):
+        self.step_parts()
+
+
+@pytest.mark.parametrize(("container", "key"), [(list, 0), (tuple, 0), (dict, 0)])
+def test_inner_optimizers_in_a_container_are_found(container, key):
+    network = small_network()
+    optimizer = Several(network, container)
+    handle = attach(optimizer, ZNorm(), strict=True)
+    backpropagate(network)
+    optimizer.step()
+    assert handle.step == 1
+    with pytest.raises(ZNormError, match=rf"Attach to `optimizer\.parts\[{key}\]`"):
+        optimizer.step_parts()
+
+
+def test_half_steps_after_a_step_that_raised():
+    network = small_network()
+    sam = pytorch_optimizer.SAM(network.parameters(), torch.optim.SGD, lr=0.1)
+    attach(sam, ZNorm(), strict=True)
+    with pytest.raises(ZeroDivisionError):
+        sam.step(lambda: 1 / 0)
+    with pytest.raises(ZNormError, match=r"Attach to `optimizer\.base_optimizer`"):
+        two_half_steps(network, sam)
+
+
+def test_a_removed_handle_keeps_nothing_alive():
+    network = small_network()
+    optimizer = sgd(network)
+    references = [weakref.ref(network), weakref.ref(optimizer)]
+    handle = attach(optimizer, ZNorm(), network)
+    backpropagate(network)
+    optimizer.step()
+    handle.remove()
+    del network, optimizer
+    gc.collect()
+    assert [reference() for reference in references] == [None, None]
+    assert handle.step == 1
+
+
+def test_removed_by_the_closure():
+    network = small_network()
+    optimizer = sgd(network)
+    handle = attach(optimizer, ZNorm())
+    optimizer.step(lambda: handle.remove() or backpropagate(network))
+    assert stds(network) != pytest.approx([1] * 4, abs=0.1)
+    assert handle.step == 0
