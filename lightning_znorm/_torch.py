@@ -61,16 +61,16 @@ def make_hookable(optimizer: Optimizer) -> bool:
     """
     if not all(hasattr(optimizer, name) for name in _HOOKS):
         return False
-    if not _is_hooked(type(optimizer)) and "step" not in vars(optimizer):
+    if "step" not in vars(optimizer) and not _is_hooked(type(optimizer).step):
         prepare = getattr(optimizer, "_patch_step_function", None)
         if prepare is not None:
             prepare()
-    return _is_hooked(type(optimizer))
+    return _is_hooked(getattr(vars(optimizer).get("step"), "__wrapped__", type(optimizer).step))
 
 
 def calls_hooks_of_parents(optimizer: Optimizer) -> bool:
     """Say whether PyTorch may call the step hooks again for a ``super().step()`` inside the step."""
-    return sum(_is_hooked(cls) for cls in type(optimizer).__mro__ if "step" in vars(cls)) > 1
+    return sum(_is_hooked(vars(cls).get("step")) for cls in type(optimizer).__mro__) > 1
 
 
 def count_step_calls(optimizer: Optimizer) -> int:
@@ -95,5 +95,5 @@ def copy_all_(targets: list[Tensor], sources: list[Tensor]) -> None:
         target.copy_(source)
 
 
-def _is_hooked(cls: Any) -> bool:
-    return getattr(getattr(cls, "step", None), "hooked", False)
+def _is_hooked(step: Any) -> bool:
+    return getattr(step, "hooked", False)

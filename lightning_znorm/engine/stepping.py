@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch.optim import Optimizer
@@ -13,7 +14,7 @@ Keywords = dict[str, Any]
 
 
 class StepHooks:
-    """Calls functions in the course of each step of some optimizers, until :meth:`remove`.
+    """Calls functions in the course of each step of some optimizers, until :meth:`remove`; keeps none of them alive.
 
     Where a subclass calls its parent's ``step``, PyTorch may call its hooks for both; these functions are called for
     the outermost alone. ``torch.compile`` does not trace into them.
@@ -35,7 +36,7 @@ class StepHooks:
         reevaluate: Callable[[Optimizer], None] | None = None,
     ) -> None:
         self._begin, self._ready, self._end, self._reevaluate = begin, ready, end, reevaluate
-        self._handles: dict[Optimizer, list[Any]] = {}
+        self._handles: WeakKeyDictionary[Optimizer, list[Any]] = WeakKeyDictionary()
 
     def __contains__(self, optimizer: object) -> bool:
         return optimizer in self._handles

@@ -7,10 +7,12 @@ import torch
 from torch.optim import Optimizer
 
 from lightning_znorm._lightning import batches_that_stepped, is_logging_due
+from lightning_znorm._torch import make_hookable
 from lightning_znorm.engine.checks import refuse_closure_reevaluation, refuse_optimizer
 from lightning_znorm.engine.claims import claim, release
 from lightning_znorm.engine.groups import Ranks
 from lightning_znorm.engine.nonfinite import SkipCounts
+from lightning_znorm.engine.numbering import OptimizerNumbers
 from lightning_znorm.engine.pipeline import Engine, Outcome, Step
 from lightning_znorm.engine.scaling import scale_in_gradients
 from lightning_znorm.engine.selection import Named
@@ -59,7 +61,7 @@ class Fit:
         # `torch.compile(optimizer.step)` would trace into it through the closure
         self.step: Callable[[Optimizer], None] = torch.compiler.disable(self._step)
         self._engine: Engine | None = None
-        self._optimizers: list[Optimizer] = []
+        self._optimizers = OptimizerNumbers()
         self._hooks = StepHooks(begin=self._begin_step, end=self._end_step)
         # optimizers whose gradients have come by since their last step; how often they have in the step being made
         self._came_by: set[int] = set()
@@ -108,7 +110,7 @@ class Fit:
                 refuse_closure_reevaluation(self._owner, optimizer)
         step = Step(
             optimizer,
-            row=next(row for row, known in enumerate(self._optimizers) if known is optimizer),
+            row=self._optimizers[optimizer],
             number=trainer.global_step,
             epoch=trainer.current_epoch,
             grad_scale=scale_in_gradients(scaler, optimizer),
@@ -127,7 +129,7 @@ class Fit:
         self._hooks.remove()
         for optimizer in self._optimizers:
             release(optimizer, self.transform)
-        self._optimizers = []
+        self._optimizers = OptimizerNumbers()
         self._engine = None
         if self._clipping is not None:
             self._clipping.close()
@@ -136,13 +138,14 @@ class Fit:
     def _take_up(self, optimizers: Iterable[Optimizer]) -> None:
         """Check optimizers that are new, as those that take the place of others in the course of a training."""
         for optimizer in optimizers:
-            if any(known is optimizer for known in self._optimizers):
+            if optimizer in self._optimizers:
                 continue
             refuse_optimizer(self._owner, optimizer)
             if isinstance(optimizer, Optimizer):  # Lightning takes whatever has a `step`
                 claim(optimizer, self.transform, "a callback of the Trainer that steps")
-                self._hooks.add([optimizer])
-            self._optimizers.append(optimizer)
+                if make_hookable(optimizer):
+                    self._hooks.add([optimizer])
+            self._optimizers.add(optimizer)
 
     def _report(self, step: Step, outcome: Outcome) -> None:
         self._has_worked |= outcome.nonfinite is not None or outcome.stats is not None
@@ -159,7 +162,7 @@ class Fit:
         if detail and trainer.loggers and trainer.is_global_zero and len(outcome.stats) and is_logging_due(trainer):
             assert self._engine is not None
             if detail == "summary":
-                prefix = prefix_of(prefix, step.row, len(self._optimizers))
+                prefix = prefix_of(prefix, step.row, len(trainer.optimizers))
             names = [self._engine.selection.name_of(parameter) for parameter in outcome.parameters]
             numel = [parameter.numel() for parameter in outcome.parameters]
             log_metrics(trainer, describe_stats(prefix, detail, outcome.stats, names, numel))

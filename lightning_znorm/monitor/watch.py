@@ -8,7 +8,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from lightning_znorm._lightning import batches_that_stepped, is_logging_due, rank_zero_warn
-from lightning_znorm._torch import is_flattened
+from lightning_znorm._torch import is_flattened, make_hookable
+from lightning_znorm.engine.numbering import OptimizerNumbers
 from lightning_znorm.engine.scaling import scale_given_to_step, scale_in_gradients
 from lightning_znorm.engine.selection import Named, Selection
 from lightning_znorm.engine.stepping import Keywords, StepHooks
@@ -60,7 +61,7 @@ class GradientWatch:
         self._owner, self._settings = owner, settings
         self._trainer, self._pl_module = trainer, pl_module
         self._selection = Selection(self._name_parameters, settings.exclude, 0, owner)
-        self._optimizers: list[Optimizer] = []
+        self._optimizers = OptimizerNumbers()
         self._raw: dict[int, _Raw] = {}
         self._recorded: dict[int, int] = {}
         self._left_out: set[Tensor] = set()
@@ -91,11 +92,11 @@ class GradientWatch:
             self._raw[id(optimizer)] = _Raw(parameters, gradients, scale)
 
     def _take_up(self, optimizer: Optimizer) -> None:
-        if any(known is optimizer for known in self._optimizers):
+        if optimizer in self._optimizers:
             return
-        self._optimizers.append(optimizer)
+        self._optimizers.add(optimizer)
         # gradients are the same on all ranks of DDP, and only one of them writes
-        if isinstance(optimizer, Optimizer) and self._trainer.is_global_zero:
+        if isinstance(optimizer, Optimizer) and self._trainer.is_global_zero and make_hookable(optimizer):
             self._hooks.add([optimizer])
 
     @torch.no_grad()
@@ -105,7 +106,7 @@ class GradientWatch:
             return
         trainer, settings = self._trainer, self._settings
         self._recorded[id(optimizer)] = trainer.global_step
-        number = next(i for i, known in enumerate(self._optimizers) if known is optimizer)
+        number = self._optimizers[optimizer]
         values = compare_gradients(
             raw.gradients,
             [parameter.grad for parameter in raw.parameters],
@@ -118,7 +119,7 @@ class GradientWatch:
         )
         record = GradientRecord(batches_that_stepped(trainer), number, info, values)
         self.records.setdefault(number, ThinnedRecords(settings.max_records)).add(record)
-        log_metrics(trainer, record.metrics(settings.detail, len(self._optimizers)))
+        log_metrics(trainer, record.metrics(settings.detail, len(trainer.optimizers)))
 
     def _is_due(self) -> bool:
         every = self._settings.every_n_steps

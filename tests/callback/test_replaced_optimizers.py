@@ -1,10 +1,14 @@
 """Optimizers that take the place of others in the course of a training, as LBFGS that of Adam."""
 
+import gc
+import weakref
+
 import pytest
 import torch
+from timm.optim.lookahead import Lookahead
 
 from lightning_znorm import GradientMonitor, ZNorm, errors
-from tests.helpers import PACKAGES, make_module, make_trainer
+from tests.helpers import PACKAGES, make_module, make_trainer, recording_logger
 
 
 def replacing(package, make, at_step):
@@ -60,3 +64,83 @@ def test_one_that_evaluates_its_closure_again_is_found_out_in_its_first_step():
     with pytest.raises(errors.ZNormError, match="does not support the optimizer `Twice` here"):
         make_trainer(max_steps=6, callbacks=[ZNorm()]).fit(module)
     assert module.trainer.global_step == 2
+
+
+@pytest.mark.parametrize("make", [ZNorm, GradientMonitor])
+def test_what_was_replaced_is_not_kept_in_memory(make):
+    module, made, alive = make_module(), [], []
+
+    def replace():
+        module.trainer.optimizers = [torch.optim.Adam(module.parameters())]
+        made.append(weakref.ref(module.trainer.optimizers[0]))
+
+    def look():
+        gc.collect()
+        alive.extend(optimizer() is not None for optimizer in made)
+
+    module.on_train_epoch_start, module.on_train_end = replace, look
+    make_trainer(max_epochs=3, callbacks=[make()]).fit(module)
+    assert alive == [False, False, True]
+
+
+@pytest.mark.parametrize(
+    ("callback", "name", "steps"),
+    [
+        (ZNorm(log_stats="summary"), "znorm/std_max", [0, 1, 2, 3]),
+        (GradientMonitor(every_n_steps=1), "grad/std_max", [0, 1, 3]),
+    ],
+    ids=["log_stats", "monitor"],
+)
+def test_the_curve_of_an_only_optimizer_goes_on_under_its_name(callback, name, steps):
+    module = replacing("lightning.pytorch", lambda parameters: torch.optim.Adam(parameters), at_step=2)
+    logger = recording_logger("lightning.pytorch", prefix=name.partition("/")[0])
+    make_trainer(max_steps=4, callbacks=[callback], logger=logger, log_every_n_steps=1).fit(module)
+    assert [step for step, row in logger.rows if name in row] == steps
+
+
+class Bare(torch.optim.Optimizer):
+    """Without `Optimizer.__init__`, so that it takes no hooks."""
+
+    def __init__(self, parameters):
+        self.param_groups, self.state, self.defaults = [{"params": [*parameters], "lr": 0.1}], {}, {}
+
+    def step(self, closure):
+        closure()
+
+    def zero_grad(self):
+        for parameter in self.param_groups[0]["params"]:
+            parameter.grad = None
+
+
+def unhooked_by_a_scheduler(parameters):
+    """Its class calls the hooks after the first `zero_grad()`, this one with its scheduler never."""
+    unprepared = type("Unprepared", (Lookahead,), {"step": lambda self, closure=None: Lookahead.step(self, closure)})
+    optimizer = unprepared(torch.optim.SGD(parameters, lr=0.01))
+    return [optimizer], [torch.optim.lr_scheduler.StepLR(optimizer, 1)]
+
+
+@pytest.mark.parametrize("callback", [ZNorm, GradientMonitor])
+@pytest.mark.parametrize("make", [Bare, unhooked_by_a_scheduler])
+def test_an_optimizer_that_calls_no_hooks_is_trained(callback, make):
+    module = make_module(optimizer=make)
+    make_trainer(max_steps=3, callbacks=[callback(), ZNorm(enabled=callback is not ZNorm)]).fit(module)
+    assert module.trainer.global_step == 3
+    assert all(p.grad.std(correction=0) == pytest.approx(1, abs=1e-3) for p in module.parameters())
+
+
+@pytest.mark.parametrize("znorm_first", [False, True])
+def test_a_step_that_pytorch_wraps_late_is_seen_from_the_first(znorm_first):
+    """timm's Lookahead is prepared for hooks by its first `zero_grad()`, within the first step."""
+    unprepared = type("Unprepared", (Lookahead,), {"step": lambda self, closure=None: Lookahead.step(self, closure)})
+    module = make_module(optimizer=lambda parameters: unprepared(torch.optim.SGD(parameters, lr=0.01)))
+    module.automatic_optimization = False
+
+    def training_step(batch, batch_idx):
+        module.zero_grad()  # not that of the optimizer
+        module.manual_backward(module.network(batch[0]).square().mean())
+        module.optimizers().step()
+
+    module.training_step = training_step
+    monitor = GradientMonitor(every_n_steps=1)
+    make_trainer(max_steps=3, callbacks=[ZNorm(), monitor] if znorm_first else [monitor, ZNorm()]).fit(module)
+    assert [row["step"] for row in monitor.history if row["ndim"] == 2][::2] == [0, 1, 2]
