@@ -31,14 +31,12 @@ class Substitute:
         return self._around(self._original, *args, **kwargs)
 
     def release(self) -> None:
-        """Give the module its method back; where something else stands in for this by now, only call the method."""
+        """Only call the method from now on; when nothing else stands in for it, give it back to the module."""
         self._around = None
-        if vars(self._pl_module).get(self._name) is not self:
-            return
-        if self._was_on_instance:
-            setattr(self._pl_module, self._name, self._original)
-        else:
+        while isinstance(top := vars(self._pl_module).get(self._name), Substitute) and top._around is None:
             delattr(self._pl_module, self._name)
+            if top._was_on_instance:
+                setattr(self._pl_module, self._name, top._original)
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the training behind."""

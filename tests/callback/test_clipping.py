@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 
-from lightning_znorm import GradientCentralization, ZNorm
+from lightning_znorm import GradientCentralization, GradientStats, GradientTransform, ZNorm
 from tests.helpers import PACKAGES, make_module, make_trainer
 
 
@@ -88,3 +88,25 @@ def test_copies_of_the_module_clip_like_it_and_warn_of_nothing(recwarn):
     make_trainer(max_steps=1).fit(twin)
     assert twin.norm == pytest.approx(0.01, rel=1e-3)
     assert len(warnings_of(recwarn)) == 1
+
+
+class Sign(GradientTransform):
+    """Another one that sets the norm."""
+
+    sets_norm = True
+
+    def transform(self, parameters, grad_scale):
+        for parameter in parameters:
+            parameter.grad.sign_()
+        return GradientStats({})
+
+
+@pytest.mark.parametrize("on_instance", [False, True])
+def test_two_transforms_that_set_the_norm_leave_the_module_as_it_was(on_instance):
+    module = make_module()
+    if on_instance:
+        module.clip_gradients = module.clip_gradients
+    before = dict(vars(module))
+    make_trainer(max_steps=1, callbacks=[ZNorm(), Sign()]).fit(module)
+    assert vars(module).get("clip_gradients") == before.get("clip_gradients")
+    assert "configure_gradient_clipping" not in vars(module)
