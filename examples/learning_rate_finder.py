@@ -1,7 +1,6 @@
 """Which learning rate does Lightning's finder suggest with and without ZNorm?
 
-`Tuner.lr_find` takes the Trainer's callbacks away while it searches; `with ZNorm().bound_to(model)` applies ZNorm all
-the same. (A `ZNorm` that is among the Trainer's callbacks needs no `bound_to`: it does this by itself.)
+`Tuner.lr_find` takes the Trainer's callbacks away while it searches; a `ZNorm` among them goes on working all the same.
 
 Prints a table, and writes `suggestions.csv` and `curves.png`. About two minutes on 2 CPU cores.
 """
