@@ -96,8 +96,16 @@ class GradientWatch:
             return
         self._optimizers.add(optimizer)
         # gradients are the same on all ranks of DDP, and only one of them writes
-        if isinstance(optimizer, Optimizer) and self._trainer.is_global_zero and make_hookable(optimizer):
+        if not isinstance(optimizer, Optimizer) or not self._trainer.is_global_zero:
+            return
+        if make_hookable(optimizer):
             self._hooks.add([optimizer])
+        else:
+            rank_zero_warn(
+                f"`{self._owner}` does not record the optimizer `{type(optimizer).__name__}`, which calls no hooks in"
+                " its step. If a learning-rate scheduler has wrapped its `step`, call"
+                " `optimizer.zero_grad()` before making that."
+            )
 
     @torch.no_grad()
     def _see_received(self, optimizer: Optimizer, keywords: Keywords) -> None:

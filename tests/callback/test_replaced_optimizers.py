@@ -112,27 +112,43 @@ class Bare(torch.optim.Optimizer):
             parameter.grad = None
 
 
+def unprepared(parameters):
+    """PyTorch prepares timm's Lookahead for hooks at its first `zero_grad()`, a class once and for all: a new class."""
+    fresh = type("Fresh", (Lookahead,), {"step": lambda self, closure=None: Lookahead.step(self, closure)})
+    return fresh(torch.optim.SGD(parameters, lr=0.01))
+
+
 def unhooked_by_a_scheduler(parameters):
     """Its class calls the hooks after the first `zero_grad()`, this one with its scheduler never."""
-    unprepared = type("Unprepared", (Lookahead,), {"step": lambda self, closure=None: Lookahead.step(self, closure)})
-    optimizer = unprepared(torch.optim.SGD(parameters, lr=0.01))
+    optimizer = unprepared(parameters)
     return [optimizer], [torch.optim.lr_scheduler.StepLR(optimizer, 1)]
 
 
 @pytest.mark.parametrize("callback", [ZNorm, GradientMonitor])
 @pytest.mark.parametrize("make", [Bare, unhooked_by_a_scheduler])
-def test_an_optimizer_that_calls_no_hooks_is_trained(callback, make):
+def test_an_optimizer_that_calls_no_hooks_is_trained(callback, make, recwarn):
     module = make_module(optimizer=make)
     make_trainer(max_steps=3, callbacks=[callback(), ZNorm(enabled=callback is not ZNorm)]).fit(module)
     assert module.trainer.global_step == 3
     assert all(p.grad.std(correction=0) == pytest.approx(1, abs=1e-3) for p in module.parameters())
+    warned = any("does not record the optimizer" in str(warning.message) for warning in recwarn)
+    assert warned == (callback is GradientMonitor)
+
+
+def test_zero_grad_before_the_scheduler_is_the_remedy():
+    def make(parameters):
+        optimizer = unprepared(parameters)
+        optimizer.zero_grad()
+        return [optimizer], [torch.optim.lr_scheduler.StepLR(optimizer, 1)]
+
+    monitor = GradientMonitor(every_n_steps=1)
+    make_trainer(max_steps=2, callbacks=[ZNorm(), monitor]).fit(make_module(optimizer=make))
+    assert {row["step"] for row in monitor.history} == {0, 1}
 
 
 @pytest.mark.parametrize("znorm_first", [False, True])
 def test_a_step_that_pytorch_wraps_late_is_seen_from_the_first(znorm_first):
-    """timm's Lookahead is prepared for hooks by its first `zero_grad()`, within the first step."""
-    unprepared = type("Unprepared", (Lookahead,), {"step": lambda self, closure=None: Lookahead.step(self, closure)})
-    module = make_module(optimizer=lambda parameters: unprepared(torch.optim.SGD(parameters, lr=0.01)))
+    module = make_module(optimizer=unprepared)
     module.automatic_optimization = False
 
     def training_step(batch, batch_idx):
