@@ -85,7 +85,14 @@ def test_plain_pytorch(flags):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "flags", [[], ["--no_znorm"], ["--devices=2", "--strategy=ddp_spawn"], ["--precision=bf16-true"]], ids=str
+    "flags",
+    [
+        [],
+        ["--no_znorm"],
+        pytest.param(["--devices=2", "--strategy=ddp_spawn"], marks=pytest.mark.long),
+        ["--precision=bf16-true"],
+    ],
+    ids=str,
 )
 def test_fabric(flags):
     done = run("fabric.py", "--epochs=8", "--accelerator=cpu", *flags)
@@ -98,7 +105,7 @@ def test_fabric(flags):
     assert (int(steps), int(skipped)) == (0 if flags == ["--no_znorm"] else 192, 0)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_learning_rate_finder():
     done = run("learning_rate_finder.py", "--steps=20", "--out=out")
     assert done.returncode == 0, done.stderr

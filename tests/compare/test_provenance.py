@@ -315,7 +315,7 @@ if __name__ == "__main__":
 
 
 @needs_git
-@pytest.mark.slow
+@pytest.mark.long
 def test_resumed_with_other_code(checkout):
     """Of a checkout that is not the installed package: each run has the commit of the code that it ran."""
     Path("script.py").write_text(SCRIPT)

@@ -149,7 +149,9 @@ if __name__ == "__main__":
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("on_device", "workers"), [(False, 0), (False, 1), (True, 0)])
+@pytest.mark.parametrize(
+    ("on_device", "workers"), [(False, 1), (True, 0), pytest.param(False, 0, marks=pytest.mark.long)]
+)
 def test_ddp_shares_the_samples(on_device, workers):
     """Every sample once, each rank with an augmentation of its own, though nobody has seeded them."""
     Path("train.py").write_text(DDP.format(root=str(ROOT), on_device=on_device, workers=workers))
