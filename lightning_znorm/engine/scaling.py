@@ -20,8 +20,8 @@ def refuse_unknown_scaling(owner: str, optimizer: Optimizer) -> None:
     if isinstance(optimizer, Optimizer) and unscales_itself(optimizer) is None:
         raise MisconfigurationError(
             f"`{owner}` does not support the fused optimizer `{type(optimizer).__name__}`: it does not say whether it"
-            " divides gradients by the scale of a GradScaler. Use `fused=False`. If it is a copy of an optimizer, make a"
-            " new one instead: copies lose the attribute that says so."
+            " divides gradients by the scale of a GradScaler. Use `fused=False`. If it is a copy of an optimizer, make"
+            " a new one instead: copies lose the attribute that says so."
         )
 
 
