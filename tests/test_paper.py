@@ -65,19 +65,15 @@ QUICK = ["--trainer.max_steps=2", "--trainer.accelerator=cpu", "--compare.seeds=
 QUICK += ["--compare.sweep=model.init_args.lr=1e-3"]
 
 
-@pytest.mark.slow
+@pytest.mark.long
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize(
     ("experiment", "network", "metrics"),
     [
-        pytest.param("cifar10", "resnet20", ["test_acc"], marks=pytest.mark.long),
-        pytest.param(
-            "pcam",
-            "resnet18",
-            ["test_acc", "test_f1", "test_precision", "test_recall", "test_auroc"],
-            marks=pytest.mark.long,
-        ),
+        ("cifar10", "resnet20", ["test_acc"]),
+        ("pcam", "resnet18", ["test_acc", "test_f1", "test_precision", "test_recall", "test_auroc"]),
         ("lgg", "resnet34", ["test_dice", "test_iou", "test_sensitivity", "test_specificity"]),
-        pytest.param("depth", "plain20", ["test_acc"], marks=[pytest.mark.long, pytest.mark.timeout(1800)]),
+        ("depth", "plain20", ["test_acc"]),
     ],
 )
 def test_small_preset(data, experiment, network, metrics):

@@ -93,7 +93,7 @@ def test_what_only_this_function_knows():
     assert frame.loc["half", "difference"] != frame.loc["half", "difference"]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_sweep_of_objects_goes_on_as_well():
     def make(optimizer, betas):
         class Local(TinyModel):
@@ -180,7 +180,7 @@ def test_methods_and_settings_that_are_objects_have_results_of_their_own():
     assert len(read_results("out")) == 6
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_seed_reaches_functions_of_the_global_generators():
     """cloudpickle would take a copy of the generator along."""
     from random import randint
@@ -249,13 +249,9 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(
-    ("package", "missing"),
-    [
-        ("pytorch_lightning", "lightning"),
-        pytest.param("lightning.pytorch", "pytorch_lightning", marks=pytest.mark.long),
-    ],
+    ("package", "missing"), [("pytorch_lightning", "lightning"), ("lightning.pytorch", "pytorch_lightning")]
 )
 def test_classes_of_a_script_where_one_lightning_package_is_installed(package, missing):
     Path("mine.py").write_text(SCRIPT.format(package=package, missing=missing))

@@ -14,7 +14,7 @@ from lightning_znorm.compare.plan import Run
 from lightning_znorm.compare.recipes import ConfiguredRecipe
 from tests import warm
 from tests.compare.helpers import FLAGS, TINY, compare, read_results, refusal
-from tests.helpers import PACKAGES
+from tests.helpers import FIRST_PACKAGE
 
 ROOT = Path(__file__).parents[2]
 
@@ -158,7 +158,7 @@ def test_the_estimate_is_of_every_step_of_every_run(capsys):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("package", PACKAGES)
+@pytest.mark.parametrize("package", FIRST_PACKAGE)
 def test_lightnings_own_demo_modules(package, capsys):
     boring = f"{package}.demos.boring_classes"
     flags = ["--compare.monitor=validation_step.x", "--compare.test_monitor=test_step.y", "--compare.mode=min"]

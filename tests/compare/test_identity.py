@@ -175,6 +175,7 @@ def test_what_contains_itself():
     assert identify(first) != identify(second)
 
 
+@pytest.mark.long
 def test_a_process_with_another_hash_seed_sees_the_same():
     """Also where the order of a set, a random name or an address might creep in."""
     script = """

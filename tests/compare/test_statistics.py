@@ -47,7 +47,7 @@ def test_few_values():
 
 
 @given(st.lists(st.lists(st.floats(-1, 1), min_size=4, max_size=4), min_size=1, max_size=4))
-@settings(deadline=None, max_examples=20)
+@settings(deadline=None, max_examples=8)
 def test_paired_differences_are_corrected_after_holm(noise):
     generator = np.random.default_rng(0)
     baseline = dict(enumerate(generator.normal(size=4)))

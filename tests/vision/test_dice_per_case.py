@@ -129,7 +129,7 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_two_ranks_equal_one_process():
     """One rank has one batch of one case, the other three batches with the rest of it and two more."""
     Path("evaluate.py").write_text(DDP.format(root=str(ROOT)))

@@ -150,7 +150,7 @@ if __name__ == "__main__":
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("on_device", "workers"), [(False, 1), (True, 0), pytest.param(False, 0, marks=pytest.mark.long)]
+    ("on_device", "workers"), [(True, 0), *(pytest.param(False, workers, marks=pytest.mark.long) for workers in (0, 1))]
 )
 def test_ddp_shares_the_samples(on_device, workers):
     """Every sample once, each rank with an augmentation of its own, though nobody has seeded them."""
