@@ -141,6 +141,9 @@ class Fit:
             if optimizer in self._optimizers:
                 continue
             refuse_optimizer(self._owner, optimizer)
+            # of one that is gone, whose number in memory this one may have
+            self._came_by.discard(id(optimizer))
+            self._evaluations.pop(id(optimizer), None)
             if isinstance(optimizer, Optimizer):  # Lightning takes whatever has a `step`
                 claim(optimizer, self.transform, "a callback of the Trainer that steps")
                 if make_hookable(optimizer):

@@ -83,6 +83,17 @@ def test_what_was_replaced_is_not_kept_in_memory(make):
     assert alive == [False, False, True]
 
 
+def test_one_may_have_the_id_of_another_that_is_gone(monkeypatch):
+    """Which CPython gives to a new object where an old one was."""
+    from lightning_znorm.hosts import trainer
+
+    monkeypatch.setattr(trainer, "id", lambda optimizer: 7, raising=False)
+    module = make_module()
+    module.on_train_epoch_start = lambda: setattr(module.trainer, "optimizers", [torch.optim.Adam(module.parameters())])
+    make_trainer(max_epochs=3, callbacks=[ZNorm()]).fit(module)
+    assert module.trainer.global_step == 30
+
+
 @pytest.mark.parametrize(
     ("callback", "name", "steps"),
     [
