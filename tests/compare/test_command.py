@@ -283,7 +283,7 @@ def test_a_swept_key_with_a_hyphen():
     assert runs["train_loss"].tolist() == plain["train_loss"].tolist()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_an_output_that_is_not_utf8():
     """What it cannot encode is replaced: here the dash of an empty cell, and the name of a swept class."""
     command = ["-m", "lightning_znorm", "compare", *FLAGS, "--compare.seeds=1"]
