@@ -86,15 +86,18 @@ class MisconfigurationError(ZNormError, _Misconfiguration):
 
 def batches_that_stepped(trainer: "pl.Trainer") -> int:
     """Return the number of the current step as the loggers of ``self.log`` count them."""
-    count: int = getattr(trainer.fit_loop.epoch_loop, _STEPPED, trainer.global_step)
+    loop = trainer.fit_loop.epoch_loop
+    count: int = getattr(loop, _STEPPED) if hasattr(loop, _STEPPED) else trainer.global_step
     return count
 
 
 def is_logging_due(trainer: "pl.Trainer") -> bool:
     """Say whether the module's ``self.log`` reaches the loggers in the current step."""
     due: bool | None = getattr(getattr(trainer, _LOGS, None), "should_update_logs", None)
+    if due is not None:
+        return due
     interval: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
-    return (batches_that_stepped(trainer) + 1) % interval == 0 if due is None else due
+    return (batches_that_stepped(trainer) + 1) % interval == 0
 
 
 def averages_models(strategy: Any) -> bool:

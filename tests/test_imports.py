@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import lightning_znorm
+from tests.house import imported_names
 
 EXTRAS = {
     *("torchvision", "torchmetrics", "segmentation_models_pytorch", "matplotlib", "nilearn", "sklearn", "pandas"),
@@ -61,13 +62,7 @@ def test_type_checkers_see_every_name():
 
 def imported_by(nodes):
     """Top-level packages that import statements name."""
-    names = []
-    for node in nodes:
-        if isinstance(node, ast.Import):
-            names += [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            names.append(node.module or "")
-    return {name.partition(".")[0] for name in names}
+    return {name.partition(".")[0] for node in nodes for name in imported_names(node)}
 
 
 def test_which_modules_name_an_extra():

@@ -63,7 +63,7 @@ class Fit:
         self._engine: Engine | None = None
         self._optimizers = OptimizerNumbers()
         self._hooks = StepHooks(begin=self._begin_step, end=self._end_step)
-        # optimizers whose gradients have come by since their last step; how often they have in the step being made
+        # numbers of optimizers whose gradients have come by since their last step; how often in the step being made
         self._came_by: set[int] = set()
         self._evaluations: dict[int, int] = {}
         self._clipping: ClippingWatch | None = None
@@ -100,17 +100,18 @@ class Fit:
         assert self._engine is not None
         self._take_up([optimizer])
         self._was_called = True
-        self._came_by.add(id(optimizer))
+        number = self._optimizers[optimizer]
+        self._came_by.add(number)
         trainer = self._trainer
         scaler = scaler_of(trainer)
         # under a scaler Lightning evaluates the closure once, before the step
         if scaler is None and optimizer in self._hooks:
-            evaluations = self._evaluations[id(optimizer)] = self._evaluations.get(id(optimizer), 0) + 1
+            evaluations = self._evaluations[number] = self._evaluations.get(number, 0) + 1
             if evaluations > 1:
                 refuse_closure_reevaluation(self._owner, optimizer)
         step = Step(
             optimizer,
-            row=self._optimizers[optimizer],
+            row=number,
             number=trainer.global_step,
             epoch=trainer.current_epoch,
             grad_scale=scale_in_gradients(scaler, optimizer),
@@ -141,9 +142,6 @@ class Fit:
             if optimizer in self._optimizers:
                 continue
             refuse_optimizer(self._owner, optimizer)
-            # of one that is gone, whose number in memory this one may have
-            self._came_by.discard(id(optimizer))
-            self._evaluations.pop(id(optimizer), None)
             if isinstance(optimizer, Optimizer):  # Lightning takes whatever has a `step`
                 claim(optimizer, self.transform, "a callback of the Trainer that steps")
                 if make_hookable(optimizer):
@@ -171,11 +169,12 @@ class Fit:
             log_metrics(trainer, describe_stats(prefix, detail, outcome.stats, names, numel))
 
     def _begin_step(self, optimizer: Optimizer) -> None:
-        self._evaluations.pop(id(optimizer), None)
+        self._evaluations.pop(self._optimizers[optimizer], None)
 
     def _end_step(self, optimizer: Optimizer) -> None:
-        came_by = id(optimizer) in self._came_by
-        self._came_by.discard(id(optimizer))
+        number = self._optimizers[optimizer]
+        came_by = number in self._came_by
+        self._came_by.discard(number)
         if not came_by and self.transform.enabled and not self._has_warned:
             self._has_warned = True
             warn_about_bypass(self._owner, optimizer)

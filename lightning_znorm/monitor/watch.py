@@ -83,13 +83,14 @@ class GradientWatch:
         self._take_up(optimizer)
         if optimizer not in self._hooks or not self._is_due():
             return
-        if self._recorded.get(id(optimizer)) == self._trainer.global_step:
+        number = self._optimizers[optimizer]
+        if self._recorded.get(number) == self._trainer.global_step:
             return  # a closure that is evaluated again within the step
         parameters = self._readable(optimizer)
         if parameters:
             gradients = [parameter.grad.detach().clone() for parameter in parameters if parameter.grad is not None]
             scale = scale_in_gradients(scaler_of(self._trainer), optimizer)
-            self._raw[id(optimizer)] = _Raw(parameters, gradients, scale)
+            self._raw[number] = _Raw(parameters, gradients, scale)
 
     def _take_up(self, optimizer: Optimizer) -> None:
         if optimizer in self._optimizers:
@@ -109,12 +110,12 @@ class GradientWatch:
 
     @torch.no_grad()
     def _see_received(self, optimizer: Optimizer, keywords: Keywords) -> None:
-        raw = self._raw.pop(id(optimizer), None)
+        number = self._optimizers[optimizer]
+        raw = self._raw.pop(number, None)
         if raw is None:
             return
         trainer, settings = self._trainer, self._settings
-        self._recorded[id(optimizer)] = trainer.global_step
-        number = self._optimizers[optimizer]
+        self._recorded[number] = trainer.global_step
         values = compare_gradients(
             raw.gradients,
             [parameter.grad for parameter in raw.parameters],
