@@ -6,6 +6,7 @@ if os.environ.get("GPU_CHECK") != "1":  # the tests that need a GPU are run by t
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
     os.environ["TRITON_INTERPRET"] = "1"  # so that the kernels run on a CPU; read when Triton is imported
 
+import gc
 import itertools
 import multiprocessing
 from unittest import mock
@@ -18,6 +19,25 @@ from tests import warm
 # below those that systems give away by themselves, and others for each worker: a port that Lightning has found free
 # may be taken by another test before DDP uses it
 _ports = itertools.count(20000 + 1000 * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]))
+
+
+def pytest_configure(config):
+    if config.getoption("numprocesses", None) and not hasattr(config, "workerinput"):
+        warm.share()  # with xdist's workers
+    warm.lend_fork_server()
+
+
+def pytest_collection_finish():
+    """What is imported by now is no garbage: `gc.collect()`, in tests and in libraries, need not look at it again."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _handles_go_away():
+    """Those of `attach` may warn when they do: here, and not in a test of something else."""
+    yield
+    gc.collect()
 
 
 @pytest.fixture(autouse=True)

@@ -23,11 +23,12 @@ def blocks(language):
                 yield pytest.param(match[2], id=f"{page.name}-{number}")
 
 
-COMMANDS = [
-    pytest.param(line, id=f"{block.id}: {line[:50]}")
-    for block in blocks("bash")
-    for line in block.values[0].strip().splitlines()
-]
+# each once, by the first page that has it
+COMMANDS = {
+    line: f"{block.id}: {line[:50]}"
+    for block in reversed([*blocks("bash")])
+    for line in reversed(block.values[0].strip().splitlines())
+}
 
 
 def run(*command):
@@ -50,7 +51,7 @@ def test_python(source):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", [*COMMANDS], ids=[*COMMANDS.values()])
 def test_command(command):
     words = shlex.split(command)
     if words[0] == "lightning-znorm":

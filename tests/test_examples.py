@@ -27,13 +27,10 @@ QUICK = ["--trainer.max_epochs=1", "--trainer.accelerator=cpu"]
 QUICK += [f"--trainer.limit_{split}_batches=2" for split in ("train", "val", "test")]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("name", "runs", "metric"),
-    [
-        ("demo_digits", 16, "test_acc"),
-        pytest.param("demo_brain_mri", 16, "test_dice", marks=pytest.mark.long),
-    ],
+    [("demo_digits", 16, "test_acc"), ("demo_brain_mri", 16, "test_dice")],
 )
 def test_demo(name, runs, metric):
     config = yaml.safe_load((ROOT / "examples" / f"{name}.yaml").read_text())["compare"]
@@ -63,7 +60,7 @@ def test_the_demo_is_what_make_runs():
 @pytest.mark.parametrize(
     ("name", "runs"),
     [
-        ("learning_rate", "32 runs (2 methods x 8 settings x 2 seeds)"),
+        pytest.param("learning_rate", "32 runs (2 methods x 8 settings x 2 seeds)", marks=pytest.mark.long),
         ("demo_brain_mri", "16 runs (4 methods x 2 settings x 2 seeds)"),
     ],
 )

@@ -91,8 +91,14 @@ def test_small_preset(data, experiment, network, metrics):
         assert "Trying" not in again.stderr
 
 
-@pytest.mark.parametrize("preset", ["small", "full"])
-@pytest.mark.parametrize("has_trees", [False, True])
+@pytest.mark.parametrize(
+    ("preset", "has_trees"),
+    [
+        ("full", False),
+        ("small", True),
+        *(pytest.param(*p, marks=pytest.mark.long) for p in (("full", True), ("small", False))),
+    ],
+)
 def test_every_command_is_one_that_compare_takes(paper, preset, has_trees):
     if has_trees:
         for tree in ("cifar10-jpeg", "pcam-12k"):

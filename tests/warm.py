@@ -2,8 +2,9 @@
 
 ``run`` and ``start`` are to :func:`subprocess.run` and :class:`subprocess.Popen` what a warm engine is to a cold one. A
 program has its own process, folder, environment, standard streams and ``__main__``, and so has the fork server of
-``multiprocessing`` that it may start. What is read when the interpreter starts (``PYTHONHASHSEED``, ``-X`` options) or
-when torch is imported cannot be changed: such tests start Python itself. A program that hangs is ended with its test.
+``multiprocessing`` that it may start; that of the tests' own process comes from there too. What is read when the
+interpreter starts (``PYTHONHASHSEED``, ``-X`` options) or when torch is imported cannot be changed: such tests start
+Python itself. A program that hangs is ended with its test.
 """
 
 import atexit
@@ -24,6 +25,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 import types
 import weakref
 from pathlib import Path
@@ -52,6 +54,7 @@ PRELOADED = [
 ]
 
 
+_SHARED = "TESTS_WARM_SERVER"
 started = weakref.WeakSet()
 
 
@@ -72,8 +75,7 @@ class Program:
 
     def __init__(self, command, environment, text):
         readers, writers = zip(*(os.pipe() for _ in range(2)), strict=True)
-        self._connection = socket.socket(socket.AF_UNIX)
-        self._connection.connect(_address())
+        self._connection = _connect()
         send(self._connection, command, environment, dict(enumerate(writers, start=1)))
         for writer in writers:
             os.close(writer)
@@ -107,6 +109,17 @@ class Program:
         self.send_signal(signal.SIGKILL)
 
 
+def run_ranks(script, count=2):
+    """Run a script as the ranks of a distributed training, and return a CompletedProcess for each."""
+    ranks = [{"LOCAL_RANK": str(rank), "NODE_RANK": "0", "WORLD_SIZE": str(count)} for rank in range(count)]
+    programs = [start(script, env=environment) for environment in ranks]
+    outputs = [program.communicate() for program in programs]
+    return [
+        subprocess.CompletedProcess([script], program.returncode, *output)
+        for program, output in zip(programs, outputs, strict=True)
+    ]
+
+
 def send(connection, command, environment, descriptors):
     """Ask for a program, with these descriptors under these numbers."""
     request = {"command": command, "environment": dict(environment), "folder": os.getcwd()}
@@ -131,17 +144,49 @@ def receive(connection):
     return request, dict(zip(numbers, high, strict=True))
 
 
+def share():
+    """Start the server of this process and of those that it starts."""
+    os.environ[_SHARED] = _start_server()
+
+
+def _connect():
+    address = os.environ.get(_SHARED) or _start_server()
+    while not Path(address).exists():
+        time.sleep(0.1)
+    connection = socket.socket(socket.AF_UNIX)
+    connection.connect(address)
+    return connection
+
+
 @functools.cache
-def _address():
-    """Start the server of this process, and return where it listens."""
-    folder = tempfile.mkdtemp(prefix="warm-")
-    address = f"{folder}/socket"
-    server = subprocess.Popen(
-        [sys.executable, "-m", "tests.warm", address], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    )
-    assert server.stdout.readline() == b"ready\n"
+def _start_server():
+    """Start a server that ends with this process, and return where it will listen."""
+    address = f"{tempfile.mkdtemp(prefix='warm-')}/socket"
+    server = subprocess.Popen([sys.executable, "-m", "tests.warm", address], cwd=ROOT, stdin=subprocess.PIPE)
     atexit.register(server.kill)
     return address
+
+
+def lend_fork_server():
+    """Let the fork server of this process be forked as programs are."""
+    spawn = multiprocessing.util.spawnv_passfds
+
+    def spawn_warm(path, args, descriptors):
+        if "multiprocessing.forkserver" not in args[-1]:
+            return spawn(path, args, descriptors)
+        with _connect() as connection:
+            send(connection, args[-2:], os.environ, {number: number for number in (1, 2, *descriptors)})
+            connection.recv(16)
+            if pid := os.fork():
+                return pid
+            # for `waitpid`, a child that ends when the server does
+            kept = connection.fileno()
+            os.closerange(0, kept)
+            os.closerange(kept + 1, 1 << 16)
+            connection.recv(16)
+            os._exit(0)
+
+    multiprocessing.util.spawnv_passfds = spawn_warm
 
 
 def serve(address):
@@ -149,12 +194,12 @@ def serve(address):
     for module in PRELOADED:
         importlib.import_module(module)
     listener = socket.socket(socket.AF_UNIX)
-    listener.bind(address)
+    listener.bind(f"{address}.tmp")
     listener.listen(64)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     gc.collect()
     gc.freeze()
-    print("ready", flush=True)
+    os.rename(f"{address}.tmp", address)  # it is ready
     while True:
         if sys.stdin in select.select([listener, sys.stdin], [], [])[0]:
             sys.exit()  # the tests are over, in whatever way

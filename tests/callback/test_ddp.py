@@ -7,7 +7,7 @@ import torch
 
 from lightning_znorm import ZNorm
 from tests import warm
-from tests.helpers import FIRST_PACKAGE, make_module, make_trainer, small_network
+from tests.helpers import PACKAGES, make_module, make_trainer, small_network
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = """
@@ -32,12 +32,13 @@ if __name__ == "__main__":
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("package", FIRST_PACKAGE)
-def test_two_ranks_equal_one_process(package):
-    script = Path("train.py")
+@pytest.mark.parametrize("package", PACKAGES)
+@pytest.mark.parametrize("starter", ["test", pytest.param("lightning", marks=pytest.mark.long)])
+def test_two_ranks_equal_one_process(package, starter):
+    script = Path("train.py").absolute()
     script.write_text(SCRIPT.format(root=str(ROOT), package=package))
-    done = warm.run(script.absolute())
-    assert done.returncode == 0, done.stderr
+    for done in warm.run_ranks(script) if starter == "test" else [warm.run(script)]:
+        assert done.returncode == 0, done.stderr
     ranks = [torch.load(f"rank{rank}.pt") for rank in (0, 1)]
     for name in ranks[0]:
         assert torch.equal(ranks[0][name], ranks[1][name]), name
@@ -84,8 +85,8 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("package", [pytest.param("lightning.pytorch", marks=pytest.mark.long), "pytorch_lightning"])
+@pytest.mark.long
+@pytest.mark.parametrize("package", PACKAGES)
 def test_spawn(package):
     """The callback travels to the processes by pickle."""
     Path("spawn.py").write_text(SPAWN.format(package=package))

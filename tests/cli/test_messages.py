@@ -13,6 +13,7 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 TINY = "tests.compare.tiny"
 MODEL = f"--model={TINY}.TinyModel"
 COMPARE = ["compare", MODEL, f"--data={TINY}.TinyData"]
+BOTH = ("fit", pytest.param("compare", marks=pytest.mark.long))
 NO_MODEL = "A model is needed: its class (`--model my_module.MyModel`), or a file that names it (`--config FILE`)."
 
 
@@ -44,7 +45,7 @@ def test_a_model_is_missing(capsys, command):
         ("--seed_everythin=3", "--seed_everything"),
     ],
 )
-@pytest.mark.parametrize("command", ["fit", "compare"])
+@pytest.mark.parametrize("command", BOTH)
 def test_a_misspelt_option(capsys, command, option, hint):
     message = error_of(capsys, command, MODEL, *option.split())
     assert message == f"unrecognized arguments: {option}. Did you mean '{hint}'?"
@@ -98,12 +99,12 @@ def test_an_option_of_compare(capsys, args, message):
         ),
     ],
 )
-@pytest.mark.parametrize("command", ["fit", "compare"])
+@pytest.mark.parametrize("command", BOTH)
 def test_a_wrong_value(capsys, command, args, message):
     assert error_of(capsys, command, MODEL, *args) == message
 
 
-@pytest.mark.parametrize("command", ["fit", "compare"])
+@pytest.mark.parametrize("command", BOTH)
 def test_a_class_or_file_that_does_not_exist(capsys, command):
     name = f"{TINY}.TinyMode"
     assert error_of(capsys, command, f"--model={name}") == (
@@ -126,7 +127,7 @@ def test_a_class_or_file_that_does_not_exist(capsys, command):
         ),
     ],
 )
-@pytest.mark.parametrize("command", ["fit", "compare"])
+@pytest.mark.parametrize("command", BOTH)
 def test_a_misspelt_key_in_a_file(capsys, command, content, message):
     Path("config.yaml").write_text(yaml.safe_dump({"model": f"{TINY}.TinyModel", **content}))
     assert error_of(capsys, command, "--config=config.yaml") == message
@@ -138,7 +139,7 @@ def test_a_misspelt_key_of_compare_in_a_file(capsys):
     assert message == "there is no option `compare.seed`. Did you mean 'compare.seeds'?"
 
 
-@pytest.mark.parametrize("command", ["fit", "compare"])
+@pytest.mark.parametrize("command", BOTH)
 def test_a_missing_extra_is_named(capsys, monkeypatch, command):
     for name in [name for name in sys.modules if name.startswith("lightning_znorm.vision.")]:
         monkeypatch.delitem(sys.modules, name)

@@ -15,8 +15,8 @@ from tests.compare.helpers import FLAGS, figures, read_results
 ROOT = Path(__file__).parents[2]
 # ten steps of a run, so that it takes half a second on any machine
 COMMAND = ["-m", "lightning_znorm", "compare", *FLAGS, "--model.init_args.pause=0.05"]
-COMMAND += ["--compare.sweep=model.init_args.lr=0.3,0.1", "--compare.seeds=4"]
-RUNS = 2 * 2 * 4
+COMMAND += ["--compare.sweep=model.init_args.lr=0.3,0.1", "--compare.seeds=2"]
+RUNS = 2 * 2 * 2
 HOLD = "--model.init_args.fail=hold"  # no run of the second seed ends
 
 
@@ -45,11 +45,11 @@ def assert_gone(processes):
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize(
-    ("kills", "seeds"), [(range(4), 4), pytest.param(range(10, 20), 12, marks=pytest.mark.long)], ids=["4", "10"]
+    ("kills", "seeds"), [(range(4), 2), pytest.param(range(10, 20), 12, marks=pytest.mark.long)], ids=["4", "10"]
 )
 def test_killed_at_random_moments(kills, seeds):
     """Each time the same command goes on; what is done is not done again."""
-    known, seeds = {}, f"--compare.seeds={seeds}"
+    known, runs, seeds = {}, 2 * 2 * seeds, f"--compare.seeds={seeds}"
     for kill in kills:
         generator = random.Random(kill)
         process = start(seeds)
@@ -70,9 +70,9 @@ def test_killed_at_random_moments(kills, seeds):
     out, err = last.communicate()
     assert last.returncode == 0, err
     results = read_results("out")
-    assert len(results) == RUNS // 4 * int(seeds.rpartition("=")[2])
+    assert len(results) == runs
     assert known.items() <= results.items()
-    assert "better" in out or "worse" in out or "told apart" in out
+    assert "better" in out or "worse" in out or "told apart" in out or "too few to tell" in out
     assert not list(Path("out").rglob("*.tmp"))
     # the same as if nothing had happened
     undisturbed = start(seeds, "--compare.out=undisturbed")

@@ -53,6 +53,7 @@ def test_no_other_metrics():
     assert "Other metrics" not in summary
 
 
+@pytest.mark.drawn
 @pytest.mark.parametrize(
     ("changes", "results"),
     [
@@ -93,6 +94,7 @@ def test_odd_comparisons_have_a_report(changes, results, recwarn):
     assert not [str(warning.message) for warning in recwarn if "DeprecationWarning" not in str(warning.category)]
 
 
+@pytest.mark.drawn
 def test_fifteen_methods_and_a_long_sweep():
     methods = [f"znorm(min_ndim=2,stop_step={step})" for step in range(100, 1500, 100)]
     lrs = [10.0**-power for power in range(10)]
@@ -139,6 +141,7 @@ def test_the_first_lines_say_which_direction_is_better_and_where_the_methods_are
     assert "best setting" not in summary + page
 
 
+@pytest.mark.drawn
 def test_dollars_are_drawn_as_they_are(recwarn):
     """And with `_` in front a method is in the legend."""
     labels = {"none": None, r"znorm $\foo$": None, "_hidden": None}

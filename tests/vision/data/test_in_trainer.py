@@ -150,13 +150,19 @@ if __name__ == "__main__":
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("on_device", "workers"), [(True, 0), *(pytest.param(False, workers, marks=pytest.mark.long) for workers in (0, 1))]
+    ("on_device", "workers", "starter"),
+    [
+        (True, 0, "test"),
+        (False, 0, "test"),
+        *(pytest.param(*case, "lightning", marks=pytest.mark.long) for case in ((True, 0), (False, 1))),
+    ],
 )
-def test_ddp_shares_the_samples(on_device, workers):
+def test_ddp_shares_the_samples(on_device, workers, starter):
     """Every sample once, each rank with an augmentation of its own, though nobody has seeded them."""
     Path("train.py").write_text(DDP.format(root=str(ROOT), on_device=on_device, workers=workers))
-    done = warm.run("train.py")
-    assert done.returncode == 0, done.stderr
+    for done in warm.run_ranks("train.py") if starter == "test" else [warm.run("train.py")]:
+        assert done.returncode == 0, done.stderr
+        assert "DistributedSampler" not in done.stderr
     found = [json.loads(Path(f"rank{rank}.json").read_text()) for rank in (0, 1)]
     assert [len(part["seen"]) for part in found] == [25, 25]
     assert sorted(itertools.chain(*(part["seen"] for part in found))) == list(range(50))
@@ -169,4 +175,3 @@ def test_ddp_shares_the_samples(on_device, workers):
         assert [len(part) for part in parts] == [2, 2]
         assert means == pytest.approx([(count - 1) / 2] * 2, rel=1e-6)
     assert [part["digits"] for part in found] == [[64, 64, 22]] * 2
-    assert "DistributedSampler" not in done.stderr
