@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 # pytest workers, of one thread each; for two cores, as half of their time they wait for processes
-JOBS ?= 4
+JOBS ?= 3
 PYTEST = $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 LINT = $(BIN)/ruff check && $(BIN)/ruff format --check && $(BIN)/mypy
 DOCS = $(BIN)/sphinx-build -W --keep-going -b html docs docs/_build/html

@@ -24,7 +24,7 @@ gradients = hnp.arrays(
     hnp.array_shapes(min_dims=1, max_dims=4, max_side=8),
     elements=st.floats(-1e3, 1e3, allow_subnormal=False),
 ).map(torch.from_numpy)
-everything = settings(max_examples=100, deadline=None)
+everything = settings(max_examples=50, deadline=None)
 
 
 def centralized(gradient):

@@ -50,8 +50,13 @@ def test_python(source):
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("command", [*COMMANDS], ids=[*COMMANDS.values()])
+def marks_of(command):
+    """Comparisons are long, but for the one of the README."""
+    is_long = command.startswith("lightning-znorm compare") and not COMMANDS[command].startswith("README")
+    return [pytest.mark.long] if is_long else [pytest.mark.slow]
+
+
+@pytest.mark.parametrize("command", [pytest.param(line, id=COMMANDS[line], marks=marks_of(line)) for line in COMMANDS])
 def test_command(command):
     words = shlex.split(command)
     if words[0] == "lightning-znorm":

@@ -56,11 +56,11 @@ def test_the_demo_is_what_make_runs():
     assert re.findall(r"compare --config examples/(\w+)\.yaml", makefile) == ["demo_digits", "demo_brain_mri"]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("name", "runs"),
     [
-        pytest.param("learning_rate", "32 runs (2 methods x 8 settings x 2 seeds)", marks=pytest.mark.long),
+        ("learning_rate", "32 runs (2 methods x 8 settings x 2 seeds)"),
         ("demo_brain_mri", "16 runs (4 methods x 2 settings x 2 seeds)"),
     ],
 )

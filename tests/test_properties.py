@@ -17,7 +17,7 @@ gradients = hnp.arrays(
     hnp.array_shapes(min_dims=1, max_dims=4, max_side=12),
     elements=st.floats(-1e3, 1e3, allow_subnormal=False),
 ).map(torch.from_numpy)
-everything = settings(max_examples=150, deadline=None)
+everything = settings(max_examples=60, deadline=None)
 
 
 def znormed(gradient):
@@ -93,7 +93,7 @@ def test_untouched_outside_of_the_gradient(gradient, left, right):
 
 
 @pytest.mark.parametrize("backend", [cpu, generic], ids=["cpu", "generic"])
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(
     st.lists(
         st.tuples(st.floats(allow_nan=False, allow_infinity=False, width=32), st.integers(1, 4000)),

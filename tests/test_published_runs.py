@@ -31,6 +31,7 @@ FOLDERS = {"cifar10": "cifar10-jpeg", "pcam": "pcam-12k", "lgg": "kaggle_3m", "d
 # of the training splits; classes, or none for masks
 SAMPLES = {"cifar10": (45_000, 10), "pcam": (8_000, 2), "lgg": (974, None), "depth": (45_000, 10)}
 NETWORKS = sorted({name.rpartition("-")[0] for name in RUNS})
+FIRST = {min(name for name in RUNS if name.startswith(f"{folder}-")) for folder in FOLDERS}  # of each data set
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +89,7 @@ def test_all_methods_of_a_comparison_share_weights_and_batches(name):
     assert (runs.groupby(["seed", "model.init_args.lr"])["method"].nunique() == 5).all()
 
 
-@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[] if name in FIRST else pytest.mark.long) for name in RUNS])
 def test_published_runs_ended_within_their_first_epoch(make, empty_trees, name):
     """So that their hash is of two batches; and the epoch has as many batches as the preset makes of the data."""
     runs = pd.read_csv(RUNS[name])

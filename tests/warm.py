@@ -196,40 +196,48 @@ def serve(address):
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(f"{address}.tmp")
     listener.listen(64)
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     gc.collect()
     gc.freeze()
     os.rename(f"{address}.tmp", address)  # it is ready
+    programs = {}
     while True:
-        if sys.stdin in select.select([listener, sys.stdin], [], [])[0]:
-            sys.exit()  # the tests are over, in whatever way
-        connection, _ = listener.accept()
-        if os.fork():
-            connection.close()
-            continue
-        listener.close()
-        return attend(connection)
+        for ready in select.select([listener, sys.stdin, *programs], [], [])[0]:
+            if ready is sys.stdin:
+                sys.exit()  # the tests are over, in whatever way
+            if ready is listener:
+                connection, _ = listener.accept()
+                if (received := receive(connection)) is None:
+                    connection.close()
+                    continue
+                request, descriptors = received
+                if not (pid := os.fork()):
+                    for ours in (listener, connection, *(other for _, other in programs.values())):
+                        ours.close()
+                    for other in programs:
+                        os.close(other)
+                    place(descriptors)
+                    return (spare() if is_comparison(**request) else None) or request
+                for descriptor in descriptors.values():
+                    os.close(descriptor)
+                with contextlib.suppress(BrokenPipeError):
+                    connection.sendall(f"{pid}\n".encode())
+                programs[os.pidfd_open(pid)] = pid, connection
+            else:
+                pid, connection = programs.pop(ready)
+                os.close(ready)
+                _, status = os.waitpid(pid, 0)
+                with connection, contextlib.suppress(BrokenPipeError):
+                    connection.sendall(f"{os.waitstatus_to_exitcode(status)}\n".encode())
 
 
-def attend(connection):
-    """Fork the program, and tell the one who asked for it how it ends."""
-    request, descriptors = receive(connection)
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    if pid := os.fork():
-        for descriptor in descriptors.values():
-            os.close(descriptor)
-        connection.sendall(f"{pid}\n".encode())
-        _, status = os.waitpid(pid, 0)
-        with contextlib.suppress(BrokenPipeError):
-            connection.sendall(f"{os.waitstatus_to_exitcode(status)}\n".encode())
-        os._exit(0)
-    connection.close()
-    place(descriptors)
-    return spare() or request
+def is_comparison(command, folder, **_):
+    """Say whether a program may start a fork server; one that does all the same starts a cold one."""
+    scripts = [Path(folder, word).read_text() for word in command if word.endswith(".py")]
+    return any("compare" in text and "forkserver" not in text for text in [*command, *scripts])
 
 
 def spare():
-    """Fork a process that becomes the program's fork server if it starts one; return there, with the request."""
+    """Fork a process that becomes a comparison's fork server if it starts one; return there, with the request."""
     asking, asked = socket.socketpair()
     if pid := os.fork():
         asked.close()

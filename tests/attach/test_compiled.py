@@ -40,6 +40,7 @@ def test_attached():
     assert not traced_files()
 
 
+@pytest.mark.long
 def test_in_a_trainer():
     def make(parameters):
         optimizer = torch.optim.SGD(parameters, lr=1e-3, momentum=0.9)

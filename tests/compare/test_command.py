@@ -174,12 +174,12 @@ def test_lightnings_own_demo_modules(package, capsys):
     flags = ["--compare.monitor=validation_step.x", "--compare.test_monitor=test_step.y", "--compare.mode=min"]
     flags += ["--compare.seeds=1", "--compare.jobs=2", "--trainer.max_epochs=1", "--trainer.accelerator=cpu"]
     data = f"--data={boring}.BoringDataModule"
-    main(["compare", f"--model={boring}.BoringModel", *flags, "--compare.methods=none,clip", "--compare.out=automatic"])
+    main(["compare", f"--model={boring}.BoringModel", *flags, "--compare.methods=clip", "--compare.out=automatic"])
     # the Trainer clips no gradients of a manual optimization
     manual = [data, "--compare.methods=gc,znorm(min_ndim=2)", "--compare.out=manual"]
     main(["compare", f"--model={boring}.ManualOptimBoringModel", *flags, *manual])
-    for out in ("automatic", "manual"):
-        assert pd.read_csv(f"{out}/runs.csv")["status"].tolist() == ["finished"] * 2
+    assert pd.read_csv("automatic/runs.csv")["status"].tolist() == ["finished"]
+    assert pd.read_csv("manual/runs.csv")["status"].tolist() == ["finished"] * 2
 
 
 @pytest.mark.slow
@@ -192,7 +192,7 @@ def test_options_in_a_file_and_a_module_of_the_working_directory(monkeypatch):
         "trainer": {"max_epochs": 1, "accelerator": "cpu"},
         "optimizer": {"class_path": "torch.optim.Adam", "init_args": {"lr": 0.1}},
         "compare": {
-            "methods": ["none", "mine_of_tmp.Halve(by=0.1)"],
+            "methods": ["mine_of_tmp.Halve(by=0.1)"],
             "sweep": {"optimizer.init_args.lr": [0.1, 0.01]},
             "seeds": [5],
             "monitor": "val_acc",
@@ -202,8 +202,8 @@ def test_options_in_a_file_and_a_module_of_the_working_directory(monkeypatch):
     Path("config.yaml").write_text(yaml.safe_dump(config))
     main(["compare", "--config=config.yaml"])
     runs = pd.read_csv("there/runs.csv")
-    assert runs["status"].tolist() == ["finished"] * 4
-    assert runs["optimizer.init_args.lr"].tolist() == [0.1, 0.1, 0.01, 0.01]
+    assert runs["status"].tolist() == ["finished"] * 2
+    assert runs["optimizer.init_args.lr"].tolist() == [0.1, 0.01]
 
 
 @pytest.mark.slow
@@ -234,7 +234,7 @@ def test_the_first_trial_is_alone_so_that_downloads_do_not_meet():
 
 @pytest.mark.slow
 def test_seeds_that_make_no_difference_are_told(capsys):
-    assert compare(f"--model={TINY}.Deaf", f"--data={TINY}.Unshuffled") == 0
+    assert compare(f"--model={TINY}.Deaf", f"--data={TINY}.Unshuffled", "--compare.methods=none") == 0
     printed = capsys.readouterr().out
     assert "All seeds began with the same weights and saw the same batches" in printed
     assert "better than" not in printed
@@ -242,8 +242,8 @@ def test_seeds_that_make_no_difference_are_told(capsys):
 
 @pytest.mark.slow
 def test_unequal_batches_are_told(capsys):
-    assert compare(f"--data={TINY}.Unshared") == 0
-    assert "the batches differ between methods in 2 of 2 cases" in capsys.readouterr().out
+    assert compare(f"--data={TINY}.Unshared", "--compare.seeds=1") == 0
+    assert "the batches differ between methods in 1 of 1 case" in capsys.readouterr().out
 
 
 @pytest.mark.slow

@@ -233,13 +233,10 @@ def test_names_that_are_also_headings():
 
 def test_many_metrics_and_many_methods(recwarn):
     labels = {f"m{number}": None for number in range(40)}
-    results = [
-        result(label, 0, test=0.5 + number / 100)
-        | {"test": {"test_acc": number / 100} | {f"t{i}": 0.5 for i in range(200)}}
-        for number, label in enumerate(labels)
-    ]
+    results = [result(label, 0, test=0.5 + number / 100) for number, label in enumerate(labels)]
+    few = [each | {"test": {"test_acc": 0.5} | {f"t{i}": 0.5 for i in range(200)}} for each in results[:3]]
+    write(question(methods=dict.fromkeys(["m0", "m1", "m2"]), sweep=None, seeds=1), few)
     asked = question(methods=labels, sweep=None, seeds=1)
-    write(asked, results)
     assert not [str(warning.message) for warning in recwarn if "fragmented" in str(warning.message)]
     found = find(asked, results)
     figure = plots.plot_curves(asked, found.summary, found.curves, found.losses, found.unit, found.axis)

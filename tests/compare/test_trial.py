@@ -22,16 +22,19 @@ ALONE = ["--compare.methods=none", "--compare.seeds=1", "--compare.monitor=val_l
     "flags",
     [
         [f"--model={ODD}.OneCycle", "--trainer.max_steps=8"],
-        [f"--model={ODD}.WarmUp", "--trainer.max_epochs=3"],
+        pytest.param([f"--model={ODD}.WarmUp", "--trainer.max_epochs=3"], marks=pytest.mark.long),
         [f"--model={ODD}.Lazy"],
-        [f"--model={ODD}.Limited"],
+        pytest.param([f"--model={ODD}.Limited"], marks=pytest.mark.long),
         [f"--data={ODD}.Unsized", "--trainer.max_epochs=-1", "--trainer.max_steps=6", "--trainer.val_check_interval=2"],
         [f"--data={ODD}.Objects"],
         [f"--data={ODD}.FrozenBatches"],
-        [f"--model={ODD}.PartlyLazy"],
+        pytest.param([f"--model={ODD}.PartlyLazy"], marks=pytest.mark.long),
         [f"--model={ODD}.Noting", f"--trainer.logger={ODD}.Extended", "--trainer.logger.save_dir=logs"],
         [f"--trainer.callbacks+={ODD}.Timer"],
-        ["--trainer.min_epochs=2", "--trainer.check_val_every_n_epoch=2", "--trainer.max_epochs=4"],
+        pytest.param(
+            ["--trainer.min_epochs=2", "--trainer.check_val_every_n_epoch=2", "--trainer.max_epochs=4"],
+            marks=pytest.mark.long,
+        ),
         ["--trainer.callbacks+=lightning.pytorch.callbacks.EarlyStopping", "--trainer.callbacks.monitor=val_loss"],
     ],
     ids=lambda flags: " ".join(flag.rpartition(".")[2] for flag in flags[:1]),
@@ -96,6 +99,7 @@ def test_refusals_name_the_remedy_and_leave_nothing_behind(capsys, flags, messag
 @pytest.mark.slow
 def test_checkpoints_of_runs_and_trials_do_not_mix():
     flags = ["--trainer.callbacks+=lightning.pytorch.callbacks.ModelCheckpoint", "--trainer.callbacks.dirpath=kept"]
+    flags += ["--compare.methods=none"]
     assert compare(*flags, "--compare.dry_run=true") == 0
     assert not Path("kept").exists()
     assert compare(*flags) == 0
@@ -178,7 +182,7 @@ def test_the_repeat_commands_repeat(capsys):
     known = {name: result["test"] for name, result in read_results("out").items()}
     Path("elsewhere").mkdir()
     os.chdir("elsewhere")
-    for command in 2 * commands:
+    for command in (*commands, commands[0]):
         main(shlex.split(command)[1:])
     repeated = {
         name: result["test"] for folder in Path("repeat").iterdir() for name, result in read_results(folder).items()

@@ -40,7 +40,6 @@ def assert_is_initialized_by(scheme, convolution, in_channels):
         ("mobilenet_v2", he_fan_out),
         ("densenet121", he_fan_in),
         ("squeezenet1_1", he_fan_in),
-        ("vit_b_32", lecun_fan_in),
         ("cifar_resnet20", he_fan_out),
         ("pytorchcv:resnet20_cifar10", he_fan_in),
         ("timm:resnet18", he_fan_out),
@@ -49,6 +48,12 @@ def assert_is_initialized_by(scheme, convolution, in_channels):
 def test_first_convolution_of_a_backbone(name, scheme, in_channels):
     _, convolution = find_first_convolution(make_backbone(name, 2, in_channels))
     assert_is_initialized_by(scheme, convolution, in_channels)
+
+
+@pytest.mark.parametrize("in_channels", [1, pytest.param(3, marks=pytest.mark.long), 4])
+def test_first_convolution_of_a_vision_transformer(in_channels):
+    _, convolution = find_first_convolution(make_backbone("vit_b_32", 2, in_channels))
+    assert_is_initialized_by(lecun_fan_in, convolution, in_channels)
 
 
 @pytest.mark.parametrize("in_channels", [1, 3, 4])
