@@ -78,8 +78,8 @@ def test_which_modules_name_an_extra():
             assert not imported_by(tree.body) & EXTRAS, file
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("package", ["lightning", pytest.param("pytorch_lightning", marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("package", ["lightning", "pytorch_lightning"])
 def test_one_of_the_two_packages_is_enough(package):
     """The other one made unimportable."""
     other = {"lightning": "pytorch_lightning", "pytorch_lightning": "lightning"}[package]
