@@ -51,8 +51,8 @@ def test_python(source):
 
 
 def marks_of(command):
-    """Comparisons are long, but for the one of the README."""
-    is_long = command.startswith("lightning-znorm compare") and not COMMANDS[command].startswith("README")
+    """Trainings are long, but for those of the README."""
+    is_long = command.startswith("lightning-znorm ") and not COMMANDS[command].startswith("README")
     return [pytest.mark.long] if is_long else [pytest.mark.slow]
 
 

@@ -29,8 +29,11 @@ ALONE = ["--compare.methods=none", "--compare.seeds=1", "--compare.monitor=val_l
         [f"--data={ODD}.Objects"],
         [f"--data={ODD}.FrozenBatches"],
         pytest.param([f"--model={ODD}.PartlyLazy"], marks=pytest.mark.long),
-        [f"--model={ODD}.Noting", f"--trainer.logger={ODD}.Extended", "--trainer.logger.save_dir=logs"],
-        [f"--trainer.callbacks+={ODD}.Timer"],
+        pytest.param(
+            [f"--model={ODD}.Noting", f"--trainer.logger={ODD}.Extended", "--trainer.logger.save_dir=logs"],
+            marks=pytest.mark.long,
+        ),
+        pytest.param([f"--trainer.callbacks+={ODD}.Timer"], marks=pytest.mark.long),
         pytest.param(
             ["--trainer.min_epochs=2", "--trainer.check_val_every_n_epoch=2", "--trainer.max_epochs=4"],
             marks=pytest.mark.long,

@@ -26,7 +26,7 @@ def batches(classes=3, samples=24, size=32):
     ("backbone", "size"),
     [("resnet18", 32), ("mobilenet_v3_small", 32), ("densenet121", 32), ("squeezenet1_1", 32), ("googlenet", 64)],
 )
-@pytest.mark.parametrize("in_channels", [1, 3, 4])
+@pytest.mark.parametrize("in_channels", [1, pytest.param(3, marks=pytest.mark.long), 4])
 def test_backbones_take_any_number_of_channels(backbone, size, in_channels):
     model = ImageClassifier(backbone, num_classes=5, in_channels=in_channels)
     images, labels = torch.randn(2, in_channels, size, size), torch.tensor([0, 4])
@@ -164,7 +164,7 @@ def test_wrong_arguments(arguments, message):
         ImageClassifier(**arguments)
 
 
-@pytest.mark.parametrize("precision", ["bf16-true", "16-true", "64-true"])
+@pytest.mark.parametrize("precision", ["bf16-true", "16-true", pytest.param("64-true", marks=pytest.mark.long)])
 def test_the_mean_loss_is_exact_in_every_precision(precision):
     """A Trainer converts the states of a module's metrics to half precision, too: no sum may be kept there."""
     torch.manual_seed(0)
