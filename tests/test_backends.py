@@ -127,7 +127,14 @@ def test_distributions(znorm_, name):
     assert not {case: error for case, error in errors.items() if not error < 1e-6}
 
 
-@pytest.mark.parametrize("name", ["signs", "few values", "rounded to bfloat16", "mostly zeros"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "signs",
+        "mostly zeros",
+        *(pytest.param(n, marks=pytest.mark.long) for n in ("few values", "rounded to bfloat16")),
+    ],
+)
 @pytest.mark.parametrize("backend", [cpu, generic], ids=["cpu", "generic"])
 def test_distributions_of_millions(backend, name):
     errors = errors_of(backend.znorm_, name, (1_500_000,))

@@ -28,7 +28,7 @@ def loaded_after(*statements):
     return [set(line.split()) for line in done.stdout.splitlines()]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_brings_in_no_extra():
     # before it what torchmetrics, which lightning imports, brings in itself where it is installed
     before, after = loaded_after("import lightning.pytorch, pytorch_lightning", "from lightning_znorm import *")

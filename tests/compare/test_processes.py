@@ -39,7 +39,9 @@ def assert_gone(kinds):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.long)])
+@pytest.mark.parametrize(
+    "how", [signal.SIGKILL, *(pytest.param(how, marks=pytest.mark.long) for how in (signal.SIGINT, signal.SIGTERM))]
+)
 def test_the_command_is_ended(how):
     process = start()
     wait_for_training(process, runs=2)
