@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-# pytest workers, of one thread each; for two cores, as half of their time they wait for processes
+# pytest workers, of one thread each: one more than cores, as they also wait for processes
 JOBS ?= 3
 PYTEST = $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 LINT = $(BIN)/ruff check && $(BIN)/ruff format --check && $(BIN)/mypy
