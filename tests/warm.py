@@ -232,8 +232,9 @@ def serve(address):
 
 def is_comparison(command, folder, **_):
     """Say whether a program may start a fork server; one that does all the same starts a cold one."""
-    scripts = [Path(folder, word).read_text() for word in command if word.endswith(".py")]
-    return any("compare" in text and "forkserver" not in text for text in [*command, *scripts])
+    scripts = [Path(folder, word) for word in command if word.endswith(".py")]
+    texts = [*command, *(script.read_text() for script in scripts if script.is_file())]
+    return any("compare" in text and "forkserver" not in text for text in texts)
 
 
 def spare():
