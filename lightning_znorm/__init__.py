@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lightning_znorm.callbacks import GradientCentralization, ZNorm
+    from lightning_znorm.callbacks import GradientCentralization, GradientClipping, ZNorm
     from lightning_znorm.errors import ZNormError
     from lightning_znorm.functional import GradientStats, centralize_, znorm_
     from lightning_znorm.hosts.attach import AttachedTransform, attach
@@ -19,6 +19,7 @@ __version__ = "0.1.0.dev0"
 __all__ = [
     "AttachedTransform",
     "GradientCentralization",
+    "GradientClipping",
     "GradientMonitor",
     "GradientStats",
     "GradientTransform",
@@ -32,6 +33,7 @@ __all__ = [
 _HOME = {
     "AttachedTransform": "hosts.attach",
     "GradientCentralization": "callbacks",
+    "GradientClipping": "callbacks",
     "GradientMonitor": "monitor",
     "GradientStats": "functional",
     "GradientTransform": "transform",

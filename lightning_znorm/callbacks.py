@@ -1,23 +1,25 @@
-"""ZNorm and gradient centralization as Lightning callbacks."""
+"""ZNorm, gradient centralization and gradient clipping as Lightning callbacks."""
 
+import math
 from collections.abc import Sequence
 
 from torch import Tensor
 
 from lightning_znorm.engine.nonfinite import Nonfinite
 from lightning_znorm.engine.transform import LogStats
-from lightning_znorm.errors import with_known_keywords
+from lightning_znorm.errors import ArgumentValueError, describe, finite_number, with_known_keywords
 from lightning_znorm.functional import (
     GradientStats,
     centralize_gradients_,
     check_center,
     check_eps,
+    clip_gradients_,
     gradients_of,
     znorm_gradients_,
 )
 from lightning_znorm.transform import GradientTransform
 
-__all__ = ["GradientCentralization", "ZNorm"]
+__all__ = ["GradientCentralization", "GradientClipping", "ZNorm"]
 
 
 class ZNorm(GradientTransform):
@@ -177,3 +179,88 @@ class GradientCentralization(GradientTransform):
     def transform(self, parameters: Sequence[Tensor], grad_scale: Tensor | None = None) -> GradientStats:
         """Centralize the gradients in place, as :func:`~lightning_znorm.centralize_` does."""
         return centralize_gradients_(gradients_of(parameters), grad_scale)
+
+
+class GradientClipping(GradientTransform):
+    r"""Bound the norm of all gradients together before every optimizer step.
+
+    .. math::
+        g \leftarrow g \cdot \min\left(1, \frac{c}{\lVert g \rVert_p + 10^{-6}}\right)
+
+    with :math:`c` the largest norm, :math:`g` the gradients of all parameters of the optimizer that is about to step,
+    taken as one vector, and the formula of :func:`torch.nn.utils.clip_grad_norm_`. It is what the Trainer's
+    ``gradient_clip_val`` does, as a transform: also with manual optimization, with :func:`~lightning_znorm.attach`,
+    with a schedule, and in one list with other transforms. The norm is that of float64.
+
+    Note:
+        - What ``exclude`` and ``min_ndim`` leave out does not count in the norm either. By default nothing is left out.
+        - If an element is inf or NaN, so is the norm, and all gradients are left as they are.
+        - The Trainer's ``gradient_clip_val`` clips once more, after it: one of the two is enough, as a warning says.
+
+    Args:
+        max_norm: The largest norm that the gradients keep, in their units.
+        norm_type: The exponent :math:`p` of the norm, a positive number; ``inf`` is the largest absolute element.
+        exclude: Shell-style patterns of parameter names whose gradients are left as they are, see
+            :class:`~lightning_znorm.GradientTransform`.
+        min_ndim: Parameters with fewer dimensions keep their gradient.
+        start_step: First optimizer step (from 0) in which it runs.
+        stop_step: First optimizer step in which it no longer runs, ``None`` for never.
+        nonfinite: ``"propagate"`` leaves all gradients as they are if one has an inf or NaN, ``"skip"`` skips the
+            optimizer's step and counts it (``clip/skipped_steps``), ``"raise"`` raises an error that names the
+            parameter.
+        max_skips: Number of steps in a row that ``"skip"`` skips; the next one raises an error.
+        log_stats: ``False``, ``"summary"`` (``clip/mean_abs``, ``clip/std_min``, ``clip/std_median``,
+            ``clip/std_max``, ``clip/cosine_mean``, ``clip/cosine_min``) or ``"layers"`` (``clip/mean/<name>``,
+            ``clip/std/<name>``), all of the gradient before it is clipped.
+        enabled: ``False`` makes the callback do nothing at all.
+
+    Raises:
+        TypeError: If an argument is unknown, or ``exclude`` is anything but strings.
+        ValueError: If an argument is out of its range.
+        MisconfigurationException: At the start of ``fit``, if the Trainer's configuration is not supported, a pattern
+            in ``exclude`` matches no parameter, or another enabled ``GradientClipping`` is there.
+
+    Example::
+
+        >>> from lightning.pytorch import Trainer
+        >>> from lightning.pytorch.demos.boring_classes import BoringModel
+        >>> from lightning_znorm import GradientClipping
+        >>> quiet = dict(barebones=False, logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        ...              enable_model_summary=False, accelerator="cpu")
+        >>> Trainer(max_steps=2, limit_val_batches=0, callbacks=[GradientClipping(0.5)], **quiet).fit(BoringModel())
+
+    """
+
+    log_prefix = "clip"
+    clips = True
+
+    @with_known_keywords
+    def __init__(
+        self,
+        max_norm: float = 1.0,
+        norm_type: float = 2.0,
+        exclude: str | Sequence[str] = (),
+        min_ndim: int = 0,
+        start_step: int = 0,
+        stop_step: int | None = None,
+        nonfinite: Nonfinite = "propagate",
+        max_skips: int = 10,
+        log_stats: LogStats = False,
+        enabled: bool = True,
+    ) -> None:
+        self.max_norm = _positive("max_norm", max_norm, "The usual value is 1.0.")
+        self.norm_type = math.inf if norm_type == math.inf else _positive("norm_type", norm_type, "inf is allowed.")
+        super().__init__(exclude, min_ndim, start_step, stop_step, nonfinite, max_skips, log_stats, enabled)
+
+    def transform(self, parameters: Sequence[Tensor], grad_scale: Tensor | None = None) -> GradientStats:
+        """Clip the gradients in place."""
+        return clip_gradients_(gradients_of(parameters), self.max_norm, self.norm_type, grad_scale)
+
+
+def _positive(name: str, value: float, remedy: str) -> float:
+    number = finite_number(value)
+    if number is None or number <= 0:
+        raise ArgumentValueError(
+            f"Expected argument `{name}` to be a positive number, but got {describe(value)}. {remedy}"
+        )
+    return number

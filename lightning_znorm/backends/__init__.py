@@ -9,14 +9,16 @@ The same in two verbs, for where something comes in between, is ``measure(gradie
 and ``apply_(gradients, mean, factor)``; :func:`.moments.conclude` makes the arguments of the latter from the former.
 """
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from lightning_znorm.backends import cpu, cpu_centralize, generic
+from lightning_znorm.backends.moments import Moments
 
-__all__ = ["choose_centralize_", "choose_znorm_"]
+__all__ = ["choose_centralize_", "choose_verbs", "choose_znorm_"]
 
 
 class ZNormFunction(Protocol):
@@ -33,6 +35,21 @@ class CentralizeFunction(Protocol):
 
     def __call__(self, gradients: list[Tensor], grad_scale: Tensor | None = None) -> Tensor:
         """Centralize the gradients in place and return their statistics."""
+
+
+class Verbs(Protocol):
+    """A backend in two verbs."""
+
+    def measure(self, gradients: Sequence[Tensor]) -> Moments:
+        """Return the moments of each gradient."""
+
+    def apply_(self, gradients: Sequence[Tensor], mean: Tensor, factor: Tensor) -> None:
+        """Subtract the mean from each gradient and multiply it by the factor, in place."""
+
+
+def choose_verbs(device: torch.device) -> Verbs:
+    """Return the fastest backend for a device that has the two verbs."""
+    return cpu if device.type == "cpu" else generic
 
 
 def choose_znorm_(device: torch.device) -> ZNormFunction:

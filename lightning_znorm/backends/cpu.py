@@ -83,7 +83,7 @@ def apply_(gradients: Sequence[Tensor], mean: Tensor, factor: Tensor) -> None:
     for position, (gradient, subtracted, multiplier) in enumerate(
         zip(gradients, mean.tolist(), factor.tolist(), strict=True)
     ):
-        if math.isnan(multiplier):
+        if math.isnan(multiplier) or (multiplier == 1 and subtracted == 0):
             continue
         flat = None if gradient.dtype == torch.float64 else in_order_of_memory(gradient)
         if flat is None or not _SMALLEST_FACTOR < multiplier < 1 / _SMALLEST_FACTOR:

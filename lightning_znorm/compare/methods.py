@@ -1,4 +1,4 @@
-"""What is compared: ways to treat the gradient, each a callback or a setting of the Trainer."""
+"""What is compared: ways to treat the gradient, each a callback."""
 
 import json
 import re
@@ -13,9 +13,13 @@ from lightning_znorm.compare.identity import describe, identify_code
 from lightning_znorm.compare.text import parse_value, split_outside_brackets
 from lightning_znorm.errors import ArgumentValueError, ZNormError, did_you_mean, listing
 
-_CALLBACKS = {"gc": "lightning_znorm.GradientCentralization", "znorm": "lightning_znorm.ZNorm"}
-_CLIPPING: dict[str, Any] = {"gradient_clip_val": 1.0, "gradient_clip_algorithm": "norm"}
-_KNOWN = ("none", "clip", *_CALLBACKS)
+# the methods with a name of their own, by their callbacks
+METHODS = {
+    "clip": "lightning_znorm.GradientClipping",
+    "gc": "lightning_znorm.GradientCentralization",
+    "znorm": "lightning_znorm.ZNorm",
+}
+_KNOWN = ("none", *METHODS)
 
 
 @dataclass(frozen=True)
@@ -26,7 +30,6 @@ class Method:
         label: How the report calls it.
         class_path: The callback that does it, ``None`` for none.
         init_args: Arguments of the callback.
-        trainer: Arguments of the Trainer that do it.
         callbacks: Callbacks that were given as objects (from Python only).
 
     """
@@ -34,7 +37,6 @@ class Method:
     label: str
     class_path: str | None = None
     init_args: Mapping[str, Any] = field(default_factory=dict)
-    trainer: Mapping[str, Any] = field(default_factory=dict)
     callbacks: tuple[Callback, ...] = ()
 
     def identity(self) -> dict[str, Any]:
@@ -48,7 +50,6 @@ class Method:
         return {
             "class_path": self.class_path,
             "init_args": dict(self.init_args),
-            "trainer": dict(self.trainer),
             "callbacks": [describe(callback) for callback in self.callbacks],
             **({"code": code} if code else {}),
         }
@@ -59,11 +60,10 @@ class Method:
 
     def flags(self) -> list[str]:
         """Return what the command line of ``fit`` needs for this method."""
-        flags = [f"--trainer.{name}={value}" for name, value in self.trainer.items()]
-        if self.class_path is not None:
-            callback = {"class_path": self.class_path, "init_args": dict(self.init_args)}
-            flags.append(f"--trainer.callbacks+={json.dumps(callback)}")
-        return flags
+        if self.class_path is None:
+            return []
+        callback = {"class_path": self.class_path, "init_args": dict(self.init_args)}
+        return [f"--trainer.callbacks+={json.dumps(callback)}"]
 
     def make_callbacks(self) -> list[Any]:
         """Return the callbacks for a Trainer.
@@ -78,7 +78,7 @@ class Method:
         try:
             return [cls(**self.init_args)]
         except (TypeError, ValueError) as error:
-            if self.class_path in _CALLBACKS.values() and not isinstance(error, ZNormError):
+            if self.class_path in METHODS.values() and not isinstance(error, ZNormError):
                 raise  # a mistake of this package
             raise ArgumentValueError(f"Method `{self.label}`: {error}") from error
 
@@ -87,16 +87,16 @@ def parse_methods(methods: str | Sequence[str]) -> list[Method]:
     """Read a list of methods.
 
     Args:
-        methods: Names, with arguments in parentheses, separated by commas, or as a list: ``none``, ``clip`` (the
-            Trainer's gradient clipping, to a norm of 1 by default), ``gc``, ``znorm``, or the class path of a callback.
+        methods: Names, with arguments in parentheses, separated by commas, or as a list: ``none``, ``clip``
+            (:class:`~lightning_znorm.GradientClipping`), ``gc``, ``znorm``, or the class path of a callback.
 
     Raises:
         ValueError: If a method is unknown, given twice or has wrong arguments.
 
     Example::
 
-        >>> [method.label for method in parse_methods("none,clip(gradient_clip_val=0.5),znorm(min_ndim=2)")]
-        ['none', 'clip(gradient_clip_val=0.5)', 'znorm(min_ndim=2)']
+        >>> [method.label for method in parse_methods("none,clip(max_norm=0.5),znorm(min_ndim=2)")]
+        ['none', 'clip(max_norm=0.5)', 'znorm(min_ndim=2)']
 
     """
     entries = [methods] if isinstance(methods, str) else methods
@@ -129,7 +129,7 @@ def name_methods(methods: Mapping[str, Any]) -> list[Method]:
             )
         if value is None or isinstance(value, str):
             (method,) = parse_methods(value or "none")
-            named.append(Method(label, method.class_path, method.init_args, method.trainer))
+            named.append(Method(label, method.class_path, method.init_args))
             continue
         callbacks = (value,) if _is_callback(value) else tuple(value)
         for callback in callbacks:
@@ -159,35 +159,14 @@ def _parse(label: str) -> Method:
         if arguments:
             raise ArgumentValueError(f"Method `{label}`: `none` takes no arguments.")
         return Method(label)
-    if name == "clip":
-        return Method(label, trainer=_check_clipping(label, arguments))
-    if name in _CALLBACKS:
-        return Method(label, _CALLBACKS[name], arguments)
+    if name in METHODS:
+        return Method(label, METHODS[name], arguments)
     if "." not in name:
         raise ArgumentValueError(
             f"Argument `methods` has an unknown method {name!r}.{did_you_mean(name, _KNOWN)} Known are"
             f" {listing(_KNOWN)}; any other callback goes by its class path, as in `my_package.MyCallback(argument=1)`."
         )
     return Method(label, name, arguments)
-
-
-def _check_clipping(label: str, arguments: dict[str, Any]) -> dict[str, Any]:
-    for name in arguments:
-        if name not in _CLIPPING:
-            raise ArgumentValueError(
-                f"Method `{label}`: `clip` has no argument `{name}`, only {listing(list(_CLIPPING))}."
-            )
-    clipping = _CLIPPING | arguments
-    value, algorithm = clipping.values()
-    if not isinstance(value, (int, float)) or isinstance(value, bool) or not value > 0:
-        raise ArgumentValueError(
-            f"Method `{label}`: expected `gradient_clip_val` to be a positive number, but got {value!r}."
-        )
-    if algorithm not in ("norm", "value"):
-        raise ArgumentValueError(
-            f"Method `{label}`: expected `gradient_clip_algorithm` to be 'norm' or 'value', but got {algorithm!r}."
-        )
-    return clipping
 
 
 def _find_callback(class_path: str, label: str) -> Any:

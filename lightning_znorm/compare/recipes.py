@@ -133,7 +133,7 @@ class FactoryRecipe:
         arguments = background_arguments(self.trainer, folder, probe)
         if arguments.pop("logger", None) is not None:
             arguments["logger"] = pl.loggers.CSVLogger(**_logger_arguments(folder))
-        arguments = {**self.trainer, **run.method.trainer, **arguments}
+        arguments = {**self.trainer, **arguments}
         own = arguments.pop("callbacks", None) or []
         own = [*own] if isinstance(own, Sequence) else [own]
         trainer = pl.Trainer(**arguments, callbacks=[*own, *run.method.make_callbacks(), *callbacks])
@@ -248,7 +248,7 @@ def refuse_trainer(trainer: Mapping[str, Any]) -> None:
     if clip:
         raise ArgumentValueError(
             f"The Trainer's arguments already clip gradients (`trainer.gradient_clip_val: {clip}`), so that every"
-            f" method would be run with it. Take it out, and compare with the method `clip(gradient_clip_val={clip})`."
+            f" method would be run with it. Take it out, and compare with the method `clip(max_norm={clip})`."
         )
     for split, step in (("val", "Settings are selected"), ("test", "Results are reported")):
         if trainer.get(f"limit_{split}_batches") == 0:

@@ -23,11 +23,13 @@ class Transform(ABC):
         log_prefix: First part of the names of what is logged.
         sets_norm: Whether the norm of the result says nothing about that of the gradient, so that clipping it is a
             mistake, of which the Trainer's host warns.
+        clips: Whether it clips the gradient by itself, so that clipping it besides is a mistake, likewise.
 
     """
 
     log_prefix = "gradient"
     sets_norm = False
+    clips = False
 
     @with_known_keywords
     def __init__(

@@ -1,4 +1,4 @@
-"""Gradient clipping beside a transform that sets the norm, which makes a mistake of it: found and warned of."""
+"""Gradient clipping beside a transform that sets the norm or clips itself, a mistake: found and warned of."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -7,25 +7,45 @@ from torch.optim import Optimizer
 
 from lightning_znorm._lightning import rank_zero_warn
 from lightning_znorm._torch import version_of
+from lightning_znorm.engine.transform import Transform
 from lightning_znorm.hosts.substitute import Substitute
 
 if TYPE_CHECKING:
     import lightning.pytorch as pl
 
-_WHY = "a normalized tensor has L2 norm sqrt(numel), so that clipping by norm shrinks nearly every step"
+
+def not_with_clipping(transform: Transform) -> bool:
+    """Say whether clipping beside the transform is a mistake."""
+    return transform.sets_norm or transform.clips
+
+
+def _why_not_after(transform: Transform) -> str:
+    if transform.clips:
+        return "which clips already"
+    return "and a normalized tensor has L2 norm sqrt(numel), so that clipping by norm shrinks nearly every step"
+
+
+def _why_not_before(transform: Transform) -> str:
+    name = type(transform).__name__
+    if transform.clips:
+        return f"is one clipping too many: `{name}` clips when the optimizer steps"
+    return (
+        f"has no lasting effect: it runs before `{name}`, which sets the norm of each gradient to sqrt(numel) when the"
+        " optimizer steps"
+    )
 
 
 class ClippingWatch:
     """Warns once, in the course of a ``fit``, of clipping that the LightningModule does by itself.
 
     Args:
-        owner: Name of the transform.
+        transform: The transform.
         pl_module: The module that is trained.
 
     """
 
-    def __init__(self, owner: str, pl_module: "pl.LightningModule") -> None:
-        self._owner = owner
+    def __init__(self, transform: Transform, pl_module: "pl.LightningModule") -> None:
+        self._transform = transform
         self._module = type(pl_module).__name__
         self._transformed: list[Tensor] = []
         self._has_looked = self._is_clipping = self._has_warned = False
@@ -55,18 +75,17 @@ class ClippingWatch:
             self._is_clipping = False
         if before is not None and before != [version_of(parameter.grad) for parameter in transformed]:
             self._warn(
-                f"`configure_gradient_clipping` of `{self._module}` changes what `{self._owner}` returns, not the raw"
-                f" gradient: it runs after the callback, and {_WHY}. Remove one of the two."
+                f"`configure_gradient_clipping` of `{self._module}` changes what `{type(self._transform).__name__}`"
+                " returns, not the raw gradient: it runs after the callback,"
+                f" {_why_not_after(self._transform)}. Remove one of the two."
             )
         return result
 
     def _clip_gradients(self, original: Any, optimizer: Optimizer, *args: Any, **kwargs: Any) -> Any:
         clip_val = args[0] if args else kwargs.get("gradient_clip_val")
         if clip_val and not self._is_clipping and not self._has_warned:
-            self._warn(
-                f"`self.clip_gradients` in `{self._module}` has no lasting effect: it runs before `{self._owner}`,"
-                " which sets the norm of each gradient to sqrt(numel) when the optimizer steps. Remove one of the two."
-            )
+            reason = _why_not_before(self._transform)
+            self._warn(f"`self.clip_gradients` in `{self._module}` {reason}. Remove one of the two.")
         return original(optimizer, *args, **kwargs)
 
     def _warn(self, message: str) -> None:
@@ -74,10 +93,10 @@ class ClippingWatch:
         rank_zero_warn(message)
 
 
-def warn_about_clip_val(owner: str, trainer: "pl.Trainer") -> None:
-    """Warn that the Trainer clips after a transform that gives each tensor the norm sqrt(numel)."""
-    if trainer.gradient_clip_val:
+def warn_about_clip_val(transform: Transform, trainer: "pl.Trainer") -> None:
+    """Warn that the Trainer clips after a transform beside which that is a mistake."""
+    if trainer.gradient_clip_val and not_with_clipping(transform):
         rank_zero_warn(
-            f"`gradient_clip_val={trainer.gradient_clip_val}` clips what `{owner}` returns, not the raw gradient:"
-            f" clipping runs after the callback, and {_WHY}. Remove one of the two."
+            f"`gradient_clip_val={trainer.gradient_clip_val}` clips what `{type(transform).__name__}` returns, not the"
+            f" raw gradient: clipping runs after the callback, {_why_not_after(transform)}. Remove one of the two."
         )

@@ -18,7 +18,7 @@ from lightning_znorm.engine.scaling import scale_in_gradients
 from lightning_znorm.engine.selection import Named
 from lightning_znorm.engine.stepping import StepHooks
 from lightning_znorm.engine.transform import Transform
-from lightning_znorm.hosts.clipping import ClippingWatch, warn_about_clip_val
+from lightning_znorm.hosts.clipping import ClippingWatch, not_with_clipping, warn_about_clip_val
 from lightning_znorm.hosts.reporting import (
     describe_stats,
     log_metrics,
@@ -69,8 +69,7 @@ class Fit:
         self._clipping: ClippingWatch | None = None
         self._was_called = self._has_worked = self._has_warned = False
         self._batches_before = 0
-        if transform.sets_norm:
-            warn_about_clip_val(self._owner, trainer)
+        warn_about_clip_val(transform, trainer)
 
     def start(self) -> None:
         """Match the names, and check optimizers and parameters, now that these exist.
@@ -85,8 +84,8 @@ class Fit:
         self._take_up(trainer.optimizers)
         is_scaled = scaler_of(trainer) is not None
         self._engine.check(pl_module.modules(), pl_module.parameters(), under_scaler=is_scaled)
-        if self.transform.sets_norm and not trainer.gradient_clip_val:
-            self._clipping = ClippingWatch(self._owner, pl_module)
+        if not trainer.gradient_clip_val and not_with_clipping(self.transform):
+            self._clipping = ClippingWatch(self.transform, pl_module)
 
     def begin(self) -> None:
         """Remember where the training begins, after searches, and after a checkpoint has been restored."""

@@ -40,7 +40,7 @@ class Page(HTMLParser):
     ("lrs", "methods"),
     [
         ([0.3], ["znorm(min_ndim=2)"]),
-        pytest.param([0.3, 0.03], ["clip(gradient_clip_val=0.01)", "gc", "znorm(min_ndim=2)"], marks=pytest.mark.long),
+        pytest.param([0.3, 0.03], ["clip(max_norm=0.01)", "gc", "znorm(min_ndim=2)"], marks=pytest.mark.long),
     ],
 )
 def test_a_whole_comparison(capsys, lrs, methods):

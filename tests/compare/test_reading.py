@@ -7,7 +7,7 @@ from importlib import import_module
 import pytest
 import yaml
 
-from lightning_znorm import GradientCentralization, ZNorm
+from lightning_znorm import GradientCentralization, GradientClipping, ZNorm
 from lightning_znorm.compare.directions import guess_mode
 from lightning_znorm.compare.methods import name_methods, parse_methods
 from lightning_znorm.compare.plan import make_runs, make_settings, parse_seeds, parse_sweep, show_setting
@@ -19,12 +19,12 @@ from tests.compare.tiny import Halve
 
 def test_methods_and_their_flags():
     none, clip, gc, znorm, other = parse_methods(
-        f"none, clip(gradient_clip_val=0.5,gradient_clip_algorithm=value), gc,"
+        f"none, clip(max_norm=0.5,norm_type=1), gc,"
         f"znorm(min_ndim=2,eps=1e-8,exclude=['*.bias', head.*]), {TINY}.Halve(by=0.25)"
     )
     assert none.flags() == []
-    assert clip.flags() == ["--trainer.gradient_clip_val=0.5", "--trainer.gradient_clip_algorithm=value"]
-    assert clip.make_callbacks() == []
+    assert clip.init_args == {"max_norm": 0.5, "norm_type": 1}
+    assert isinstance(clip.make_callbacks()[0], GradientClipping)
     assert isinstance(gc.make_callbacks()[0], GradientCentralization)
     (callback,) = znorm.make_callbacks()
     assert isinstance(callback, ZNorm)
@@ -48,9 +48,9 @@ def test_methods_and_their_flags():
         ("znorm(min_ndim=2", r"lacks a closing '\)'"),
         ("znorm)", r"has a '\)' without its counterpart"),
         ("znorm!", "a method is written"),
-        ("clip(value=1)", "`clip` has no argument `value`, only gradient_clip_val, gradient_clip_algorithm"),
-        ("clip(gradient_clip_val=0)", "expected `gradient_clip_val` to be a positive number, but got 0"),
-        ("clip(gradient_clip_algorithm=max)", "to be 'norm' or 'value', but got 'max'"),
+        ("clip(norm=1)", r"Method `clip\(norm=1\)`: .*norm.*Did you mean"),
+        ("clip(max_norm=0)", "Expected argument `max_norm` to be a positive number, but got 0"),
+        ("clip(norm_type=max)", "Expected argument `norm_type` to be a positive number, but got 'max'"),
         ("no.such.Callback", r"`no\.such\.Callback` cannot be imported"),
         ("torch.optim.NoSuchThing", "cannot be imported"),
         ("torch.optim.SGD", "is not a callback of Lightning"),

@@ -26,7 +26,7 @@ from tests.compare.helpers import TINY, compare, figures, read_results, refusal
         (["--znorm"], "The configuration already contains ZNorm (group `znorm`)"),
         (["--trainer.callbacks+=lightning_znorm.ZNorm"], "already contain ZNorm (`trainer.callbacks`)"),
         (["--trainer.callbacks+=lightning_znorm.GradientCentralization"], "already contain GradientCentralization"),
-        (["--trainer.gradient_clip_val=1"], "compare with the method `clip(gradient_clip_val=1)`"),
+        (["--trainer.gradient_clip_val=1"], "compare with the method `clip(max_norm=1)`"),
         (["--trainer.devices=2"], "ask for several devices"),
         (["--ckpt_path=last.ckpt"], "resumes from a checkpoint (`ckpt_path`)"),
         (["--compare.out=/proc/nowhere"], "cannot be written"),
