@@ -113,8 +113,9 @@ class Pool:
                 self._end(worker)
 
     def _start(self, task: Task, slot: int) -> _Worker:
+        environment = {**os.environ, **self.slots[slot]}
         task = replace(
-            task, threads=self.threads, environment=self.slots[slot], start_method=self._default_start_method()
+            task, threads=self.threads, environment=environment, start_method=self._default_start_method()
         )
         receiver, sender = self._context.Pipe(duplex=False)
         process = self._context.Process(target=work, args=(pack(task), sender), name=task.run.key)

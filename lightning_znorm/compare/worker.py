@@ -47,7 +47,7 @@ class Task:
         identities: What the run depends on, as the process sees it that asks for it: :func:`find_identities`, in a
             trial with the recipe's description.
         start_method: How the run starts processes of its own by default, such as the workers of data loaders.
-        environment: Environment variables, such as ``CUDA_VISIBLE_DEVICES``.
+        environment: All environment variables of the run.
 
     """
 
@@ -77,6 +77,7 @@ def work(payload: bytes, sender: Any) -> None:
     threading.Thread(target=_follow_the_parent, daemon=True).start()
     # before the task is unpickled, which may import what looks at them
     environment, start_method, folder, rest = cloudpickle.loads(payload)
+    os.environ.clear()  # the fork server's, which may have been started long ago
     os.environ.update(environment)
     # that of this process is the one by which it was started itself
     multiprocessing.set_start_method(start_method, force=True)

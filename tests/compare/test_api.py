@@ -180,6 +180,23 @@ def test_methods_and_settings_that_are_objects_have_results_of_their_own():
     assert len(read_results("out")) == 4
 
 
+@pytest.mark.slow
+def test_each_comparison_has_the_environment_of_its_own_time(monkeypatch):
+    """Not that in which the first one of the process started the fork server."""
+
+    def make():
+        return TinyModel(width=int(os.environ.get("WIDTH_OF_TINY", 2)))
+
+    hashes = []
+    for width in ("3", "4", None):
+        monkeypatch.delenv("WIDTH_OF_TINY", raising=False)
+        if width:
+            monkeypatch.setenv("WIDTH_OF_TINY", width)
+        compare(make, TinyData, "none", seeds=1, monitor="val_acc", trainer=QUICK, out=f"out{width}")
+        hashes += [result["weights_hash"] for result in read_results(f"out{width}").values()]
+    assert len(set(hashes)) == 3
+
+
 @pytest.mark.long
 def test_the_seed_reaches_functions_of_the_global_generators():
     """cloudpickle would take a copy of the generator along."""
