@@ -1,17 +1,17 @@
 """Work in pieces: what has to stop after so many minutes."""
 
-import contextlib
-import os
-import signal
-import threading
+import math
 import time
-from collections.abc import Iterator
 
 from lightning_znorm.errors import ArgumentValueError
 
-__all__ = ["Deadline"]
+__all__ = ["Deadline", "TimeUpError"]
 
 _MARGIN = 1.1  # by which a run may take longer than the longest so far
+
+
+class TimeUpError(Exception):
+    """The time that a comparison has is over."""
 
 
 class Deadline:
@@ -30,31 +30,22 @@ class Deadline:
 
     """
 
-    def __init__(self, minutes: float | None) -> None:
+    def __init__(self, minutes: float | None = None) -> None:
         if minutes is not None and (isinstance(minutes, bool) or not minutes > 0):
             raise ArgumentValueError(f"Expected argument `minutes` to be a positive number, but got {minutes!r}.")
         self.minutes = minutes
         self._end = None if minutes is None else time.monotonic() + 60 * minutes
 
     @property
-    def is_over(self) -> bool:
-        """Whether the time is up."""
-        return self._end is not None and time.monotonic() >= self._end
+    def seconds_left(self) -> float:
+        """How long it is until then, ``inf`` for no end."""
+        return math.inf if self._end is None else max(0.0, self._end - time.monotonic())
 
     def allows(self, seconds: float) -> bool:
         """Say whether what has taken so many seconds before is likely to end in time."""
-        return self._end is None or time.monotonic() + _MARGIN * seconds < self._end
+        return self._end is None or _MARGIN * seconds < self.seconds_left
 
-    @contextlib.contextmanager
-    def enforced(self) -> Iterator[None]:
-        """Send this process SIGTERM when the time is up, if that comes before the end of the block."""
-        if self._end is None:
-            yield
-            return
-        timer = threading.Timer(max(0.0, self._end - time.monotonic()), os.kill, (os.getpid(), signal.SIGTERM))
-        timer.daemon = True
-        timer.start()
-        try:
-            yield
-        finally:
-            timer.cancel()
+    def check(self) -> None:
+        """Raise :class:`TimeUpError` if the time is up."""
+        if self.seconds_left == 0:
+            raise TimeUpError

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_znorm._lightning import rank_zero_warn
-from lightning_znorm.compare.deadline import Deadline
+from lightning_znorm.compare.deadline import Deadline, TimeUpError
 from lightning_znorm.compare.display import Display, show_time
 from lightning_znorm.compare.options import Question
 from lightning_znorm.compare.plan import Run
@@ -84,11 +84,13 @@ class Comparison:
             self._has_monitor = any(self.question.monitor in result.get("names", []) for result in known)
             is_cut = by_user = False
             try:
-                with _sigterm_as_interrupt(), self.deadline.enforced():
+                with _sigterm_as_interrupt():
                     if missing:
                         is_cut = not self._do(missing)
+            except TimeUpError:
+                is_cut = True
             except KeyboardInterrupt:
-                is_cut, by_user = True, not self.deadline.is_over
+                is_cut = by_user = True
             if is_cut:
                 print(self._explain_cut(len(missing), by_user), file=sys.stderr)
             done = len(self.store.results(self.question.runs))
@@ -106,7 +108,7 @@ class Comparison:
         """Do the runs, and say whether there was time for all."""
         total = len(self.question.runs)
         print(f"Trying {len(self.question.methods)} methods on a few batches …", file=sys.stderr, flush=True)
-        trials = probe(self.question, self.recipe, self.pool, self.store)
+        trials = probe(self.question, self.recipe, self.pool, self.store, self.deadline)
         self._tell_unstable(*trials)
         seconds = self._estimate(trials)
         print(self._summary_of_time(len(missing), seconds), file=sys.stderr, flush=True)
@@ -123,7 +125,7 @@ class Comparison:
         )
         started = 0
         guess = 0.0 if seconds is None else seconds / total
-        with display, contextlib.closing(self.pool.do(self._tasks(missing, guess))) as events:
+        with display, contextlib.closing(self.pool.do(self._tasks(missing, guess), self.deadline)) as events:
             for event in events:
                 if event.result is not None:
                     self._take(event.task.run, event.result)

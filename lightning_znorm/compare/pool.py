@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from lightning_znorm.compare.deadline import Deadline
 from lightning_znorm.compare.modules import find_imports
 from lightning_znorm.compare.worker import Task, describe, end_group, pack, read_log, work
 from lightning_znorm.errors import count
@@ -80,15 +81,22 @@ class Pool:
         # a fork takes along what is imported; where that is not to be trusted, each process imports again
         self._context: Any = get_context("forkserver" if sys.platform == "linux" else "spawn")
 
-    def do(self, tasks: Iterable[Task]) -> Generator[Event, None, None]:
+    def do(self, tasks: Iterable[Task], deadline: Deadline | None = None) -> Generator[Event, None, None]:
         """Do the tasks, in order, and tell what happens.
+
+        Args:
+            tasks: What is to be done; asked for the next one when there is a place for it.
+            deadline: When to stop.
 
         Yields:
             Events. A process that dies without a result, for example by a signal, ends with a result whose status is
             ``"crashed"``. When the iterator is closed, the processes that still run are ended.
 
+        Raises:
+            TimeUpError: If the deadline comes first; the processes that still run are ended.
+
         """
-        waiting, workers = iter(tasks), dict[int, _Worker]()
+        waiting, workers, deadline = iter(tasks), dict[int, _Worker](), deadline or Deadline()
         try:
             while True:
                 for slot in range(len(self.slots)):
@@ -107,16 +115,16 @@ class Pool:
                         worker.process.close()
                         del workers[slot]
                 if workers:  # to wait for nothing takes forever
-                    connection.wait([source for worker in workers.values() for source in worker.sources()], _SECONDS)
+                    deadline.check()
+                    sources = [source for worker in workers.values() for source in worker.sources()]
+                    connection.wait(sources, min(_SECONDS, deadline.seconds_left))
         finally:
             for worker in workers.values():
                 self._end(worker)
 
     def _start(self, task: Task, slot: int) -> _Worker:
         environment = {**os.environ, **self.slots[slot]}
-        task = replace(
-            task, threads=self.threads, environment=environment, start_method=self._default_start_method()
-        )
+        task = replace(task, threads=self.threads, environment=environment, start_method=self._default_start_method())
         receiver, sender = self._context.Pipe(duplex=False)
         process = self._context.Process(target=work, args=(pack(task), sender), name=task.run.key)
         with self._server_environment():

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_znorm._lightning import rank_zero_warn
+from lightning_znorm.compare.deadline import Deadline
 from lightning_znorm.compare.options import Question
 from lightning_znorm.compare.plan import Run, fingerprint
 from lightning_znorm.compare.pool import Pool
@@ -25,7 +26,9 @@ _MISSING = {
 }
 
 
-def probe(question: Question, recipe: Recipe, pool: Pool, store: Store | None) -> list[dict[str, Any]]:
+def probe(
+    question: Question, recipe: Recipe, pool: Pool, store: Store | None, deadline: Deadline | None = None
+) -> list[dict[str, Any]]:
     """Try each method on a few batches of training, validation and test.
 
     Args:
@@ -33,12 +36,14 @@ def probe(question: Question, recipe: Recipe, pool: Pool, store: Store | None) -
         recipe: How runs are made.
         pool: Where they are done.
         store: A folder that remembers what was tried, ``None`` to leave no trace.
+        deadline: When to stop.
 
     Returns:
         What came out of each method.
 
     Raises:
         ValueError: If one fails, a step or a loader is missing, or the test metric is not logged.
+        TimeUpError: If the deadline comes first.
 
     """
     runs = [Run(method, question.settings[0], question.seeds[0]) for method in question.methods]
@@ -54,7 +59,7 @@ def probe(question: Question, recipe: Recipe, pool: Pool, store: Store | None) -
         ]
         # the first one alone: what it downloads is there for the others
         for batch in filter(None, (tasks[:1], tasks[1:])):
-            for event in pool.do(batch):
+            for event in pool.do(batch, deadline):
                 if event.result is not None:
                     _refuse_failure(event.result, event.task)
                     known[keys[event.task.run.method.label]] = event.result

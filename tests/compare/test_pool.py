@@ -1,9 +1,11 @@
 """Processes, and where they run."""
 
 import json
+import math
 import multiprocessing
 import os
 import signal
+import threading
 import time
 from pathlib import Path
 
@@ -12,6 +14,7 @@ import pytest
 import torch
 
 from lightning_znorm.compare import pool as pools
+from lightning_znorm.compare.deadline import Deadline, TimeUpError
 from lightning_znorm.compare.methods import Method
 from lightning_znorm.compare.plan import Run
 from lightning_znorm.compare.pool import Pool, make_slots, visible_gpus
@@ -71,6 +74,35 @@ def test_a_dead_run_whose_child_lives_is_not_waited_for():
     found = results(leave_a_child, count=1)
     assert found[0]["error"].startswith("The process ended with exit status 3")
     _, alive = psutil.wait_procs([p for p in [find(int(Path("child").read_text()))] if p], timeout=300)
+    assert not alive
+
+
+class WhenItRuns(Deadline):
+    @property
+    def seconds_left(self):
+        return 0.0 if Path("pid").exists() else math.inf
+
+
+def test_a_deadline_ends_what_runs():
+    """In whatever thread: it takes no signal."""
+    raised = []
+
+    def hang(run):
+        Path("pid.tmp").write_text(str(os.getpid()))
+        os.replace("pid.tmp", "pid")
+        signal.pause()
+
+    def work():
+        try:
+            list(Pool([{}, {}]).do(tasks(hang, count=2), WhenItRuns()))
+        except TimeUpError as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert len(raised) == 1
+    _, alive = psutil.wait_procs([p for p in [find(int(Path("pid").read_text()))] if p], timeout=300)
     assert not alive
 
 
