@@ -16,9 +16,8 @@ from lightning_znorm.compare.main_guard import check_main_guard
 from lightning_znorm.compare.options import Mode, ask
 from lightning_znorm.compare.pool import Pool, make_slots
 from lightning_znorm.compare.recipes import FactoryRecipe, refuse_trainer
-from lightning_znorm.compare.report import find
 from lightning_znorm.compare.store import Store
-from lightning_znorm.errors import ArgumentValueError, did_you_mean, listing
+from lightning_znorm.errors import ArgumentValueError, ComparisonError, did_you_mean, listing
 
 _METHODS = "none,clip,gc,znorm"
 
@@ -77,6 +76,7 @@ def compare(
     Raises:
         ValueError: If an argument is wrong, a metric is not logged, or ``out`` belongs to something else.
         KeyboardInterrupt: On Ctrl-C; what is done by then is kept in ``out``, with a report of it.
+        ComparisonError: If results disappear from ``out`` meanwhile.
 
     Example::
 
@@ -108,10 +108,12 @@ def compare(
     )
     with tempfile.TemporaryDirectory(prefix="lightning-znorm-") as temporary:
         store = Store(Path(temporary if out is None else out))
-        is_complete = Comparison(question, recipe, store, pool, recipe.describe(), arguments, retry).run()
-        if not is_complete:
-            raise KeyboardInterrupt
-        findings = find(question, store.results(question.runs))
+        outcome = Comparison(question, recipe, store, pool, recipe.describe(), arguments, retry).run()
+    if outcome.is_cut:
+        raise KeyboardInterrupt
+    if outcome.findings is None or outcome.gap is not None:
+        raise ComparisonError(outcome.gap or "There are no results.")
+    findings = outcome.findings
     frame = findings.summary
     frame.attrs |= {"verdicts": findings.verdicts, "caveats": findings.caveats}
     frame.attrs["provenance"] = [provenance._asdict() for provenance in findings.provenances]

@@ -5,6 +5,7 @@ import sys
 import tempfile
 from argparse import ArgumentError
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from lightning_znorm.compare.options import Mode, Question, ask
 from lightning_znorm.compare.plan import Run
 from lightning_znorm.compare.pool import Pool, make_slots
 from lightning_znorm.compare.recipes import ConfiguredRecipe, refuse_trainer
+from lightning_znorm.compare.report import answer
 from lightning_znorm.compare.store import Store, write_atomically
 from lightning_znorm.errors import ArgumentValueError, did_you_mean
 
@@ -110,23 +112,21 @@ def run_command(args: Sequence[str]) -> None:
     folder = store.folder
     store.check(contents)
 
-    def compare_with(config_file: Path) -> Comparison:
+    def compare_in(place: Path) -> Comparison:
+        config_file = place / "config.yaml"
         recipe = ConfiguredRecipe(config_file, trainer, package, modules)
-        return Comparison(question, recipe, store, pool, contents, trainer, options.retry, options.minutes)
+        prepare = partial(_write_configuration, config_file, configuration)
+        return Comparison(question, recipe, store, pool, contents, trainer, options.retry, options.minutes, prepare)
 
     if options.dry_run:
         with tempfile.TemporaryDirectory(prefix="lightning-znorm-") as temporary:
-            config_file = Path(temporary) / "config.yaml"
-            _write_configuration(config_file, configuration)
-            print(compare_with(config_file).preview())
+            print(compare_in(Path(temporary)).preview())
         return
-    comparison = compare_with(folder / "config.yaml")
-    comparison.prepare = lambda: _write_configuration(folder / "config.yaml", configuration)
-    is_complete = comparison.run()
-    if (folder / "summary.md").exists():
-        print((folder / "summary.md").read_text().partition("\n![")[0].partition("\n## ")[0].rstrip())
+    outcome = compare_in(folder).run()
+    if outcome.findings is not None:
+        print(answer(question, outcome.findings))
         print("\n" + "\n".join(str(path) for path in report_paths(folder)))
-    if not is_complete:
+    if outcome.gap is not None:
         sys.exit(130)
 
 

@@ -4,6 +4,7 @@ import contextlib
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,26 @@ from lightning_znorm.compare.pool import Pool
 from lightning_znorm.compare.probe import estimate, not_logged, probe
 from lightning_znorm.compare.provenance import find_provenance
 from lightning_znorm.compare.recipes import ConfiguredRecipe, Recipe
-from lightning_znorm.compare.report import write_report
+from lightning_znorm.compare.report import Findings, write_report
 from lightning_znorm.compare.store import Store
 from lightning_znorm.compare.worker import Task, find_identities
 from lightning_znorm.errors import ComparisonError, listing
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came out of a comparison.
+
+    Attributes:
+        findings: What the existing results say, ``None`` if there are none.
+        gap: Why some are missing, a sentence for the user; ``None`` if all are there.
+        is_cut: Whether that is so because it was interrupted, or its time was up.
+
+    """
+
+    findings: Findings | None
+    gap: str | None = None
+    is_cut: bool = False
 
 
 class Comparison:
@@ -35,6 +52,7 @@ class Comparison:
         trainer: Arguments of the Trainer, for the estimate.
         retry: Whether runs that have crashed are done again.
         minutes: After how many minutes to stop; ``None`` for when all is done.
+        prepare: Called before the trials, when the folder has been taken possession of if there is to be one.
 
     """
 
@@ -48,11 +66,12 @@ class Comparison:
         trainer: Mapping[str, Any],
         retry: bool = False,
         minutes: float | None = None,
+        prepare: Callable[[], None] | None = None,
     ) -> None:
         self.question, self.recipe, self.store, self.pool = question, recipe, store, pool
         self.configuration, self.trainer, self.retry = configuration, trainer, retry
         self.deadline = Deadline(minutes)
-        self.prepare: Callable[[], None] = lambda: None
+        self._prepare = prepare
         self._durations: list[float] = []
         self._has_monitor = False
 
@@ -63,21 +82,19 @@ class Comparison:
     def preview(self) -> str:
         """Try each method, leave no trace, and return the list of runs with an estimate of the time."""
         self.store.check(self.configuration)
+        if self._prepare is not None:
+            self._prepare()
         seconds = self._estimate(probe(self.question, self.recipe, self.pool, store=None))
         missing = self.missing_runs()
         lines = [f"{'      ' if run in missing else '[done]'} {run}" for run in self.question.runs]
         return "\n".join([*lines, self._summary_of_time(len(missing), seconds)])
 
-    def run(self) -> bool:
-        """Do what is missing and write the report, also of a part of the runs when it is interrupted.
-
-        Returns:
-            Whether all runs are done.
-
-        """
+    def run(self) -> Outcome:
+        """Do what is missing and write the report, also of a part of the runs when it is interrupted."""
         find_provenance()  # now, and not at the end, when the files may have changed
         with self.store.opened(self.configuration):
-            self.prepare()
+            if self._prepare is not None:
+                self._prepare()
             missing = self.missing_runs()
             known = self.store.results(self.question.runs)
             self._durations = [result["seconds"]["all"] for result in known if "seconds" in result]
@@ -91,18 +108,13 @@ class Comparison:
                 is_cut = True
             except KeyboardInterrupt:
                 is_cut = by_user = True
-            if is_cut:
-                print(self._explain_cut(len(missing), by_user), file=sys.stderr)
-            done = len(self.store.results(self.question.runs))
-            if not is_cut and done < len(self.question.runs):
-                print(
-                    f"Results have disappeared from `{self.store.folder}` while the comparison was at work:"
-                    f" {done} of {len(self.question.runs)} are left. Run the same command again to repeat the others.",
-                    file=sys.stderr,
-                )
-            if done:
-                write_report(self.question, self.store, self._show_command())
-            return done == len(self.question.runs)
+            done, total = len(self.store.results(self.question.runs)), len(self.question.runs)
+            gap = None
+            if done < total:
+                gap = self._explain_cut(len(missing), by_user) if is_cut else self._explain_loss(done)
+                print(gap, file=sys.stderr)
+            findings = write_report(self.question, self.store, self._show_command()) if done else None
+            return Outcome(findings, gap, is_cut and gap is not None)
 
     def _do(self, missing: Sequence[Run]) -> bool:
         """Do the runs, and say whether there was time for all."""
@@ -179,6 +191,12 @@ class Comparison:
         if not by_user and left == before:
             hint = f" None was finished: {self.deadline.minutes:g} minutes are too few."
         return f"\n{reason}: {total - left} of {total} runs are done.{hint} Run the same command again to resume."
+
+    def _explain_loss(self, done: int) -> str:
+        return (
+            f"Results have disappeared from `{self.store.folder}` while the comparison was at work: {done} of"
+            f" {len(self.question.runs)} are left. Run the same command again to repeat the others."
+        )
 
     def _estimate(self, results: Sequence[Mapping[str, Any]]) -> float | None:
         return estimate(results, self.question, self.trainer)

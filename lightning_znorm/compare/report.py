@@ -116,22 +116,33 @@ def write_report(question: Question, store: Store, show_command: Callable[[Run],
     others = findings.metrics.rename(columns=lambda name: tables.metric_column(name, columns))
     write_atomically(folder / "summary.csv", _to_csv(findings.summary.join(others).reset_index()))
     images = _draw(question, findings, folder)
-    context = {
-        "title": _make_title(question),
-        "scope": introduce(question),
-        "question": question,
-        "findings": findings,
-        "table": show_summary(question, findings),
+    context = _describe(question, findings) | {
         "settings": show_settings(question, findings),
         "metrics": show_metrics(findings),
         "captions": _CAPTIONS,
         "commands": list_commands(question, findings, show_command) if show_command else [],
         "context": procedure.describe_context(findings.runs, findings.provenances),
     }
-    write_atomically(folder / "summary.md", render("summary.md.j2", **context, images=list(images)))
+    summary = render("summary.md.j2", **context, answer=answer(question, findings), images=list(images))
+    write_atomically(folder / "summary.md", summary)
     encoded = {name: base64.b64encode(content).decode() for name, content in images.items()}
     write_atomically(folder / "report.html", render("report.html.j2", **context, images=encoded))
     return findings
+
+
+def answer(question: Question, findings: Findings) -> str:
+    """Return the first part of the report, as Markdown: verdicts, table and caveats."""
+    return render("answer.md.j2", **_describe(question, findings)).rstrip()
+
+
+def _describe(question: Question, findings: Findings) -> dict[str, Any]:
+    return {
+        "title": f"{question.test_monitor} of {listing(question.labels, 6)} ({question.direction})",
+        "scope": introduce(question),
+        "question": question,
+        "findings": findings,
+        "table": show_summary(question, findings),
+    }
 
 
 def _draw(question: Question, findings: Findings, folder: Path) -> dict[str, bytes]:
@@ -163,10 +174,6 @@ def _draw(question: Question, findings: Findings, folder: Path) -> dict[str, byt
             findings.caveats.append(f"The picture `{name}` could not be drawn ({reason}).")
             warnings.warn(f"The picture {folder / name} could not be drawn ({reason}); it is left out.", stacklevel=2)
     return images
-
-
-def _make_title(question: Question) -> str:
-    return f"{question.test_monitor} of {listing(question.labels, 6)} ({question.direction})"
 
 
 def render(template: str, **context: Any) -> str:

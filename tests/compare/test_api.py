@@ -16,7 +16,9 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_znorm import ZNorm
 from lightning_znorm.compare import compare
+from lightning_znorm.errors import ComparisonError
 from tests.compare.helpers import read_results
+from tests.compare.odd import Destructive
 from tests.compare.tiny import Halve, TinyData, TinyModel, WithoutTest
 
 QUICK = {"max_epochs": 2, "accelerator": "cpu"}
@@ -178,6 +180,14 @@ def test_methods_and_settings_that_are_objects_have_results_of_their_own():
     assert len(read_results("out")) == 2
     compare(make, TinyData(20), {"half": Steps([0.1, 1])}, **arguments)
     assert len(read_results("out")) == 4
+
+
+@pytest.mark.slow
+def test_results_that_disappear():
+    """An error, and no interruption."""
+    arguments = {"monitor": "val_acc", "seeds": 2, "trainer": QUICK, "jobs": 1, "out": "out"}
+    with pytest.raises(ComparisonError, match=r"Results have disappeared from .*: 1 of 2 are left\."):
+        compare(Destructive, TinyData, "none", **arguments)
 
 
 @pytest.mark.slow
