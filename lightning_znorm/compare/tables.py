@@ -136,7 +136,9 @@ def make_settings_table(question: Question, runs: pd.DataFrame) -> pd.DataFrame:
     groups = []
     for (method, setting), group in runs.groupby(["method", "setting"], sort=False):
         good = group.loc[group["status"] == "finished", "validation"]
-        row = {"method": method, "setting": setting, "mean": good.mean(), "low": good.min(), "high": good.max()}
+        low, high = good.min(), good.max()
+        mean = min(max(good.mean(), low), high)  # that of equal values may be rounded out of their range
+        row = {"method": method, "setting": setting, "mean": mean, "low": low, "high": high}
         groups.append(row | {"finished": len(good), "failed": len(group) - len(good)})
     frame = pd.DataFrame(groups).assign(tied=False, selected=False)
     places = frame.assign(_method=frame["method"].map(question.labels.index), _setting=frame["setting"].map(order))

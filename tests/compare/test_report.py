@@ -48,6 +48,17 @@ def test_other_metrics_of_the_test():
     assert by_method["metric.seconds"].tolist() == [7.0] * 2
 
 
+def test_equal_values_whose_mean_is_rounded_out_of_their_range(recwarn):
+    results = [result(m, s, {"lr": lr}, val=lr) for m in ("none", "znorm") for s in range(3) for lr in (0.1, 0.2)]
+    asked = question(methods="none,znorm", sweep={"lr": [0.1, 0.2]}, seeds=3)
+    assert sum([0.2] * 3) / 3 > 0.2
+    summary, _ = write(asked, results)
+    assert "(sweep.png)" in summary
+    assert not [str(warning.message) for warning in recwarn if "could not be drawn" in str(warning.message)]
+    found = find(asked, results).settings
+    assert (found["mean"] == found["low"]).all()
+
+
 def test_no_other_metrics():
     summary, _ = write(question(methods="none", sweep=None, seeds=1), [result("none", 0)])
     assert "Other metrics" not in summary
