@@ -7,7 +7,7 @@ from torch import Tensor
 
 from lightning_znorm.engine.nonfinite import Nonfinite
 from lightning_znorm.engine.transform import LogStats
-from lightning_znorm.errors import ArgumentValueError, describe, finite_number, with_known_keywords
+from lightning_znorm.errors import positive_number, with_known_keywords
 from lightning_znorm.functional import (
     GradientStats,
     centralize_gradients_,
@@ -248,19 +248,12 @@ class GradientClipping(GradientTransform):
         log_stats: LogStats = False,
         enabled: bool = True,
     ) -> None:
-        self.max_norm = _positive("max_norm", max_norm, "The usual value is 1.0.")
-        self.norm_type = math.inf if norm_type == math.inf else _positive("norm_type", norm_type, "inf is allowed.")
+        self.max_norm = positive_number("max_norm", max_norm, "The usual value is 1.0.")
+        self.norm_type = (
+            math.inf if norm_type == math.inf else positive_number("norm_type", norm_type, "inf is allowed.")
+        )
         super().__init__(exclude, min_ndim, start_step, stop_step, nonfinite, max_skips, log_stats, enabled)
 
     def transform(self, parameters: Sequence[Tensor], grad_scale: Tensor | None = None) -> GradientStats:
         """Clip the gradients in place."""
         return clip_gradients_(gradients_of(parameters), self.max_norm, self.norm_type, grad_scale)
-
-
-def _positive(name: str, value: float, remedy: str) -> float:
-    number = finite_number(value)
-    if number is None or number <= 0:
-        raise ArgumentValueError(
-            f"Expected argument `{name}` to be a positive number, but got {describe(value)}. {remedy}"
-        )
-    return number

@@ -184,6 +184,14 @@ def finite_number(value: object) -> float | None:
     return number if math.isfinite(number) else None
 
 
+def positive_number(name: str, value: object, remedy: str, kind: str = "positive number") -> float:
+    """Return the argument ``name`` as a ``float``; raise ``ValueError`` unless it is a positive finite number."""
+    number = finite_number(value)
+    if number is None or number <= 0:
+        raise ArgumentValueError(f"Expected argument `{name}` to be a {kind}, but got {describe(value)}. {remedy}")
+    return number
+
+
 def integer(value: object) -> int | None:
     """Return an integer of any type as an ``int``, ``None`` for anything else and for a bool."""
     return None if isinstance(value, bool) or not isinstance(value, Integral) else int(value)

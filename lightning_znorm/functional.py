@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lightning_znorm.backends import choose_centralize_, choose_verbs, choose_znorm_, clipping
 from lightning_znorm.backends.gradients import are_plain, group_by_device, require_transformable
-from lightning_znorm.errors import ArgumentTypeError, ArgumentValueError, describe, finite_number
+from lightning_znorm.errors import ArgumentTypeError, ArgumentValueError, describe, positive_number
 
 __all__ = ["DeviceStats", "GradientStats", "centralize_", "znorm_"]
 
@@ -270,12 +270,7 @@ def _tensors(parameters: Tensor | Iterable[Tensor]) -> list[Tensor]:
 
 def check_eps(eps: float) -> float:
     """Return ``eps`` as a ``float``; raise ``ValueError`` unless it is a positive finite number."""
-    number = finite_number(eps)
-    if number is None or number <= 0:
-        raise ArgumentValueError(
-            f"Expected argument `eps` to be a positive finite number, but got {describe(eps)}. The default is 1e-10."
-        )
-    return number
+    return positive_number("eps", eps, "The default is 1e-10.", kind="positive finite number")
 
 
 def check_center(center: bool) -> bool:

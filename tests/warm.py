@@ -167,26 +167,39 @@ def _start_server():
     return address
 
 
-def lend_fork_server():
-    """Let the fork server of this process be forked as programs are."""
+def start_fork_server_by(connect, find_pid):
+    """Let the fork server of this process be what is asked for by a connection; a second one is cold if that fails.
+
+    ``connect`` returns the connection, ``find_pid`` the child of this process that stands for the server.
+    """
     spawn = multiprocessing.util.spawnv_passfds
 
     def spawn_warm(path, args, descriptors):
-        if "multiprocessing.forkserver" not in args[-1]:
+        connection = connect() if "multiprocessing.forkserver" in args[-1] else None
+        if connection is None or connection.fileno() < 0:
             return spawn(path, args, descriptors)
-        with _connect() as connection:
+        with connection:
             send(connection, args[-2:], os.environ, {number: number for number in (1, 2, *descriptors)})
-            connection.recv(16)
-            if pid := os.fork():
-                return pid
-            # for `waitpid`, a child that ends when the server does
-            kept = connection.fileno()
-            os.closerange(0, kept)
-            os.closerange(kept + 1, 1 << 16)
-            connection.recv(16)
-            os._exit(0)
+            return find_pid(connection)
 
     multiprocessing.util.spawnv_passfds = spawn_warm
+
+
+def lend_fork_server():
+    """Let the fork server of this process be forked as programs are."""
+    start_fork_server_by(_connect, _wait_in_a_child)
+
+
+def _wait_in_a_child(connection):
+    """Return a child that ends when the program at the other end does, for `waitpid`."""
+    connection.recv(16)
+    if pid := os.fork():
+        return pid
+    kept = connection.fileno()
+    os.closerange(0, kept)
+    os.closerange(kept + 1, 1 << 16)
+    connection.recv(16)
+    os._exit(0)
 
 
 def serve(address):
@@ -242,16 +255,7 @@ def spare():
     asking, asked = socket.socketpair()
     if pid := os.fork():
         asked.close()
-        spawn = multiprocessing.util.spawnv_passfds
-
-        def spawn_warm(path, args, descriptors):
-            if "multiprocessing.forkserver" not in args[-1] or asking.fileno() < 0:
-                return spawn(path, args, descriptors)
-            with asking:
-                send(asking, args[-2:], os.environ, {number: number for number in (1, 2, *descriptors)})
-            return pid
-
-        multiprocessing.util.spawnv_passfds = spawn_warm
+        start_fork_server_by(lambda: asking, lambda _: pid)
         return None
     asking.close()
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -44,11 +44,11 @@ def centralize_by_hand(optimizer):
 BY_HAND = {"clip": clip_by_hand, "gc": centralize_by_hand, "znorm": normalize_by_numpy}
 
 
-def train(method, by_hand=False, manual=False, **arguments):
+def train(callback=None, by_hand=None, manual=False, **arguments):
     torch.manual_seed(0)
     module = make_module()
-    if by_hand:
-        module.on_before_optimizer_step = BY_HAND[method]
+    if by_hand is not None:
+        module.on_before_optimizer_step = BY_HAND[by_hand]
     if manual:
         module.automatic_optimization = False
 
@@ -59,38 +59,37 @@ def train(method, by_hand=False, manual=False, **arguments):
             optimizer.step()
 
         module.training_step = training_step
-    trainer = make_trainer(callbacks=[] if by_hand else [make(method)], **{"max_steps": 6, **arguments})
-    trainer.fit(module)
+    ckpt_path = arguments.pop("ckpt_path", None)
+    trainer = make_trainer(callbacks=[] if callback is None else [callback], **{"max_steps": 6, **arguments})
+    trainer.fit(module, ckpt_path=ckpt_path)
     return trainer, torch.cat([parameter.detach().flatten() for parameter in module.parameters()])
 
 
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "16-mixed", "64-true", "bf16-true"])
 def test_precisions(method, precision):
-    trained = [train(method, by_hand, **precision_arguments("lightning.pytorch", precision))[1] for by_hand in (0, 1)]
+    trained = [
+        train(*way, **precision_arguments("lightning.pytorch", precision))[1]
+        for way in ([make(method)], [None, method])
+    ]
     bound = 2e-2 if precision == "bf16-true" else 1e-5
     torch.testing.assert_close(*trained, rtol=bound, atol=bound)
 
 
 @pytest.mark.parametrize("mode", [{"accumulate_grad_batches": 3}, {"manual": True}], ids=["accumulation", "manual"])
 def test_modes(method, mode):
-    torch.testing.assert_close(train(method, **mode)[1], train(method, True, **mode)[1], rtol=1e-5, atol=1e-6)
+    trained = train(make(method), **mode)[1], train(by_hand=method, **mode)[1]
+    torch.testing.assert_close(*trained, rtol=1e-5, atol=1e-6)
 
 
 def test_it_makes_a_difference(method):
-    torch.manual_seed(0)
-    module = make_module()
-    make_trainer(max_steps=6).fit(module)
-    plain = torch.cat([parameter.detach().flatten() for parameter in module.parameters()])
-    assert (train(method)[1] - plain).abs().max() > 1e-3
+    assert (train(make(method))[1] - train()[1]).abs().max() > 1e-3
 
 
 def test_resumed(method):
-    _, straight = train(method, max_steps=-1, max_epochs=2)
-    trainer, _ = train(method, max_steps=-1, max_epochs=1)
+    _, straight = train(make(method), max_steps=-1, max_epochs=2)
+    trainer, _ = train(make(method), max_steps=-1, max_epochs=1)
     trainer.save_checkpoint("model.ckpt")
-    module = make_module()
-    make_trainer(max_epochs=2, callbacks=[make(method)]).fit(module, ckpt_path="model.ckpt")
-    resumed = torch.cat([parameter.detach().flatten() for parameter in module.parameters()])
+    _, resumed = train(make(method), max_steps=-1, max_epochs=2, ckpt_path="model.ckpt")
     torch.testing.assert_close(resumed, straight, rtol=0, atol=0)
 
 
@@ -100,7 +99,7 @@ def test_two_ranks_equal_one_process(method):
 
 
 def test_attached(method):
-    _, in_a_trainer = train(method)
+    _, in_a_trainer = train(make(method))
     torch.manual_seed(0)
     network = small_network()
     optimizer = torch.optim.SGD(network.parameters(), lr=0.05)
@@ -116,12 +115,6 @@ def test_attached(method):
 
 def test_none_is_none(method):
     """Switched off it is not there."""
-    torch.manual_seed(0)
-    module = make_module()
     transform = make(method)
     transform.enabled = False
-    make_trainer(max_steps=6, callbacks=[transform]).fit(module)
-    torch.manual_seed(0)
-    plain = make_module()
-    make_trainer(max_steps=6).fit(plain)
-    assert all(torch.equal(a, b) for a, b in zip(module.parameters(), plain.parameters(), strict=True))
+    assert torch.equal(train(transform)[1], train()[1])
