@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from lightning_znorm.compare.statistics import differences_to
+from lightning_znorm.compare.report.statistics import differences_to
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"

@@ -15,9 +15,9 @@ import torch
 from lightning.pytorch import seed_everything
 
 from lightning_znorm.compare.command import _make_parser, _write_configuration, clean_configuration
-from lightning_znorm.compare.hashes import hash_batch, hash_weights
-from lightning_znorm.compare.options import ask
-from lightning_znorm.compare.recipes import ConfiguredRecipe
+from lightning_znorm.compare.question.question import ask
+from lightning_znorm.compare.runs.hashes import hash_batch, hash_weights
+from lightning_znorm.compare.runs.recipes import ConfiguredRecipe
 from lightning_znorm.vision.data._images import ImageDataModule
 from lightning_znorm.vision.data._splits import Split, Tensors
 from tests.data_sets import find_data_set

@@ -35,7 +35,7 @@ import numpy as np
 ROOT = Path(__file__).parents[1]
 PRELOADED = [
     "lightning_znorm.compare.command",
-    "lightning_znorm.compare.worker",
+    "lightning_znorm.compare.executors.worker",
     "lightning_znorm.cli",
     "lightning_znorm.monitor",
     "lightning_znorm.vision.classification",

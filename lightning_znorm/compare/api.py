@@ -11,12 +11,12 @@ import pandas as pd
 from torch import nn
 
 from lightning_znorm._lightning import import_lightning
-from lightning_znorm.compare.driver import Comparison
+from lightning_znorm.compare.comparison import Comparison
+from lightning_znorm.compare.executors.processes import Pool, make_slots
 from lightning_znorm.compare.main_guard import check_main_guard
-from lightning_znorm.compare.options import Mode, ask
-from lightning_znorm.compare.pool import Pool, make_slots
-from lightning_znorm.compare.recipes import FactoryRecipe, refuse_trainer
-from lightning_znorm.compare.store import Store
+from lightning_znorm.compare.question.question import Mode, ask
+from lightning_znorm.compare.runs.recipes import FactoryRecipe, refuse_trainer
+from lightning_znorm.compare.runs.store import Store
 from lightning_znorm.errors import ArgumentValueError, ComparisonError, did_you_mean, listing
 
 _METHODS = "none,clip,gc,znorm"

@@ -14,14 +14,14 @@ import yaml
 from lightning_znorm.cli.command import CommandParser
 from lightning_znorm.cli.messages import shorten
 from lightning_znorm.cli.parser import choose_package, make_cli_class
-from lightning_znorm.compare.driver import Comparison, report_paths
-from lightning_znorm.compare.identity import identify_code
-from lightning_znorm.compare.options import Mode, Question, ask
-from lightning_znorm.compare.plan import Run
-from lightning_znorm.compare.pool import Pool, make_slots
-from lightning_znorm.compare.recipes import ConfiguredRecipe, refuse_trainer
-from lightning_znorm.compare.report import answer
-from lightning_znorm.compare.store import Store, write_atomically
+from lightning_znorm.compare.comparison import Comparison, report_paths
+from lightning_znorm.compare.executors.processes import Pool, make_slots
+from lightning_znorm.compare.identity.values import identify_code
+from lightning_znorm.compare.question.plan import Run
+from lightning_znorm.compare.question.question import Mode, Question, ask
+from lightning_znorm.compare.report.pages import answer
+from lightning_znorm.compare.runs.recipes import ConfiguredRecipe, refuse_trainer
+from lightning_znorm.compare.runs.store import Store, write_atomically
 from lightning_znorm.errors import ArgumentValueError, did_you_mean
 
 _GROUP = "compare"

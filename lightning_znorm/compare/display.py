@@ -8,8 +8,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
-from lightning_znorm.compare.pool import Event
-from lightning_znorm.compare.wording import count, show_reason
+from lightning_znorm.compare.executors.processes import Event
+from lightning_znorm.compare.report.wording import count, show_reason
 
 
 class Display:

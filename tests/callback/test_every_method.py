@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lightning_znorm import attach
-from lightning_znorm.compare.methods import METHODS
+from lightning_znorm.compare.question.methods import METHODS
 from tests.callback.test_ddp_modes import assert_ranks_equal_one_process
 from tests.helpers import (
     centralize_by_numpy,

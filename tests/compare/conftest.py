@@ -2,7 +2,7 @@ import base64
 
 import pytest
 
-from lightning_znorm.compare import plots
+from lightning_znorm.compare.report import plots
 
 # the smallest picture
 PNG = base64.b64decode("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgABSK+kcQAAAABJRU5ErkJggg==")

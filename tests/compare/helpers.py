@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from lightning_znorm.__main__ import main
-from lightning_znorm.compare.options import ask
+from lightning_znorm.compare.question.question import ask
 
 TINY = "tests.compare.tiny"
 SWEEP, MIDDLE = {"lr": [0.1, 0.01, 0.001]}, {"lr": 0.01}  # a setting that is no end

@@ -9,9 +9,9 @@ import pytest
 import yaml
 
 from lightning_znorm.__main__ import main
-from lightning_znorm.compare.methods import parse_methods
-from lightning_znorm.compare.plan import Run
-from lightning_znorm.compare.recipes import ConfiguredRecipe
+from lightning_znorm.compare.question.methods import parse_methods
+from lightning_znorm.compare.question.plan import Run
+from lightning_znorm.compare.runs.recipes import ConfiguredRecipe
 from tests import warm
 from tests.compare.helpers import FLAGS, TINY, compare, read_results, refusal
 from tests.helpers import FIRST_PACKAGE

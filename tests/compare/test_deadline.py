@@ -3,7 +3,7 @@ import time
 
 import pytest
 
-from lightning_znorm.compare.deadline import Deadline, TimeUpError
+from lightning_znorm.compare.executors.deadline import Deadline, TimeUpError
 from tests.compare.helpers import refusal
 
 

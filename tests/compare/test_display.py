@@ -6,10 +6,10 @@ import pytest
 
 from lightning_znorm.compare import display as displays
 from lightning_znorm.compare.display import Display
-from lightning_znorm.compare.methods import Method
-from lightning_znorm.compare.plan import Run
-from lightning_znorm.compare.pool import Event
-from lightning_znorm.compare.worker import Task
+from lightning_znorm.compare.executors.processes import Event
+from lightning_znorm.compare.executors.worker import Task
+from lightning_znorm.compare.question.methods import Method
+from lightning_znorm.compare.question.plan import Run
 from tests.compare.helpers import result
 
 

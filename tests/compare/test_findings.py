@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from lightning_znorm.compare.report import find, show_settings, show_summary
+from lightning_znorm.compare.report.pages import find, show_settings, show_summary
 from tests.compare.helpers import MIDDLE, SWEEP, approx, question, result, results_of
 
 LRS = ({"lr": 0.1}, {"lr": 0.01})

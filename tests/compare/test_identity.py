@@ -21,10 +21,10 @@ import pytest
 import torch
 from torch import nn
 
-from lightning_znorm.compare.identity import describe, differing, identify, identify_code
-from lightning_znorm.compare.methods import Method, name_methods
-from lightning_znorm.compare.modules import find_imports, is_installed
-from lightning_znorm.compare.plan import Run
+from lightning_znorm.compare.identity.modules import find_imports, is_installed
+from lightning_znorm.compare.identity.values import describe, differing, identify, identify_code
+from lightning_znorm.compare.question.methods import Method, name_methods
+from lightning_znorm.compare.question.plan import Run
 from tests import warm
 from tests.compare import odd
 from tests.compare.tiny import TinyData, TinyModel
@@ -159,7 +159,7 @@ def test_classes_of_a_function_are_recognized_where_they_arrive():
     class Large(nn.Tanh):
         size = 2
 
-    script = "import pickle; from lightning_znorm.compare.identity import identify;"
+    script = "import pickle; from lightning_znorm.compare.identity.values import identify;"
     script += "print(*map(identify, pickle.load(open('values', 'rb'))))"
     values = [Small, Large, lambda: Small, functools.partial(Small)]
     Path("values").write_bytes(cloudpickle.dumps(values))
@@ -181,7 +181,7 @@ def test_a_process_with_another_hash_seed_sees_the_same():
     script = """
 import json
 from tests.compare.test_identity import DIFFERENT, Color, LOGGER, with_default
-from lightning_znorm.compare.identity import identify
+from lightning_znorm.compare.identity.values import identify
 values = {name: pair[0] for name, pair in DIFFERENT.items()}
 values |= {"many": {Color.RED, "a", 3, 2.5, None, frozenset("abc")}, "logger": LOGGER, "default": with_default}
 class Local:

@@ -13,12 +13,12 @@ import psutil
 import pytest
 import torch
 
-from lightning_znorm.compare import pool as pools
-from lightning_znorm.compare.deadline import Deadline, TimeUpError
-from lightning_znorm.compare.methods import Method
-from lightning_znorm.compare.plan import Run
-from lightning_znorm.compare.pool import Pool, make_slots, visible_gpus
-from lightning_znorm.compare.worker import Task
+from lightning_znorm.compare.executors import processes as pools
+from lightning_znorm.compare.executors.deadline import Deadline, TimeUpError
+from lightning_znorm.compare.executors.processes import Pool, make_slots, visible_gpus
+from lightning_znorm.compare.executors.worker import Task
+from lightning_znorm.compare.question.methods import Method
+from lightning_znorm.compare.question.plan import Run
 
 
 class Act:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from lightning_znorm.compare.probe import estimate
+from lightning_znorm.compare.trial import estimate
 from tests.compare.helpers import compare, question, read_results
 
 

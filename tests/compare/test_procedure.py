@@ -2,8 +2,8 @@
 
 import pytest
 
-from lightning_znorm.compare.plots import plot_curves
-from lightning_znorm.compare.report import find, show_summary
+from lightning_znorm.compare.report.pages import find, show_summary
+from lightning_znorm.compare.report.plots import plot_curves
 from tests.compare.helpers import question, result
 
 

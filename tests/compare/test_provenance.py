@@ -12,10 +12,11 @@ import pandas as pd
 import pytest
 
 import lightning_znorm
-from lightning_znorm.compare import compare, provenance
-from lightning_znorm.compare.provenance import Provenance, find_provenance
-from lightning_znorm.compare.report import find, write_report
-from lightning_znorm.compare.store import Store, write_json
+from lightning_znorm.compare import compare
+from lightning_znorm.compare.identity import provenance
+from lightning_znorm.compare.identity.provenance import Provenance, find_provenance
+from lightning_znorm.compare.report.pages import find, write_report
+from lightning_znorm.compare.runs.store import Store, write_json
 from tests.compare.helpers import question, read_results, result
 from tests.compare.tiny import TinyData, TinyModel
 

@@ -8,11 +8,11 @@ import pytest
 import yaml
 
 from lightning_znorm import GradientCentralization, GradientClipping, ZNorm
-from lightning_znorm.compare.directions import guess_mode
-from lightning_znorm.compare.methods import name_methods, parse_methods
-from lightning_znorm.compare.plan import make_runs, make_settings, parse_seeds, parse_sweep, show_setting
-from lightning_znorm.compare.recipes import make_flag
-from lightning_znorm.compare.text import parse_value
+from lightning_znorm.compare.question.directions import guess_mode
+from lightning_znorm.compare.question.methods import name_methods, parse_methods
+from lightning_znorm.compare.question.plan import make_runs, make_settings, parse_seeds, parse_sweep, show_setting
+from lightning_znorm.compare.question.text import parse_value
+from lightning_znorm.compare.runs.recipes import make_flag
 from tests.compare.helpers import TINY, question
 from tests.compare.tiny import Halve
 

@@ -10,9 +10,9 @@ import torch
 from lightning.pytorch.callbacks import Callback, EarlyStopping
 from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
 
-from lightning_znorm.compare import recorder as recorders
-from lightning_znorm.compare.hashes import hash_random_states
-from lightning_znorm.compare.recorder import DivergedError, Recorder, find_end, share_done
+from lightning_znorm.compare.runs import recorder as recorders
+from lightning_znorm.compare.runs.hashes import hash_random_states
+from lightning_znorm.compare.runs.recorder import DivergedError, Recorder, find_end, share_done
 from tests.compare import odd
 from tests.compare.tiny import TinyData, TinyModel, Unshared
 from tests.helpers import PACKAGES, make_trainer

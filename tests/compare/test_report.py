@@ -6,9 +6,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from lightning_znorm.compare import plots
-from lightning_znorm.compare.report import find, write_report
-from lightning_znorm.compare.store import Store
+from lightning_znorm.compare.report import plots
+from lightning_znorm.compare.report.pages import find, write_report
+from lightning_znorm.compare.runs.store import Store
 from tests.compare.helpers import question, result
 
 ANYTHING = [None, 0.1, [1, 2], {"a": 1}, (0.9, 0.99), dict]

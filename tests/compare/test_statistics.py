@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from lightning_znorm.compare.statistics import differences_to, estimate_mean
+from lightning_znorm.compare.report.statistics import differences_to, estimate_mean
 
 VALUES = st.lists(st.floats(-10, 10).map(lambda value: round(value, 3)), min_size=2, max_size=8)
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from lightning_znorm.compare.methods import Method
-from lightning_znorm.compare.plan import Run
-from lightning_znorm.compare.store import Store, differences, read_json, write_atomically, write_json
+from lightning_znorm.compare.question.methods import Method
+from lightning_znorm.compare.question.plan import Run
+from lightning_znorm.compare.runs.store import Store, differences, read_json, write_atomically, write_json
 from lightning_znorm.errors import ComparisonError
 from tests.compare.helpers import result
 

@@ -8,9 +8,9 @@ import pandas as pd
 import pytest
 
 from lightning_znorm.__main__ import main
-from lightning_znorm.compare.methods import Method
-from lightning_znorm.compare.plan import Run
-from lightning_znorm.compare.worker import Task, place_checkpoints
+from lightning_znorm.compare.executors.worker import Task, place_checkpoints
+from lightning_znorm.compare.question.methods import Method
+from lightning_znorm.compare.question.plan import Run
 from tests.compare.helpers import TINY, compare, read_results, refusal
 
 ODD = "tests.compare.odd"

@@ -2,8 +2,8 @@
 
 import pytest
 
-from lightning_znorm.compare.plots import plot_curves
-from lightning_znorm.compare.report import find, show_settings, show_summary
+from lightning_znorm.compare.report.pages import find, show_settings, show_summary
+from lightning_znorm.compare.report.plots import plot_curves
 from tests.compare.helpers import MIDDLE, SWEEP, question, result, results_of
 
 CLEAR = {"none": [0.80, 0.82, 0.81, 0.80], "znorm": [0.85, 0.88, 0.86, 0.86]}

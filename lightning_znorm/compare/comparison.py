@@ -10,17 +10,17 @@ from pathlib import Path
 from typing import Any
 
 from lightning_znorm._lightning import rank_zero_warn
-from lightning_znorm.compare.deadline import Deadline, TimeUpError
 from lightning_znorm.compare.display import Display, show_time
-from lightning_znorm.compare.options import Question
-from lightning_znorm.compare.plan import Run
-from lightning_znorm.compare.pool import Pool
-from lightning_znorm.compare.probe import estimate, not_logged, probe
-from lightning_znorm.compare.provenance import find_provenance
-from lightning_znorm.compare.recipes import ConfiguredRecipe, Recipe
-from lightning_znorm.compare.report import Findings, write_report
-from lightning_znorm.compare.store import Store
-from lightning_znorm.compare.worker import Task, find_identities
+from lightning_znorm.compare.executors.deadline import Deadline, TimeUpError
+from lightning_znorm.compare.executors.processes import Pool
+from lightning_znorm.compare.executors.worker import Task, find_identities
+from lightning_znorm.compare.identity.provenance import find_provenance
+from lightning_znorm.compare.question.plan import Run
+from lightning_znorm.compare.question.question import Question
+from lightning_znorm.compare.report.pages import Findings, write_report
+from lightning_znorm.compare.runs.recipes import ConfiguredRecipe, Recipe
+from lightning_znorm.compare.runs.store import Store
+from lightning_znorm.compare.trial import estimate, not_logged, probe
 from lightning_znorm.errors import ComparisonError, listing
 
 

@@ -9,11 +9,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from lightning_znorm.compare.options import Question
-from lightning_znorm.compare.plan import Setting, short_names, show_setting
-from lightning_znorm.compare.tables import are_numbers, choose
-from lightning_znorm.compare.text import show_value
-from lightning_znorm.compare.verdicts import Unit
+from lightning_znorm.compare.question.plan import Setting, short_names, show_setting
+from lightning_znorm.compare.question.question import Question
+from lightning_znorm.compare.question.text import show_value
+from lightning_znorm.compare.report.tables import are_numbers, choose
+from lightning_znorm.compare.report.verdicts import Unit
 
 _COLORS = ("#5f6b7a", "#2a78b8", "#3a9a52", "#d9480f", "#8250a8", "#b8860b", "#c2185b", "#00838f", "#6d4c41", "#9e9d24")
 _MARKERS = "osD^vP*Xph"

@@ -4,8 +4,8 @@ import contextlib
 import importlib
 import os
 
-import lightning_znorm.compare.worker  # noqa: F401
-from lightning_znorm.compare.provenance import find_provenance
+import lightning_znorm.compare.executors.worker  # noqa: F401
+from lightning_znorm.compare.identity.provenance import find_provenance
 
 find_provenance()  # of the code that has just been imported: the runs are forked with it
 

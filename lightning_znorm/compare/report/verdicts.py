@@ -7,11 +7,11 @@ from typing import Any
 
 import pandas as pd
 
-from lightning_znorm.compare.options import Question
-from lightning_znorm.compare.plan import short_names
-from lightning_znorm.compare.statistics import MIN_SEEDS
-from lightning_znorm.compare.text import show_value
-from lightning_znorm.compare.wording import align, clean, code, count, enumerate_names
+from lightning_znorm.compare.question.plan import short_names
+from lightning_znorm.compare.question.question import Question
+from lightning_znorm.compare.question.text import show_value
+from lightning_znorm.compare.report.statistics import MIN_SEEDS
+from lightning_znorm.compare.report.wording import align, clean, code, count, enumerate_names
 from lightning_znorm.errors import listing
 
 _MANY_SEEDS = 200

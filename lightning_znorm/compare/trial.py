@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from lightning_znorm._lightning import rank_zero_warn
-from lightning_znorm.compare.deadline import Deadline
-from lightning_znorm.compare.options import Question
-from lightning_znorm.compare.plan import Run, fingerprint
-from lightning_znorm.compare.pool import Pool
-from lightning_znorm.compare.recipes import Recipe
-from lightning_znorm.compare.store import Store, read_json, write_json
-from lightning_znorm.compare.worker import Task, find_identities, find_versions, read_log
+from lightning_znorm.compare.executors.deadline import Deadline
+from lightning_znorm.compare.executors.processes import Pool
+from lightning_znorm.compare.executors.worker import Task, find_identities, find_versions, read_log
+from lightning_znorm.compare.question.plan import Run, fingerprint
+from lightning_znorm.compare.question.question import Question
+from lightning_znorm.compare.runs.recipes import Recipe
+from lightning_znorm.compare.runs.store import Store, read_json, write_json
 from lightning_znorm.errors import ComparisonError, did_you_mean, listing
 
 _SELECTION = "Settings are selected by their metric on the validation split"

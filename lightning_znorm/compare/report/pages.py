@@ -14,14 +14,14 @@ from jinja2 import Environment, StrictUndefined
 from matplotlib.figure import Figure
 from pandas.api.types import is_numeric_dtype
 
-from lightning_znorm.compare import plots, procedure, tables
-from lightning_znorm.compare.options import Question
-from lightning_znorm.compare.plan import Run, show_setting
-from lightning_znorm.compare.provenance import Provenance, read_provenance
-from lightning_znorm.compare.statistics import MIN_SEEDS
-from lightning_znorm.compare.store import Store, write_atomically
-from lightning_znorm.compare.verdicts import Unit, caveats, choose_unit, introduce, judge
-from lightning_znorm.compare.wording import align, clean, escape, escape_prose
+from lightning_znorm.compare.identity.provenance import Provenance, read_provenance
+from lightning_znorm.compare.question.plan import Run, show_setting
+from lightning_znorm.compare.question.question import Question
+from lightning_znorm.compare.report import plots, procedure, tables
+from lightning_znorm.compare.report.statistics import MIN_SEEDS
+from lightning_znorm.compare.report.verdicts import Unit, caveats, choose_unit, introduce, judge
+from lightning_znorm.compare.report.wording import align, clean, escape, escape_prose
+from lightning_znorm.compare.runs.store import Store, write_atomically
 from lightning_znorm.errors import listing
 
 _CAPTIONS = {
@@ -186,7 +186,7 @@ def render(template: str, **context: Any) -> str:
         keep_trailing_newline=True,
     )
     environment.filters |= {"markdown": _to_markdown, "plain": escape, "prose": escape_prose, "clean": clean}
-    source = files("lightning_znorm.compare").joinpath("templates", template).read_text()
+    source = files("lightning_znorm.compare.report").joinpath("templates", template).read_text()
     return environment.from_string(source).render(**context)
 
 

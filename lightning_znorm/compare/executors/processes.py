@@ -12,9 +12,9 @@ from typing import Any
 
 import torch
 
-from lightning_znorm.compare.deadline import Deadline
-from lightning_znorm.compare.modules import find_imports
-from lightning_znorm.compare.worker import Task, describe, end_group, pack, read_log, work
+from lightning_znorm.compare.executors.deadline import Deadline
+from lightning_znorm.compare.executors.worker import Task, describe, end_group, pack, read_log, work
+from lightning_znorm.compare.identity.modules import find_imports
 from lightning_znorm.errors import count
 
 _PRELOAD = "LIGHTNING_ZNORM_PRELOAD"
@@ -31,7 +31,7 @@ class Event:
         kind: ``"started"``, ``"progress"`` or ``"done"``.
         share: The share of the training that is done.
         metrics: The newest metrics.
-        result: Of a task that is done, what :func:`~lightning_znorm.compare.worker.perform` returned.
+        result: Of a task that is done, what :func:`~lightning_znorm.compare.executors.worker.perform` returned.
 
     """
 
@@ -169,7 +169,7 @@ class Pool:
         before = {name: os.environ.get(name) for name in wanted}
         os.environ.update(wanted)
         if self._context.get_start_method() == "forkserver":
-            self._context.set_forkserver_preload(["lightning_znorm.compare.preload"])
+            self._context.set_forkserver_preload(["lightning_znorm.compare.executors.preload"])
         try:
             yield
         finally:

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
-from lightning_znorm.compare.identity import identify
-from lightning_znorm.compare.methods import Method
-from lightning_znorm.compare.text import parse_value, show_value, split_outside_brackets
+from lightning_znorm.compare.identity.values import identify
+from lightning_znorm.compare.question.methods import Method
+from lightning_znorm.compare.question.text import parse_value, show_value, split_outside_brackets
 from lightning_znorm.errors import ArgumentValueError, count
 
 Setting = Mapping[str, Any]

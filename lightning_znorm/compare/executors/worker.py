@@ -22,12 +22,12 @@ import torch
 
 from lightning_znorm import __version__
 from lightning_znorm._lightning import find_classes
-from lightning_znorm.compare.identity import GLOBAL_GENERATORS, differing
-from lightning_znorm.compare.plan import Run, fingerprint
-from lightning_znorm.compare.provenance import find_provenance
-from lightning_znorm.compare.recipes import Ingredients, Recipe
-from lightning_znorm.compare.recorder import Brake, DivergedError, Recorder, find_end
-from lightning_znorm.compare.store import SCHEMA, as_json, write_json
+from lightning_znorm.compare.identity.provenance import find_provenance
+from lightning_znorm.compare.identity.values import GLOBAL_GENERATORS, differing
+from lightning_znorm.compare.question.plan import Run, fingerprint
+from lightning_znorm.compare.runs.recipes import Ingredients, Recipe
+from lightning_znorm.compare.runs.recorder import Brake, DivergedError, Recorder, find_end
+from lightning_znorm.compare.runs.store import SCHEMA, as_json, write_json
 from lightning_znorm.errors import own_message
 
 _LONGEST_END = 1 << 16  # bytes of a log

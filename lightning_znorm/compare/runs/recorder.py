@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.parameter import is_lazy
 
 from lightning_znorm._lightning import Callback, MisconfigurationError, find_classes
-from lightning_znorm.compare.hashes import hash_batch, hash_random_states, hash_weights
+from lightning_znorm.compare.runs.hashes import hash_batch, hash_random_states, hash_weights
 from lightning_znorm.transform import GradientTransform
 
 if TYPE_CHECKING:

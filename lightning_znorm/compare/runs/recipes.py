@@ -12,8 +12,8 @@ from typing import Any, Protocol
 
 from lightning_znorm._lightning import find_classes, import_lightning
 from lightning_znorm.cli.parser import make_cli_class, package_of
-from lightning_znorm.compare.identity import describe
-from lightning_znorm.compare.plan import Run
+from lightning_znorm.compare.identity.values import describe
+from lightning_znorm.compare.question.plan import Run
 from lightning_znorm.errors import ArgumentValueError
 from lightning_znorm.transform import GradientTransform
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn.parameter import is_lazy
 
-from lightning_znorm.compare.modules import find_sources, is_installed
+from lightning_znorm.compare.identity.modules import find_sources, is_installed
 
 _ATOMS = (bool, int, float, complex, str, bytes, type(None), type(Ellipsis), type(NotImplemented))
 _SHOWN = (bool, int, float, str, type(None))

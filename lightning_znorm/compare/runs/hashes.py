@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from lightning_znorm.compare.identity import identify
+from lightning_znorm.compare.identity.values import identify
 
 
 def hash_weights(module: nn.Module) -> str:

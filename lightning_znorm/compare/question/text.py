@@ -5,7 +5,7 @@ from typing import Any
 
 import yaml
 
-from lightning_znorm.compare.identity import identify
+from lightning_znorm.compare.identity.values import identify
 from lightning_znorm.errors import ArgumentValueError
 
 _PAIRS = {"(": ")", "[": "]", "{": "}"}

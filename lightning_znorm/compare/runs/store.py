@@ -13,7 +13,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from lightning_znorm.compare.plan import Run
+from lightning_znorm.compare.question.plan import Run
 from lightning_znorm.errors import ArgumentValueError, FileError, ZNormError, listing
 
 SCHEMA = 1

@@ -6,9 +6,9 @@ from typing import Any
 
 import pandas as pd
 
-from lightning_znorm.compare.options import Question
-from lightning_znorm.compare.plan import short_names, show_setting
-from lightning_znorm.compare.statistics import RESOLUTION, Difference, differences_to, estimate_mean
+from lightning_znorm.compare.question.plan import short_names, show_setting
+from lightning_znorm.compare.question.question import Question
+from lightning_znorm.compare.report.statistics import RESOLUTION, Difference, differences_to, estimate_mean
 
 _SUMMARY = [
     *("setting", "seeds", "test", "test_low", "test_high", "difference", "difference_low", "difference_high", "paired"),

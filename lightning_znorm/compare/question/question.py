@@ -4,10 +4,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lightning_znorm.compare.directions import Mode as Mode
-from lightning_znorm.compare.directions import guess_mode
-from lightning_znorm.compare.methods import Method, name_methods, parse_methods
-from lightning_znorm.compare.plan import Run, Setting, make_runs, make_settings, parse_seeds, parse_sweep, show_setting
+from lightning_znorm.compare.question.directions import Mode as Mode
+from lightning_znorm.compare.question.directions import guess_mode
+from lightning_znorm.compare.question.methods import Method, name_methods, parse_methods
+from lightning_znorm.compare.question.plan import (
+    Run,
+    Setting,
+    make_runs,
+    make_settings,
+    parse_seeds,
+    parse_sweep,
+    show_setting,
+)
 from lightning_znorm.errors import ArgumentValueError, listing
 
 
@@ -45,7 +53,7 @@ class Question:
         return make_settings(self.sweep)
 
     def read_setting(self, text: str) -> Setting:
-        """Return the setting that :func:`~lightning_znorm.compare.plan.show_setting` writes like this."""
+        """Return the setting that :func:`~lightning_znorm.compare.question.plan.show_setting` writes like this."""
         return next(setting for setting in self.settings if show_setting(setting) == text)
 
     @property
@@ -76,9 +84,9 @@ def ask(
     """Read a question as a user writes it.
 
     Args:
-        methods: For :func:`~lightning_znorm.compare.methods.parse_methods`, or a mapping for ``name_methods``.
-        sweep: For :func:`~lightning_znorm.compare.plan.parse_sweep`.
-        seeds: For :func:`~lightning_znorm.compare.plan.parse_seeds`.
+        methods: For :func:`~lightning_znorm.compare.question.methods.parse_methods`, or a mapping for ``name_methods``.
+        sweep: For :func:`~lightning_znorm.compare.question.plan.parse_sweep`.
+        seeds: For :func:`~lightning_znorm.compare.question.plan.parse_seeds`.
         monitor: Validation metric.
         mode: ``None`` to infer it from the monitor's name.
         test_monitor: ``None`` for the name of the monitor with ``test`` for ``val``.

@@ -9,8 +9,8 @@ from importlib import import_module
 from typing import Any
 
 from lightning_znorm._lightning import Callback, find_classes
-from lightning_znorm.compare.identity import describe, identify_code
-from lightning_znorm.compare.text import parse_value, split_outside_brackets
+from lightning_znorm.compare.identity.values import describe, identify_code
+from lightning_znorm.compare.question.text import parse_value, split_outside_brackets
 from lightning_znorm.errors import ArgumentValueError, ZNormError, did_you_mean, listing
 
 # the methods with a name of their own, by their callbacks

@@ -6,12 +6,12 @@ from typing import Any
 
 import pandas as pd
 
-from lightning_znorm.compare.options import Question
-from lightning_znorm.compare.plan import show_setting
-from lightning_znorm.compare.provenance import Provenance
-from lightning_znorm.compare.tables import rows_with
-from lightning_znorm.compare.text import show_value
-from lightning_znorm.compare.wording import code, count, enumerate_names, show_reason
+from lightning_znorm.compare.identity.provenance import Provenance
+from lightning_znorm.compare.question.plan import show_setting
+from lightning_znorm.compare.question.question import Question
+from lightning_znorm.compare.question.text import show_value
+from lightning_znorm.compare.report.tables import rows_with
+from lightning_znorm.compare.report.wording import code, count, enumerate_names, show_reason
 
 _RANDOM_REMARK = (
     " Most likely a callback of the method draws random numbers; dropout masks and random augmentation differ from then"

@@ -1,0 +1,1 @@
+"""What tells a run from others: objects by value, the user's code, versions and commits."""

@@ -1,0 +1,1 @@
+"""What is compared: methods, settings, seeds, and the metric that decides."""

@@ -1,0 +1,1 @@
+"""What the results say: tables, tests, sentences, pictures, pages."""
