@@ -18,6 +18,7 @@ __all__ = [
     "MisconfigurationError",
     "averages_models",
     "batches_that_stepped",
+    "begin_epoch_anew",
     "find_classes",
     "import_all",
     "import_lightning",
@@ -29,7 +30,7 @@ __all__ = [
 ]
 
 _PACKAGES = ("lightning.pytorch", "pytorch_lightning")
-_STEPPED, _LOGS = "_batches_that_stepped", "_logger_connector"
+_STEPPED, _LOGS, _FETCHER = "_batches_that_stepped", "_logger_connector", "_data_fetcher"
 _TOP_LEVEL = ("lightning", "lightning_fabric", "pytorch_lightning")
 _OPTIMIZER_WRAPPERS = {
     "lightning.fabric.wrappers._FabricOptimizer",
@@ -89,6 +90,18 @@ def batches_that_stepped(trainer: "pl.Trainer") -> int:
     loop = trainer.fit_loop.epoch_loop
     count: int = getattr(loop, _STEPPED) if hasattr(loop, _STEPPED) else trainer.global_step
     return count
+
+
+def begin_epoch_anew(trainer: "pl.Trainer") -> None:
+    """Let a training that was resumed from a checkpoint of an epoch's start begin that epoch as any other.
+
+    Its loaders draw from the random number generators as they are now; those of another version of Lightning, which
+    hides them elsewhere, keep what they drew before.
+    """
+    trainer.fit_loop.restarting = False
+    fetcher = getattr(trainer.fit_loop, _FETCHER, None)
+    if fetcher is not None:
+        iter(fetcher)
 
 
 def is_logging_due(trainer: "pl.Trainer") -> bool:

@@ -12,9 +12,11 @@ from torch import nn
 
 from lightning_znorm._lightning import import_lightning
 from lightning_znorm.compare.comparison import Comparison
-from lightning_znorm.compare.executors.processes import Pool, make_slots
+from lightning_znorm.compare.executors.processes import ProcessExecutor
+from lightning_znorm.compare.executors.slots import make_slots
 from lightning_znorm.compare.main_guard import check_main_guard
 from lightning_znorm.compare.question.question import Mode, ask
+from lightning_znorm.compare.report.tables import label_settings
 from lightning_znorm.compare.runs.recipes import FactoryRecipe, refuse_trainer
 from lightning_znorm.compare.runs.store import Store
 from lightning_znorm.errors import ArgumentValueError, ComparisonError, did_you_mean, listing
@@ -103,18 +105,18 @@ def compare(
     refuse_trainer(arguments)
     _check_factory(model_factory, question.sweep)
     recipe = FactoryRecipe(model_factory, datamodule, arguments)
-    pool = Pool(
+    executor = ProcessExecutor(
         make_slots(jobs, str(arguments.get("accelerator", "auto"))), preload=_modules_of(model_factory, datamodule)
     )
     with tempfile.TemporaryDirectory(prefix="lightning-znorm-") as temporary:
         store = Store(Path(temporary if out is None else out))
-        outcome = Comparison(question, recipe, store, pool, recipe.describe(), arguments, retry).run()
+        outcome = Comparison(question, recipe, store, executor, recipe.describe(), arguments, retry).run()
     if outcome.is_cut:
         raise KeyboardInterrupt
     if outcome.findings is None or outcome.gap is not None:
         raise ComparisonError(outcome.gap or "There are no results.")
     findings = outcome.findings
-    frame = findings.summary
+    frame = label_settings(question, findings.summary)
     frame.attrs |= {"verdicts": findings.verdicts, "caveats": findings.caveats}
     frame.attrs["provenance"] = [provenance._asdict() for provenance in findings.provenances]
     return frame

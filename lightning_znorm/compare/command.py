@@ -15,13 +15,15 @@ from lightning_znorm.cli.command import CommandParser
 from lightning_znorm.cli.messages import shorten
 from lightning_znorm.cli.parser import choose_package, make_cli_class
 from lightning_znorm.compare.comparison import Comparison, report_paths
-from lightning_znorm.compare.executors.processes import Pool, make_slots
+from lightning_znorm.compare.executors.processes import ProcessExecutor
+from lightning_znorm.compare.executors.slots import make_slots
+from lightning_znorm.compare.files import write_atomically
 from lightning_znorm.compare.identity.values import identify_code
-from lightning_znorm.compare.question.plan import Run
+from lightning_znorm.compare.question.plan import Run, Setting
 from lightning_znorm.compare.question.question import Mode, Question, ask
 from lightning_znorm.compare.report.pages import answer
 from lightning_znorm.compare.runs.recipes import ConfiguredRecipe, refuse_trainer
-from lightning_znorm.compare.runs.store import Store, write_atomically
+from lightning_znorm.compare.runs.store import Store
 from lightning_znorm.errors import ArgumentValueError, did_you_mean
 
 _GROUP = "compare"
@@ -107,7 +109,7 @@ def run_command(args: Sequence[str]) -> None:
     swept = [{"class_path": value} for values in question.sweep.values() for value in values]
     modules = find_modules([configuration, *swept])
     contents = configuration | {"code": identify_code(modules)}
-    pool = Pool(make_slots(options.jobs, str(trainer.get("accelerator"))), preload=modules)
+    executor = ProcessExecutor(make_slots(options.jobs, str(trainer.get("accelerator"))), preload=modules)
     store = Store(Path(options.out))
     folder = store.folder
     store.check(contents)
@@ -116,7 +118,7 @@ def run_command(args: Sequence[str]) -> None:
         config_file = place / "config.yaml"
         recipe = ConfiguredRecipe(config_file, trainer, package, modules)
         prepare = partial(_write_configuration, config_file, configuration)
-        return Comparison(question, recipe, store, pool, contents, trainer, options.retry, options.minutes, prepare)
+        return Comparison(question, recipe, store, executor, contents, trainer, options.retry, options.minutes, prepare)
 
     if options.dry_run:
         with tempfile.TemporaryDirectory(prefix="lightning-znorm-") as temporary:
@@ -234,7 +236,7 @@ def check_keys(parser: Any, configuration: Mapping[str, Any], question: Question
             for key, values in question.sweep.items():
                 _refuse_key(key)
                 for value in values:
-                    _check(parser, recipe, Run(method, {key: value}, seed), f"`--compare.sweep {key}`", key)
+                    _check(parser, recipe, Run(method, Setting(0, {key: value}), seed), f"`--compare.sweep {key}`", key)
             for method in question.methods:
                 _check(parser, recipe, Run(method, setting, seed), f"Method `{method.label}`")
         finally:

@@ -11,16 +11,18 @@ from typing import Any
 
 from lightning_znorm._lightning import rank_zero_warn
 from lightning_znorm.compare.display import Display, show_time
+from lightning_znorm.compare.executors.base import Executor
 from lightning_znorm.compare.executors.deadline import Deadline, TimeUpError
-from lightning_znorm.compare.executors.processes import Pool
-from lightning_znorm.compare.executors.worker import Task, find_identities
 from lightning_znorm.compare.identity.provenance import find_provenance
 from lightning_znorm.compare.question.plan import Run
 from lightning_znorm.compare.question.question import Question
-from lightning_znorm.compare.report.pages import Findings, write_report
+from lightning_znorm.compare.report.findings import Findings, make_findings
+from lightning_znorm.compare.report.pages import write_report
+from lightning_znorm.compare.runs.perform import Task, find_identities
 from lightning_znorm.compare.runs.recipes import ConfiguredRecipe, Recipe
+from lightning_znorm.compare.runs.result import RunResult
 from lightning_znorm.compare.runs.store import Store
-from lightning_znorm.compare.trial import estimate, not_logged, probe
+from lightning_znorm.compare.trial import estimate, not_logged, try_methods
 from lightning_znorm.errors import ComparisonError, listing
 
 
@@ -47,7 +49,7 @@ class Comparison:
         question: What is compared.
         recipe: How runs are made.
         store: Where results are kept.
-        pool: Where runs are done.
+        executor: Does the runs.
         configuration: What is compared, for the folder to be recognized by.
         trainer: Arguments of the Trainer, for the estimate.
         retry: Whether runs that have crashed are done again.
@@ -61,14 +63,14 @@ class Comparison:
         question: Question,
         recipe: Recipe,
         store: Store,
-        pool: Pool,
+        executor: Executor,
         configuration: Mapping[str, Any],
         trainer: Mapping[str, Any],
         retry: bool = False,
         minutes: float | None = None,
         prepare: Callable[[], None] | None = None,
     ) -> None:
-        self.question, self.recipe, self.store, self.pool = question, recipe, store, pool
+        self.question, self.recipe, self.store, self.executor = question, recipe, store, executor
         self.configuration, self.trainer, self.retry = configuration, trainer, retry
         self.deadline = Deadline(minutes)
         self._prepare = prepare
@@ -84,7 +86,7 @@ class Comparison:
         self.store.check(self.configuration)
         if self._prepare is not None:
             self._prepare()
-        seconds = self._estimate(probe(self.question, self.recipe, self.pool, store=None))
+        seconds = self._estimate(try_methods(self.question, self.recipe, self.executor, store=None))
         missing = self.missing_runs()
         lines = [f"{'      ' if run in missing else '[done]'} {run}" for run in self.question.runs]
         return "\n".join([*lines, self._summary_of_time(len(missing), seconds)])
@@ -97,8 +99,8 @@ class Comparison:
                 self._prepare()
             missing = self.missing_runs()
             known = self.store.results(self.question.runs)
-            self._durations = [result["seconds"]["all"] for result in known if "seconds" in result]
-            self._has_monitor = any(self.question.monitor in result.get("names", []) for result in known)
+            self._durations = [result.seconds.all for result in known if result.seconds]
+            self._has_monitor = any(self.question.monitor in result.names for result in known)
             is_cut = by_user = False
             try:
                 with _sigterm_as_interrupt():
@@ -108,19 +110,21 @@ class Comparison:
                 is_cut = True
             except KeyboardInterrupt:
                 is_cut = by_user = True
-            done, total = len(self.store.results(self.question.runs)), len(self.question.runs)
+            results, total = self.store.results(self.question.runs), len(self.question.runs)
             gap = None
-            if done < total:
-                gap = self._explain_cut(len(missing), by_user) if is_cut else self._explain_loss(done)
+            if len(results) < total:
+                gap = self._explain_cut(len(missing), by_user) if is_cut else self._explain_loss(len(results))
                 print(gap, file=sys.stderr)
-            findings = write_report(self.question, self.store, self._show_command()) if done else None
+            findings = make_findings(self.question, results) if results else None
+            if findings is not None:
+                write_report(self.question, findings, self.store.folder, self._show_command())
             return Outcome(findings, gap, is_cut and gap is not None)
 
     def _do(self, missing: Sequence[Run]) -> bool:
         """Do the runs, and say whether there was time for all."""
         total = len(self.question.runs)
         print(f"Trying {len(self.question.methods)} methods on a few batches …", file=sys.stderr, flush=True)
-        trials = probe(self.question, self.recipe, self.pool, self.store, self.deadline)
+        trials = try_methods(self.question, self.recipe, self.executor, self.store, self.deadline)
         self._tell_unstable(*trials)
         seconds = self._estimate(trials)
         print(self._summary_of_time(len(missing), seconds), file=sys.stderr, flush=True)
@@ -132,15 +136,15 @@ class Comparison:
             total,
             total - len(missing),
             self.question.monitor,
-            len(self.pool.slots),
+            self.executor.jobs,
             None if seconds is None else seconds * share,
         )
         started = 0
         guess = 0.0 if seconds is None else seconds / total
-        with display, contextlib.closing(self.pool.do(self._tasks(missing, guess), self.deadline)) as events:
+        with display, contextlib.closing(self.executor.execute(self._tasks(missing, guess), self.deadline)) as events:
             for event in events:
                 if event.result is not None:
-                    self._take(event.task.run, event.result)
+                    self._take(event.result)
                 display.show(event)
                 if event.result is not None:
                     self._refuse_missing_monitor(event.result)
@@ -154,26 +158,26 @@ class Comparison:
                 return
             yield Task(run, self.recipe, self.store.folder_of(run), identities=find_identities(run))
 
-    def _take(self, run: Run, result: Mapping[str, Any]) -> None:
+    def _take(self, result: RunResult) -> None:
         """Keep the result of a run that has not written it itself."""
-        if self.store.result_of(run) is None:
-            self.store.keep(run, result)
-        self._durations += [result["seconds"]["all"]] if "seconds" in result else []
+        if self.store.result_of(result.run) is None:
+            self.store.keep(result)
+        self._durations += [result.seconds.all] if result.seconds else []
         self._tell_unstable(result)
 
-    def _tell_unstable(self, *results: Mapping[str, Any]) -> None:
+    def _tell_unstable(self, *results: RunResult) -> None:
         """Mark the folder if the runs depend on what a new process would not recognize."""
-        parts = dict.fromkeys(part for result in results for part in result.get("unstable", []))
+        parts = dict.fromkeys(part for result in results for part in result.unstable)
         if parts and self.store.mark_unstable(parts):
             rank_zero_warn(
                 f"The results in `{self.store.folder}` cannot be used again later, by the same call either: they depend"
                 f" on objects that look different in every process ({listing(list(parts))})."
             )
 
-    def _refuse_missing_monitor(self, result: Mapping[str, Any]) -> None:
+    def _refuse_missing_monitor(self, result: RunResult) -> None:
         """Stop at the first run that was trained to its end without logging the monitor."""
-        names, monitor = result.get("names", []), self.question.monitor
-        if result["status"] == "finished" and monitor not in names and not self._has_monitor:
+        names, monitor = result.names, self.question.monitor
+        if result.status == "finished" and monitor not in names and not self._has_monitor:
             raise ComparisonError(not_logged(monitor, names))
         self._has_monitor = self._has_monitor or monitor in names
 
@@ -182,7 +186,7 @@ class Comparison:
             return None
         question = self.question
         options = {name: getattr(question, name) for name in ("monitor", "mode", "test_monitor")}
-        return partial(self.recipe.show_command, options=options | {"jobs": len(self.pool.slots)})
+        return partial(self.recipe.show_command, options=options | {"jobs": self.executor.jobs})
 
     def _explain_cut(self, before: int, by_user: bool) -> str:
         total, left = len(self.question.runs), len(self.missing_runs())
@@ -198,11 +202,11 @@ class Comparison:
             f" {len(self.question.runs)} are left. Run the same command again to repeat the others."
         )
 
-    def _estimate(self, results: Sequence[Mapping[str, Any]]) -> float | None:
+    def _estimate(self, results: Sequence[RunResult]) -> float | None:
         return estimate(results, self.question, self.trainer)
 
     def _summary_of_time(self, missing: int, seconds: float | None) -> str:
-        total, jobs = len(self.question.runs), len(self.pool.slots)
+        total, jobs = len(self.question.runs), self.executor.jobs
         question = self.question
         counts = f"{len(question.methods)} methods x {len(question.settings)} settings x {len(question.seeds)} seeds"
         time = "a time that the trial does not show"
@@ -213,7 +217,7 @@ class Comparison:
 
     def _is_missing(self, run: Run) -> bool:
         result = self.store.result_of(run)
-        return result is None or (self.retry and result["status"] == "crashed")
+        return result is None or (self.retry and result.status == "crashed")
 
 
 @contextlib.contextmanager

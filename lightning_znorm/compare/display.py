@@ -3,13 +3,14 @@
 import time
 from collections.abc import Mapping
 from types import TracebackType
-from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
-from lightning_znorm.compare.executors.processes import Event
+from lightning_znorm.compare.executors.base import Event
 from lightning_znorm.compare.report.wording import count, show_reason
+from lightning_znorm.compare.runs.perform import Task
+from lightning_znorm.compare.runs.result import RunResult
 
 
 class Display:
@@ -64,7 +65,8 @@ class Display:
             self._shares.pop(name)
             self._done += 1
             self._progress.remove_task(self._bars.pop(name))
-            self._print_result(event)
+            if event.result is not None:
+                self._print_result(event.task, event.result)
         left = self.seconds_left()
         note = f"{self._done}/{self._total}" + (f", {show_time(left)} left" if left is not None else "")
         self._progress.update(self._whole, completed=self._done + sum(self._shares.values()), note=note)
@@ -80,23 +82,22 @@ class Display:
             return None
         return max(0.0, self._seconds / self._jobs - elapsed)
 
-    def _print_result(self, event: Event) -> None:
-        result: Mapping[str, Any] = event.result or {}
-        seconds = result.get("seconds", {}).get("all", 0.0)
-        what = self._outcome(result) if result.get("status") == "finished" else _failure(result)
+    def _print_result(self, task: Task, result: RunResult) -> None:
+        seconds = result.seconds.all if result.seconds else 0.0
+        outcome = self._outcome(result) if result.status == "finished" else _failure(result)
         left = self.seconds_left()
         rest = f"; {show_time(left)} left" if left and self._done < self._total else ""
-        line = f"[{self._done}/{self._total}] {event.task.run}: {what} ({show_time(seconds)}{rest})"
+        line = f"[{self._done}/{self._total}] {task.run}: {outcome} ({show_time(seconds)}{rest})"
         self.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
-    def _outcome(self, result: Mapping[str, Any]) -> str:
-        values = [row["metrics"][self._monitor] for row in result.get("curve") or [] if self._monitor in row["metrics"]]
+    def _outcome(self, result: RunResult) -> str:
+        values = [row.metrics[self._monitor] for row in result.rows_with(self._monitor)]
         outcome = self._value({self._monitor: values[-1]} if values else {}) or f"{self._monitor} was not measured"
-        if result.get("stopped_early"):
-            outcome += f", {count(result['steps'], 'step')} ({show_reason(result['ended'])})"
+        if result.stopped_early:
+            outcome += f", {count(result.steps or 0, 'step')} ({show_reason(result.ended)})"
         return outcome
 
-    def _value(self, metrics: Mapping[str, float]) -> str:
+    def _value(self, metrics: Mapping[str, float | None]) -> str:
         value = metrics.get(self._monitor)
         return "" if value is None else f"{self._monitor} {value:.4g}"
 
@@ -116,6 +117,6 @@ def show_time(seconds: float) -> str:
     return f"{minutes}:{rest:02d} min" if minutes < 60 else f"{minutes // 60}:{minutes % 60:02d} h"
 
 
-def _failure(result: Mapping[str, Any]) -> str:
-    first = str(result.get("error") or "").splitlines()
-    return f"{result.get('status')}: {first[0][:200] if first else 'no reason given'}"
+def _failure(result: RunResult) -> str:
+    first = (result.error or "").splitlines()
+    return f"{result.status}: {first[0][:200] if first else 'no reason given'}"

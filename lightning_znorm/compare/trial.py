@@ -7,13 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from lightning_znorm._lightning import rank_zero_warn
+from lightning_znorm.compare.executors.base import Executor
 from lightning_znorm.compare.executors.deadline import Deadline
-from lightning_znorm.compare.executors.processes import Pool
-from lightning_znorm.compare.executors.worker import Task, find_identities, find_versions, read_log
+from lightning_znorm.compare.files import read_json, read_log, write_json
 from lightning_znorm.compare.question.plan import Run, fingerprint
 from lightning_znorm.compare.question.question import Question
+from lightning_znorm.compare.runs.perform import Task, find_identities
 from lightning_znorm.compare.runs.recipes import Recipe
-from lightning_znorm.compare.runs.store import Store, read_json, write_json
+from lightning_znorm.compare.runs.result import RunResult, Seconds, find_versions
+from lightning_znorm.compare.runs.store import Store
 from lightning_znorm.errors import ComparisonError, did_you_mean, listing
 
 _SELECTION = "Settings are selected by their metric on the validation split"
@@ -26,15 +28,15 @@ _MISSING = {
 }
 
 
-def probe(
-    question: Question, recipe: Recipe, pool: Pool, store: Store | None, deadline: Deadline | None = None
-) -> list[dict[str, Any]]:
+def try_methods(
+    question: Question, recipe: Recipe, executor: Executor, store: Store | None, deadline: Deadline | None = None
+) -> list[RunResult]:
     """Try each method on a few batches of training, validation and test.
 
     Args:
         question: What is compared.
         recipe: How runs are made.
-        pool: Where they are done.
+        executor: Does them.
         store: A folder that remembers what was tried, ``None`` to leave no trace.
         deadline: When to stop.
 
@@ -48,30 +50,31 @@ def probe(
     """
     runs = [Run(method, question.settings[0], question.seeds[0]) for method in question.methods]
     remembered = store.trial if store else None
-    known = (read_json(remembered) if remembered and remembered.exists() else None) or {}
+    content = (read_json(remembered) if remembered and remembered.exists() else None) or {}
     keys = {run.method.label: fingerprint([run.method.identity(), find_versions()]) for run in runs}
-    todo = [run for run in runs if keys[run.method.label] not in known]
+    known = {run.method.label: RunResult.from_json(run, content.get(keys[run.method.label])) for run in runs}
+    untried = [run for run in runs if known[run.method.label] is None]
     with tempfile.TemporaryDirectory(prefix="lightning-znorm-") as folder:
         described = recipe.describe()
         tasks = [
-            Task(run, recipe, Path(folder) / run.key, probe=True, identities=find_identities(run) | described)
-            for run in todo
+            Task(run, recipe, Path(folder) / run.key, is_trial=True, identities=find_identities(run) | described)
+            for run in untried
         ]
         # the first one alone: what it downloads is there for the others
         for batch in filter(None, (tasks[:1], tasks[1:])):
-            for event in pool.do(batch, deadline):
+            for event in executor.execute(batch, deadline):
                 if event.result is not None:
                     _refuse_failure(event.result, event.task)
-                    known[keys[event.task.run.method.label]] = event.result
-    results = [known[keys[run.method.label]] for run in runs]
+                    known[event.task.run.method.label] = event.result
+    results = [result for result in known.values() if result is not None]
     for result in results:
         _check(result, question)
-    if remembered is not None and todo:
-        write_json(remembered, known)
+    if remembered is not None and untried:
+        write_json(remembered, content | {keys[result.run.method.label]: result.to_json() for result in results})
     return results
 
 
-def estimate(results: Sequence[Mapping[str, Any]], question: Question, trainer: Mapping[str, Any]) -> float | None:
+def estimate(results: Sequence[RunResult], question: Question, trainer: Mapping[str, Any]) -> float | None:
     """Return how many seconds all runs take one after another, ``None`` if it cannot be estimated."""
     per_setting = [_estimate_run(result, trainer) for result in results]
     if any(seconds is None for seconds in per_setting):
@@ -79,11 +82,11 @@ def estimate(results: Sequence[Mapping[str, Any]], question: Question, trainer: 
     return sum(seconds or 0.0 for seconds in per_setting) * len(question.settings) * len(question.seeds)
 
 
-def _estimate_run(result: Mapping[str, Any], trainer: Mapping[str, Any]) -> float | None:
-    lengths, seconds = result["lengths"], result["seconds"]
-    train = _limited(lengths["train"], trainer.get("limit_train_batches"))
-    validate = _limited(lengths["validate"], trainer.get("limit_val_batches"))
-    step = seconds["step"] if seconds["step"] is not None else seconds["fit"]
+def _estimate_run(result: RunResult, trainer: Mapping[str, Any]) -> float | None:
+    seconds = result.seconds or Seconds()
+    train = _limited(result.lengths.get("train"), trainer.get("limit_train_batches"))
+    validate = _limited(result.lengths.get("validate"), trainer.get("limit_val_batches"))
+    step = seconds.step if seconds.step is not None else seconds.fit
     epochs, steps = trainer.get("max_epochs"), trainer.get("max_steps", -1)
     if steps is not None and steps > 0:
         batches = steps * (trainer.get("accumulate_grad_batches") or 1)
@@ -94,8 +97,8 @@ def _estimate_run(result: Mapping[str, Any], trainer: Mapping[str, Any]) -> floa
     else:
         batches = (epochs or 1000) * train
     validations = batches / train * _validations_per_epoch(train, trainer) if train else 0.0
-    evaluation = (validate or 0.0) * seconds["batch"].get("validate", 0.0)
-    return float(seconds["make"] + batches * step + (validations + 1) * evaluation)
+    evaluation = (validate or 0.0) * seconds.batch.get("validate", 0.0)
+    return float(seconds.make + batches * step + (validations + 1) * evaluation)
 
 
 def _validations_per_epoch(train: float, trainer: Mapping[str, Any]) -> float:
@@ -112,21 +115,21 @@ def _limited(length: float | None, limit: float | None) -> float | None:
     return math.floor(length * limit) if isinstance(limit, float) else min(length, limit)
 
 
-def _refuse_failure(result: Mapping[str, Any], task: Task) -> None:
-    if result["status"] != "crashed":
+def _refuse_failure(result: RunResult, task: Task) -> None:
+    if result.status != "crashed":
         return
-    log = read_log(task.folder, lines=30) if not result.get("is_explained") else ""
+    log = "" if result.is_explained else read_log(task.folder, lines=30)
     details = f"\nThe end of its log:\n{log}" if log else ""
-    raise ComparisonError(f"The trial of method `{result['method']}` failed: {result['error']}{details}")
+    raise ComparisonError(f"The trial of method `{result.run.method.label}` failed: {result.error}{details}")
 
 
-def _check(result: Mapping[str, Any], question: Question) -> None:
-    for part in result["missing"]:
+def _check(result: RunResult, question: Question) -> None:
+    for part in result.missing:
         what, why = _MISSING[part]
         raise ComparisonError(f"This cannot be compared: {what}. {why}: add `{part}`.")
-    if result["lengths"]["validate"] == 0:
+    if result.lengths.get("validate") == 0:
         raise ComparisonError(f"This cannot be compared: the `val_dataloader` has no batch. {_SELECTION}.")
-    names, logged = result["names"], list(result["test"])
+    names, logged = result.names, [*result.test]
     if not names:
         raise ComparisonError(
             f"Argument `monitor` is {question.monitor!r}, but the module logs nothing at the end of its validation. Log"
@@ -145,9 +148,9 @@ def _check(result: Mapping[str, Any], question: Question) -> None:
             f"Argument `test_monitor` is {question.test_monitor!r}, but the module does not log that in its test."
             f"{did_you_mean(str(question.test_monitor), logged)} It logs {listing(logged)}."
         )
-    if result["status"] == "diverged":
+    if result.status == "diverged":
         rank_zero_warn(
-            f"The weights of method `{result['method']}` are not finite after a few steps: {result['error']}"
+            f"The weights of method `{result.run.method.label}` are not finite after a few steps: {result.error}"
         )
 
 

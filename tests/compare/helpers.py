@@ -6,8 +6,13 @@ from pathlib import Path
 import pytest
 
 from lightning_znorm.__main__ import main
+from lightning_znorm.compare.question.plan import Run, Setting
 from lightning_znorm.compare.question.question import ask
+from lightning_znorm.compare.report.findings import make_findings
+from lightning_znorm.compare.report.tables import label_settings
+from lightning_znorm.compare.runs.result import RunResult
 
+ROOT = Path(__file__).parents[2]
 TINY = "tests.compare.tiny"
 SWEEP, MIDDLE = {"lr": [0.1, 0.01, 0.001]}, {"lr": 0.01}  # a setting that is no end
 FLAGS = [
@@ -52,7 +57,7 @@ def question(**changes):
 
 
 def result(method, seed, setting=None, *, val=0.5, test=0.5, curve=None, status="finished", **changes):
-    """What a run leaves behind."""
+    """What a run leaves behind in its file."""
     curve = [val] if curve is None else curve
     return {
         "schema": 1,
@@ -76,6 +81,24 @@ def result(method, seed, setting=None, *, val=0.5, test=0.5, curve=None, status=
         "device": "cpu",
         **changes,
     }
+
+
+def read(asked, content):
+    """A result from its file."""
+    (method,) = [method for method in asked.methods if method.label == content["method"]]
+    known = [setting for setting in asked.settings if setting.values == content["setting"]]
+    setting = known[0] if known else Setting(0, content["setting"])
+    return RunResult.from_json(Run(method, setting, content["seed"]), content)
+
+
+def find(asked, contents):
+    """The findings of results from their files."""
+    return make_findings(asked, [read(asked, content) for content in contents])
+
+
+def selected(asked, findings):
+    """The selected setting of each method, as the user reads it."""
+    return label_settings(asked, findings.summary)["setting"].to_dict()
 
 
 def results_of(tests, **changes):

@@ -3,6 +3,7 @@
 import math
 import os
 import shutil
+import signal
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from lightning.pytorch.loggers import CSVLogger
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset, get_worker_info
 
+from lightning_znorm.compare.runs import checkpoint
 from tests.compare.tiny import TinyData, TinyModel, Unshuffled
 
 
@@ -32,6 +34,19 @@ class WarmUp(TinyModel):
     def configure_optimizers(self):
         optimizer = super().configure_optimizers()
         return [optimizer], [torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, self.trainer.max_epochs - 1)]
+
+
+class Resumable(TinyModel):
+    """Saves a checkpoint at the start of each epoch, and in the second one waits for its end, unless undisturbed."""
+
+    def on_fit_start(self):
+        checkpoint._SECONDS = checkpoint._LEAST_RATIO = 0.0
+
+    def training_step(self, batch, batch_idx):
+        if self.current_epoch == 1 and batch_idx == 2 and "UNDISTURBED" not in os.environ:
+            Path(self.trainer.default_root_dir, "waiting").touch()
+            signal.pause()
+        return super().training_step(batch, batch_idx)
 
 
 class Rare(TinyModel):

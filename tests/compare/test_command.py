@@ -10,13 +10,11 @@ import yaml
 
 from lightning_znorm.__main__ import main
 from lightning_znorm.compare.question.methods import parse_methods
-from lightning_znorm.compare.question.plan import Run
+from lightning_znorm.compare.question.plan import Run, Setting
 from lightning_znorm.compare.runs.recipes import ConfiguredRecipe
 from tests import warm
-from tests.compare.helpers import FLAGS, TINY, compare, read_results, refusal
+from tests.compare.helpers import FLAGS, ROOT, TINY, compare, read_results, refusal
 from tests.helpers import FIRST_PACKAGE
-
-ROOT = Path(__file__).parents[2]
 
 
 class Page(HTMLParser):
@@ -114,7 +112,7 @@ def test_a_run_is_what_fit_and_test_make_of_it():
         main(
             [
                 "fit",
-                *recipe.flags(Run(method, {}, 3)),
+                *recipe.flags(Run(method, Setting(), 3)),
                 "--trainer.logger=lightning.pytorch.loggers.CSVLogger",
                 "--trainer.logger.save_dir=fit",
             ]

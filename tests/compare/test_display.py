@@ -6,10 +6,11 @@ import pytest
 
 from lightning_znorm.compare import display as displays
 from lightning_znorm.compare.display import Display
-from lightning_znorm.compare.executors.processes import Event
-from lightning_znorm.compare.executors.worker import Task
+from lightning_znorm.compare.executors.base import Event
 from lightning_znorm.compare.question.methods import Method
-from lightning_znorm.compare.question.plan import Run
+from lightning_znorm.compare.question.plan import Run, Setting
+from lightning_znorm.compare.runs.perform import Task
+from lightning_znorm.compare.runs.result import RunResult
 from tests.compare.helpers import result
 
 
@@ -21,8 +22,13 @@ def clock(monkeypatch):
 
 
 def task(seed):
-    run = Run(Method("none"), {"lr": 0.1}, seed)
+    run = Run(Method("none"), Setting(0, {"lr": 0.1}), seed)
     return Task(run, recipe=None, folder=Path(run.key))
+
+
+def done(content):
+    done = task(content["seed"])
+    return Event(done, "done", 1.0, result=RunResult.from_json(done.run, content))
 
 
 def test_a_line_per_run_where_there_is_no_terminal(capsys, clock):
@@ -31,9 +37,9 @@ def test_a_line_per_run_where_there_is_no_terminal(capsys, clock):
             display.show(Event(task(seed), "started"))
         clock[0] += 10
         display.show(Event(task(0), "progress", 0.5, {"val_acc": 0.7}))
-        display.show(Event(task(0), "done", 1.0, result=result("none", 0, val=0.75)))
+        display.show(done(result("none", 0, val=0.75)))
         crash = result("none", 1, status="crashed", error="RuntimeError: [bold]no[/bold]\nmore")
-        display.show(Event(task(1), "done", 1.0, result=crash))
+        display.show(done(crash))
     lines = capsys.readouterr().err.splitlines()
     assert lines == [
         "[2/4] none, lr=0.1, seed 0: val_acc 0.75 (2.0 s; 20 s left)",
@@ -51,7 +57,7 @@ def test_the_line_has_the_metric_as_last_logged_and_an_early_end(capsys, clock):
     with Display("runs", total=3, done=0, monitor="val_acc", jobs=1) as display:
         for seed, each in enumerate(results):
             display.show(Event(task(seed), "started"))
-            display.show(Event(task(seed), "done", 1.0, result=each))
+            display.show(done(each))
     outcomes = [line.partition(": ")[2].rpartition(" (2.0 s")[0] for line in capsys.readouterr().err.splitlines()]
     assert outcomes == ["val_acc 0.75, 4 steps (EarlyStopping)", "val_acc 0.5", "val_acc was not measured"]
 

@@ -5,8 +5,8 @@ import re
 
 import pytest
 
-from lightning_znorm.compare.report.pages import find, show_settings, show_summary
-from tests.compare.helpers import MIDDLE, SWEEP, approx, question, result, results_of
+from lightning_znorm.compare.report.pages import show_settings, show_summary
+from tests.compare.helpers import MIDDLE, SWEEP, approx, find, question, result, results_of, selected
 
 LRS = ({"lr": 0.1}, {"lr": 0.01})
 
@@ -26,8 +26,9 @@ def test_the_setting_is_selected_on_validation_and_reported_on_test():
             result("znorm", seed, LRS[0], val=0.7, test=0.99),
             result("znorm", seed, LRS[1], val=0.75, test=0.3),
         ]
-    found = find(question(methods="none,znorm"), results)
-    assert found.summary["setting"].to_dict() == {"none": "lr=0.1", "znorm": "lr=0.01"}
+    asked = question(methods="none,znorm")
+    found = find(asked, results)
+    assert selected(asked, found) == {"none": "lr=0.1", "znorm": "lr=0.01"}
     assert found.summary.loc["none", "test"] == approx(0.11)
     assert found.summary.loc["znorm", "difference"] == approx(0.19)
     assert found.summary.loc["znorm", "validation"] == approx(0.75)
@@ -35,15 +36,17 @@ def test_the_setting_is_selected_on_validation_and_reported_on_test():
 
 def test_a_small_metric_is_selected_where_small_is_good():
     results = [result("none", 0, LRS[0], val=0.9), result("none", 0, LRS[1], val=0.8)]
-    assert find(question(methods="none", mode="min", seeds=1), results).summary.loc["none", "setting"] == "lr=0.01"
+    asked = question(methods="none", mode="min", seeds=1)
+    assert selected(asked, find(asked, results)) == {"none": "lr=0.01"}
 
 
 def test_a_setting_with_failures_is_left_for_one_without():
     results = [result("none", seed, LRS[0], val=0.9) for seed in range(2)]
     results += [result("none", 2, LRS[0], status="diverged", curve=[], test=None)]
     results += [result("none", seed, LRS[1], val=0.6) for seed in range(3)]
-    found = find(question(methods="none"), results)
-    assert found.summary.loc["none", "setting"] == "lr=0.01"
+    asked = question(methods="none")
+    found = find(asked, results)
+    assert selected(asked, found) == {"none": "lr=0.01"}
     assert found.summary.loc["none", "failed"] == 1
     assert any(re.search("1 run of `none` diverged or crashed", caveat) for caveat in found.caveats)
     assert "[1 failed]" in show_settings(question(methods="none"), found)["none"][0]
@@ -57,8 +60,9 @@ def test_a_lost_metric_is_a_divergence():
 
 def test_of_an_unfinished_comparison_the_setting_is_taken_of_which_most_is_known():
     results = [result("none", seed, LRS[0], val=0.5) for seed in range(2)] + [result("none", 0, LRS[1], val=0.9)]
-    found = find(question(methods="none"), results)
-    assert found.summary.loc["none", "setting"] == "lr=0.1"
+    asked = question(methods="none")
+    found = find(asked, results)
+    assert selected(asked, found) == {"none": "lr=0.1"}
     assert found.caveats[0] == "Unfinished: 3 of 6 runs are done."
     assert any("only 2 of 3 seeds" in caveat for caveat in found.caveats)
 

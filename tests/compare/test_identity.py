@@ -24,12 +24,12 @@ from torch import nn
 from lightning_znorm.compare.identity.modules import find_imports, is_installed
 from lightning_znorm.compare.identity.values import describe, differing, identify, identify_code
 from lightning_znorm.compare.question.methods import Method, name_methods
-from lightning_znorm.compare.question.plan import Run
+from lightning_znorm.compare.question.plan import Run, Setting
 from tests import warm
 from tests.compare import odd
+from tests.compare.helpers import ROOT
 from tests.compare.tiny import TinyData, TinyModel
 
-ROOT = Path(__file__).parents[2]
 WIDTH = 4
 LOGGER = logging.getLogger(__name__)
 
@@ -217,9 +217,9 @@ def test_runs_of_callbacks_with_other_arguments_have_keys_of_their_own():
             self.layers, self.table = layers, table
 
     methods = {"a": Mine(["a"]), "b": Mine(["b"]), "c": Mine(["a"], {"x": 1}), "d": Mine(["a"], {"x": 2})}
-    keys = {Run(Method("m", callbacks=method.callbacks), {}, 0).key for method in name_methods(methods)}
+    keys = {Run(Method("m", callbacks=method.callbacks), Setting(), 0).key for method in name_methods(methods)}
     assert len(keys) == 4
-    again = Run(Method("m", callbacks=name_methods({"a": Mine(["a"])})[0].callbacks), {}, 0).key
+    again = Run(Method("m", callbacks=name_methods({"a": Mine(["a"])})[0].callbacks), Setting(), 0).key
     assert again in keys
 
 
@@ -233,11 +233,11 @@ def test_what_a_process_has_seen_of_a_method_stays_there():
 
 
 def test_runs_of_settings_that_are_objects():
-    assert Run(Method("none"), {"x": Slotted(1)}, 0).key == Run(Method("none"), {"x": Slotted(1)}, 0).key
-    keys = {
-        Run(Method("none"), {"x": value}, 0).key.rpartition("-")[2] for value in (Slotted(1), Slotted(2), closure(1))
-    }
-    assert len(keys) == 3
+    def key(value):
+        return Run(Method("none"), Setting(0, {"x": value}), 0).key.rpartition("-")[2]
+
+    assert key(Slotted(1)) == key(Slotted(1))
+    assert len({key(value) for value in (Slotted(1), Slotted(2), closure(1))}) == 3
 
 
 def test_functions_and_attributes_of_one_name(monkeypatch):

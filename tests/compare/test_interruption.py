@@ -10,9 +10,8 @@ import psutil
 import pytest
 
 from tests import warm
-from tests.compare.helpers import FLAGS, figures, read_results
+from tests.compare.helpers import FLAGS, ROOT, figures, read_results
 
-ROOT = Path(__file__).parents[2]
 # ten steps of a run, so that it takes half a second on any machine
 COMMAND = ["-m", "lightning_znorm", "compare", *FLAGS, "--model.init_args.pause=0.05"]
 COMMAND += ["--compare.seeds=2"]

@@ -13,12 +13,14 @@ import psutil
 import pytest
 import torch
 
-from lightning_znorm.compare.executors import processes as pools
+from lightning_znorm.compare.executors import processes
+from lightning_znorm.compare.executors import slots as places
 from lightning_znorm.compare.executors.deadline import Deadline, TimeUpError
-from lightning_znorm.compare.executors.processes import Pool, make_slots, visible_gpus
-from lightning_znorm.compare.executors.worker import Task
+from lightning_znorm.compare.executors.processes import ProcessExecutor
+from lightning_znorm.compare.executors.slots import make_slots, visible_gpus
 from lightning_znorm.compare.question.methods import Method
-from lightning_znorm.compare.question.plan import Run
+from lightning_znorm.compare.question.plan import Run, Setting
+from lightning_znorm.compare.runs.perform import Task
 
 
 class Act:
@@ -27,7 +29,7 @@ class Act:
     def __init__(self, act):
         self.act = act
 
-    def make(self, run, folder, callbacks, probe):
+    def make(self, run, folder, callbacks, is_trial):
         self.act(run)
         raise RuntimeError("done")
 
@@ -37,11 +39,13 @@ def find(pid):
 
 
 def tasks(act, count=3):
-    return [Task(Run(Method("none"), {}, seed), Act(act), Path(f"runs/{seed}").absolute()) for seed in range(count)]
+    runs = [Run(Method("none"), Setting(), seed) for seed in range(count)]
+    return [Task(run, Act(act), Path(f"runs/{run.seed}").absolute()) for run in runs]
 
 
 def results(act, slots=({},), count=3):
-    return {e.task.run.seed: e.result for e in Pool(slots).do(tasks(act, count)) if e.result is not None}
+    events = ProcessExecutor(slots).execute(tasks(act, count))
+    return {event.task.run.seed: event.result for event in events if event.result is not None}
 
 
 def test_each_task_is_a_process_that_may_die():
@@ -53,11 +57,11 @@ def test_each_task_is_a_process_that_may_die():
             os._exit(3)
 
     found = results(die, slots=[{}, {}])
-    assert found[0]["error"] == "RuntimeError: done"
-    assert found[1]["error"].startswith("The process ended by signal 9, without a result.")
-    assert "last words of 1" in found[1]["error"]
-    assert found[2]["error"].startswith("The process ended with exit status 3")
-    assert {found[seed]["status"] for seed in found} == {"crashed"}
+    assert found[0].error == "RuntimeError: done"
+    assert found[1].error.startswith("The process ended by signal 9, without a result.")
+    assert "last words of 1" in found[1].error
+    assert found[2].error.startswith("The process ended with exit status 3")
+    assert {result.status for result in found.values()} == {"crashed"}
     assert "last words of 0" in Path("runs/0/log.txt").read_text()
 
 
@@ -72,7 +76,7 @@ def test_a_dead_run_whose_child_lives_is_not_waited_for():
         os._exit(3)
 
     found = results(leave_a_child, count=1)
-    assert found[0]["error"].startswith("The process ended with exit status 3")
+    assert found[0].error.startswith("The process ended with exit status 3")
     _, alive = psutil.wait_procs([p for p in [find(int(Path("child").read_text()))] if p], timeout=300)
     assert not alive
 
@@ -94,7 +98,7 @@ def test_a_deadline_ends_what_runs():
 
     def work():
         try:
-            list(Pool([{}, {}]).do(tasks(hang, count=2), WhenItRuns()))
+            list(ProcessExecutor([{}, {}]).execute(tasks(hang, count=2), WhenItRuns()))
         except TimeUpError as error:
             raised.append(error)
 
@@ -110,17 +114,17 @@ def test_a_value_that_pickle_cannot_take_comes_back():
     class Local:
         pass
 
-    task = Task(Run(Method("none"), {"kind": Local}, 0), Act(lambda run: None), Path("runs/0").absolute())
-    (result,) = [event.result for event in Pool([{}]).do([task]) if event.result is not None]
-    assert result["error"] == "RuntimeError: done"
-    assert json.loads(Path("runs/0/result.json").read_text()) == result
+    task = Task(Run(Method("none"), Setting(0, {"kind": Local}), 0), Act(lambda run: None), Path("runs/0").absolute())
+    (result,) = [event.result for event in ProcessExecutor([{}]).execute([task]) if event.result is not None]
+    assert result.error == "RuntimeError: done"
+    assert json.loads(Path("runs/0/result.json").read_text())["error"] == result.error
 
 
 def test_a_run_starts_processes_as_the_caller_does():
     def tell(run):
         raise ValueError(multiprocessing.get_start_method())
 
-    assert results(tell, count=1)[0]["error"] == f"ValueError: {multiprocessing.get_all_start_methods()[0]}"
+    assert results(tell, count=1)[0].error == f"ValueError: {multiprocessing.get_all_start_methods()[0]}"
 
 
 def test_only_the_end_of_a_log_is_read():
@@ -130,7 +134,7 @@ def test_only_the_end_of_a_log_is_read():
         print("last words", flush=True)
         os.kill(os.getpid(), signal.SIGKILL)
 
-    error = results(flood, count=1)[0]["error"]
+    error = results(flood, count=1)[0].error
     assert error.endswith("last words")
     assert len(error) < 100_000
 
@@ -140,7 +144,7 @@ def test_environment_and_threads_of_a_slot():
         raise ValueError(f"{os.environ['CUDA_VISIBLE_DEVICES']} {torch.get_num_threads()} {os.getcwd()}")
 
     found = results(tell, slots=[{"CUDA_VISIBLE_DEVICES": "7"}], count=1)
-    assert found[0]["error"] == f"ValueError: 7 {pools.available_cores()} {os.getcwd()}"
+    assert found[0].error == f"ValueError: 7 {places.available_cores()} {os.getcwd()}"
 
 
 def test_ends_its_processes_when_it_is_closed():
@@ -148,7 +152,7 @@ def test_ends_its_processes_when_it_is_closed():
         Path(f"pid{run.seed}").write_text(str(os.getpid()))
         signal.pause()
 
-    events = Pool([{}, {}]).do(tasks(wait))
+    events = ProcessExecutor([{}, {}]).execute(tasks(wait))
     next(events), next(events)
     while not (Path("pid0").exists() and Path("pid1").exists() and Path("pid1").read_text()):
         time.sleep(0.01)
@@ -190,11 +194,12 @@ def test_visible_gpus(monkeypatch, visible, count, expected):
     ],
 )
 def test_jobs_are_spread_over_the_gpus(monkeypatch, jobs, gpus, accelerator, expected):
-    monkeypatch.setattr(pools, "visible_gpus", lambda: [str(number) for number in range(gpus)])
-    monkeypatch.setattr(pools, "available_cores", lambda: 6)
+    monkeypatch.setattr(places, "visible_gpus", lambda: [str(number) for number in range(gpus)])
+    for module in (places, processes):
+        monkeypatch.setattr(module, "available_cores", lambda: 6)
     slots = make_slots(jobs, accelerator)
     assert [slot.get("CUDA_VISIBLE_DEVICES") for slot in slots] == expected
-    assert Pool(slots).threads == 6 // len(expected)
+    assert ProcessExecutor(slots)._threads == 6 // len(expected)
 
 
 @pytest.mark.parametrize("jobs", [0, -1, 1.5, True])

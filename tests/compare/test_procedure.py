@@ -2,9 +2,9 @@
 
 import pytest
 
-from lightning_znorm.compare.report.pages import find, show_summary
+from lightning_znorm.compare.report.pages import show_summary
 from lightning_znorm.compare.report.plots import plot_curves
-from tests.compare.helpers import question, result
+from tests.compare.helpers import find, question, result
 
 
 def hashes(*epochs):

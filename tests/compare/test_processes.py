@@ -8,9 +8,8 @@ import psutil
 import pytest
 
 from tests import warm
-from tests.compare.helpers import FLAGS
+from tests.compare.helpers import FLAGS, ROOT
 
-ROOT = Path(__file__).parents[2]
 ODD = "tests.compare.odd"
 COMMAND = ["-m", "lightning_znorm", "compare", *FLAGS, f"--model={ODD}.Children"]
 COMMAND += [f"--data={ODD}.Working", "--compare.seeds=1", "--model.init_args.pause=0.05"]

@@ -13,14 +13,15 @@ import pytest
 
 import lightning_znorm
 from lightning_znorm.compare import compare
+from lightning_znorm.compare.files import write_json
 from lightning_znorm.compare.identity import provenance
 from lightning_znorm.compare.identity.provenance import Provenance, find_provenance
-from lightning_znorm.compare.report.pages import find, write_report
-from lightning_znorm.compare.runs.store import Store, write_json
-from tests.compare.helpers import question, read_results, result
+from lightning_znorm.compare.report.findings import make_findings
+from lightning_znorm.compare.report.pages import write_report
+from lightning_znorm.compare.runs.store import Store
+from tests.compare.helpers import ROOT, find, question, read_results, result
 from tests.compare.tiny import TinyData, TinyModel
 
-ROOT = Path(__file__).parents[2]
 VERSION = lightning_znorm.__version__
 OLD, NEW = "1" * 40, "2" * 40
 needs_git = pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
@@ -224,11 +225,10 @@ def runs_of(*provenances):
 
 def report(results):
     """The caveats, and the line about versions."""
-    store = Store(Path("out"))
-    store.folder.mkdir()
-    store.results = lambda runs: results
+    Path("out").mkdir()
     asked = question(methods="none", sweep=None, seeds=len(results))
-    findings = write_report(asked, store)
+    findings = find(asked, results)
+    write_report(asked, findings, Path("out"))
     summary, page = Path("out/summary.md").read_text(), Path("out/report.html").read_text()
     (line,) = [line for line in summary.splitlines() if line.startswith("lightning-znorm ")]
     assert f"<footer>{line}</footer>" in page
@@ -276,11 +276,11 @@ def test_results_from_before_it_was_recorded(tmp_path):
     for run in asked.runs:
         write_json(store.folder_of(run) / "result.json", result("none", run.seed))
     results = store.results(asked.runs)
-    assert [set(result) & {"commit", "dirty"} for result in results] == [set()] * 3
-    findings = find(asked, results)
+    assert [result.commit for result in results] == [None] * 3
+    findings = make_findings(asked, results)
     assert findings.provenances == [Provenance(None)]
     assert not findings.caveats
-    write_report(asked, store)
+    write_report(asked, findings, store.folder)
     assert "\nlightning-znorm unknown version; torch 2; " in (store.folder / "summary.md").read_text()
 
 

@@ -10,7 +10,7 @@ import yaml
 from lightning_znorm import GradientCentralization, GradientClipping, ZNorm
 from lightning_znorm.compare.question.directions import guess_mode
 from lightning_znorm.compare.question.methods import name_methods, parse_methods
-from lightning_znorm.compare.question.plan import make_runs, make_settings, parse_seeds, parse_sweep, show_setting
+from lightning_znorm.compare.question.plan import make_runs, make_settings, parse_seeds, parse_sweep, show_values
 from lightning_znorm.compare.question.text import parse_value
 from lightning_znorm.compare.runs.recipes import make_flag
 from tests.compare.helpers import TINY, question
@@ -91,9 +91,9 @@ def test_flags_are_read_as_they_were_meant(value, flag):
 
 
 def test_values_are_shown_alike_in_every_process():
-    assert show_setting({"layer": object()}) == show_setting({"layer": object()})
+    assert show_values({"layer": object()}) == show_values({"layer": object()})
     first, second = (lambda: 1), (lambda: 2)
-    assert show_setting({"f": first}) != show_setting({"f": second})
+    assert show_values({"f": first}) != show_values({"f": second})
 
 
 @pytest.mark.parametrize(
@@ -148,7 +148,7 @@ def test_runs_are_ordered_for_interruptions_and_have_keys_of_their_own():
 
 
 def test_keys_with_the_same_end_are_shown_whole():
-    assert show_setting({"model.lr": 1.0, "head.lr": 2.0}) == "model.lr=1, head.lr=2"
+    assert show_values({"model.lr": 1.0, "head.lr": 2.0}) == "model.lr=1, head.lr=2"
 
 
 @pytest.mark.parametrize(

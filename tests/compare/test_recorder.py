@@ -12,7 +12,8 @@ from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
 
 from lightning_znorm.compare.runs import recorder as recorders
 from lightning_znorm.compare.runs.hashes import hash_random_states
-from lightning_znorm.compare.runs.recorder import DivergedError, Recorder, find_end, share_done
+from lightning_znorm.compare.runs.recorder import DivergedError, Recorder
+from lightning_znorm.compare.runs.training import find_end, share_done
 from tests.compare import odd
 from tests.compare.tiny import TinyData, TinyModel, Unshared
 from tests.helpers import PACKAGES, make_trainer
@@ -30,12 +31,12 @@ def record(seed=0, model=TinyModel, data=TinyData, epochs=2, report=None, callba
 
 def test_a_row_per_validation():
     recorder, _, module, data = record()
-    assert [(row["epoch"], row["step"]) for row in recorder.curve] == [(1.0, 5), (2.0, 10)]
+    assert [(row.epoch, row.step) for row in recorder.curve] == [(1.0, 5), (2.0, 10)]
     assert list(recorder.validation_names) == ["val_loss", "val_acc"]
     with torch.no_grad():
         inputs, labels = data.val_dataloader().dataset.tensors
         accuracy = (module.network(inputs).argmax(1) == labels).float().mean().item()
-    assert recorder.curve[-1]["metrics"]["val_acc"] == pytest.approx(accuracy)
+    assert recorder.curve[-1].metrics["val_acc"] == pytest.approx(accuracy)
     assert len(recorder.losses) == 2
     assert recorder.losses[1] < recorder.losses[0]
 
@@ -43,23 +44,23 @@ def test_a_row_per_validation():
 def test_a_row_has_what_was_logged_in_its_validation():
     """Lightning keeps the metrics of earlier ones."""
     recorder, *_ = record(model=odd.Once, epochs=3)
-    assert ["val_first_loss" in row["metrics"] for row in recorder.curve] == [True, False, False]
-    assert all("val_acc" in row["metrics"] for row in recorder.curve)
+    assert ["val_first_loss" in row.metrics for row in recorder.curve] == [True, False, False]
+    assert all("val_acc" in row.metrics for row in recorder.curve)
     assert "train_loss" not in recorder.validation_names
     rare, *_ = record(model=odd.Rare, epochs=4)
-    assert ["val_fid_loss" in row["metrics"] for row in rare.curve] == [False, True, False, True]
+    assert ["val_fid_loss" in row.metrics for row in rare.curve] == [False, True, False, True]
     assert "val_fid_loss" in rare.validation_names
 
 
 def test_the_epoch_is_unknown_where_the_data_have_no_length():
     recorder, *_ = record(data=odd.Unsized, epochs=-1, max_steps=40, val_check_interval=10)
-    assert [(row["epoch"], row["step"]) for row in recorder.curve] == [(None, 10), (None, 20), (None, 30), (None, 40)]
+    assert [(row.epoch, row.step) for row in recorder.curve] == [(None, 10), (None, 20), (None, 30), (None, 40)]
     assert (recorder.steps, recorder.epochs) == (40, None)
 
 
 def test_several_validations_in_an_epoch():
     recorder, *_ = record(val_check_interval=2)
-    assert [row["epoch"] for row in recorder.curve] == [0.4, 0.8, 1.4, 1.8]
+    assert [row.epoch for row in recorder.curve] == [0.4, 0.8, 1.4, 1.8]
 
 
 def test_hashes_tell_weights_and_batches_apart():
@@ -81,9 +82,9 @@ def test_hashes_of_each_epoch_tell_where_two_trainings_part():
     assert again[0].epoch_hashes == first
     assert longer[0].epoch_hashes[:2] == first  # as where the other one was stopped early
     # the order of the first epoch was drawn before; that of the second comes after
-    assert drawing[0].epoch_hashes[0]["batches"] == first[0]["batches"]
-    assert drawing[0].epoch_hashes[0]["random"] != first[0]["random"]
-    assert drawing[0].epoch_hashes[1]["batches"] != first[1]["batches"]
+    assert drawing[0].epoch_hashes[0].batches == first[0].batches
+    assert drawing[0].epoch_hashes[0].random != first[0].random
+    assert drawing[0].epoch_hashes[1].batches != first[1].batches
 
 
 @pytest.mark.parametrize("draw", [random.random, np.random.rand, lambda: torch.rand(1)])
@@ -208,10 +209,10 @@ def test_what_steps_return_is_a_metric_too(package):
     model = boring()
     trainer.fit(model)
     trainer.validate(model, verbose=False)
-    assert list(recorder.curve[-1]["metrics"]) == ["validation_step.x"]
+    assert list(recorder.curve[-1].metrics) == ["validation_step.x"]
     losses = [model.step(batch).item() for batch, _ in zip(model.val_dataloader(), range(3), strict=False)]
     trainer.validate(model, verbose=False)
-    assert recorder.curve[-1]["metrics"]["validation_step.x"] > 0
+    assert recorder.curve[-1].metrics["validation_step.x"] > 0
     assert all(value > 0 for value in losses)
     trainer.test(model, verbose=False)
     assert list(recorder.returned) == ["test_step.y"]

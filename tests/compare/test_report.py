@@ -7,19 +7,16 @@ import pandas as pd
 import pytest
 
 from lightning_znorm.compare.report import plots
-from lightning_znorm.compare.report.pages import find, write_report
-from lightning_znorm.compare.runs.store import Store
-from tests.compare.helpers import question, result
+from lightning_znorm.compare.report.pages import write_report
+from tests.compare.helpers import find, question, result
 
 ANYTHING = [None, 0.1, [1, 2], {"a": 1}, (0.9, 0.99), dict]
 
 
 def write(asked, results, **options):
     """Write the report of made-up results."""
-    store = Store(Path("out"))
-    store.folder.mkdir(exist_ok=True)
-    store.results = lambda runs: results
-    write_report(asked, store, **options)
+    Path("out").mkdir(exist_ok=True)
+    write_report(asked, find(asked, results), Path("out"), **options)
     return Path("out/summary.md").read_text(), Path("out/report.html").read_text()
 
 

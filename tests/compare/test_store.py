@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from lightning_znorm.compare.files import read_json, write_atomically, write_json
 from lightning_znorm.compare.question.methods import Method
-from lightning_znorm.compare.question.plan import Run
-from lightning_znorm.compare.runs.store import Store, differences, read_json, write_atomically, write_json
+from lightning_znorm.compare.question.plan import Run, Setting
+from lightning_znorm.compare.runs.result import RunResult
+from lightning_znorm.compare.runs.store import Store, differences
 from lightning_znorm.errors import ComparisonError
 from tests.compare.helpers import result
 
@@ -17,15 +19,16 @@ CONFIGURATION = {
     "model": {"class_path": "a.B", "init_args": {"lr": 0.1, "sizes": [1, 2]}},
     "trainer": {"max_epochs": 2},
 }
-RUN = Run(Method("none"), {"lr": 0.1}, 0)
-RESULT = result("none", 0, {"lr": 0.1})
+RUN = Run(Method("none"), Setting(0, {"lr": 0.1}), 0)
+CONTENT = result("none", 0, {"lr": 0.1})
+RESULT = RunResult.from_json(RUN, CONTENT)
 
 
 def test_a_folder_is_taken_and_found_again():
     with Store(Path("new/folder")).opened(CONFIGURATION) as store:
-        store.keep(RUN, RESULT)
+        store.keep(RESULT)
     with Store(Path("new/folder")).opened(CONFIGURATION) as store:
-        assert store.results([RUN, Run(Method("none"), {"lr": 0.1}, 1)]) == [RESULT]
+        assert store.results([RUN, Run(Method("none"), Setting(0, {"lr": 0.1}), 1)]) == [RESULT]
         store.clear(RUN)
         assert store.result_of(RUN) is None
 
@@ -40,14 +43,14 @@ def test_a_mistake_that_the_trial_found_can_be_corrected_in_place():
     with Store(Path("out")).opened({"trainer": {"max_epochs": 3}}) as store:
         assert not store.trial.exists()
         assert not store.folder_of(RUN).exists()
-        store.keep(RUN, RESULT)
+        store.keep(RESULT)
     with pytest.raises(ValueError, match="max_epochs is 2, was 3"):
         Store(Path("out")).check(CONFIGURATION)
 
 
 def test_of_another_configuration():
     with Store(Path("out")).opened(CONFIGURATION) as store:
-        store.keep(RUN, RESULT)
+        store.keep(RESULT)
     other = json.loads(json.dumps(CONFIGURATION))
     other["model"]["init_args"]["lr"] = 0.2
     with pytest.raises(
@@ -126,14 +129,14 @@ def test_what_a_killed_process_has_left_is_no_obstacle():
     "content",
     [
         '{"schema": 1}',
-        json.dumps({**RESULT, "test": {"test_acc": "high"}}),
-        json.dumps({**RESULT, "curve": None}),
+        json.dumps({**CONTENT, "test": {"test_acc": "high"}}),
+        json.dumps({**CONTENT, "curve": None}),
         "[]",
     ],
 )
 def test_a_damaged_result_is_none(content):
     with Store(Path("out")).opened(CONFIGURATION) as store:
-        store.keep(RUN, RESULT)
+        store.keep(RESULT)
         (store.folder_of(RUN) / "result.json").write_text(content)
         assert store.result_of(RUN) is None
 
@@ -146,14 +149,14 @@ def test_something_else_in_the_place_of_a_run():
         store.folder_of(RUN).write_text("a file")
         assert store.result_of(RUN) is None
         store.clear(RUN)
-        store.keep(RUN, RESULT)
+        store.keep(RESULT)
         assert store.result_of(RUN) == RESULT
 
 
 def test_what_is_not_finite_is_recognized():
     configuration = {"model": {"limit": math.inf, "scale": math.nan, "sizes": [-math.inf]}}
     with Store(Path("out")).opened(configuration) as store:
-        store.keep(RUN, RESULT)
+        store.keep(RESULT)
     Store(Path("out")).check(configuration)
     json.loads(Path("out/comparison.json").read_text(), parse_constant=pytest.fail)
     with pytest.raises(ValueError, match=r"model\.limit is None, was '\.inf'"):
@@ -165,7 +168,7 @@ def test_digests_are_named_only_if_nothing_else_differs():
         return {"data": {"attributes": {"size": size}, "digest": digest}}
 
     with Store(Path("out")).opened(configuration(1, "a")) as store:
-        store.keep(RUN, RESULT)
+        store.keep(RESULT)
     with pytest.raises(ValueError, match=r"configuration \(data\.attributes\.size is 2, was 1\)"):
         Store(Path("out")).check(configuration(2, "b"))
     with pytest.raises(ValueError, match=r"configuration \(data\.digest is 'b', was 'a'\)"):
@@ -174,7 +177,7 @@ def test_digests_are_named_only_if_nothing_else_differs():
 
 def test_a_number_and_a_share_are_not_the_same():
     with Store(Path("out")).opened({"trainer": {"limit_train_batches": 1}}) as store:
-        store.keep(RUN, RESULT)
+        store.keep(RESULT)
     with pytest.raises(ValueError, match=r"trainer\.limit_train_batches is 1\.0, was 1"):
         Store(Path("out")).check({"trainer": {"limit_train_batches": 1.0}})
 
@@ -194,7 +197,7 @@ def test_results_that_no_other_process_recognizes_are_not_used_again():
     with Store(Path("out")).opened(CONFIGURATION) as store:
         assert store.mark_unstable(["datamodule"])
         assert not store.mark_unstable(["datamodule"])
-        store.keep(RUN, RESULT)
+        store.keep(RESULT)
     with pytest.raises(ValueError, match=r"cannot be used again.*look different in every process \(datamodule\)"):
         Store(Path("out")).check(CONFIGURATION)
 
@@ -212,7 +215,7 @@ def test_a_wrong_question_leaves_nothing_behind():
     assert not Path("new").exists()
     assert not list(Path("empty").iterdir())
     with Store(Path("full")).opened(CONFIGURATION) as store:
-        store.keep(RUN, RESULT)
+        store.keep(RESULT)
     with pytest.raises(ValueError, match="a wrong monitor"):
         ask("full")
     assert Store(Path("full")).result_of(RUN) == RESULT
@@ -223,7 +226,7 @@ def test_a_relative_folder_stays_where_it_was():
     Path("elsewhere").mkdir()
     os.chdir("elsewhere")
     with store.opened(CONFIGURATION):
-        store.keep(RUN, RESULT)
+        store.keep(RESULT)
     os.chdir("..")
     assert Path("out/comparison.json").exists()
 

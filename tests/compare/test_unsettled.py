@@ -2,9 +2,9 @@
 
 import pytest
 
-from lightning_znorm.compare.report.pages import find, show_settings, show_summary
+from lightning_znorm.compare.report.pages import show_settings, show_summary
 from lightning_znorm.compare.report.plots import plot_curves
-from tests.compare.helpers import MIDDLE, SWEEP, question, result, results_of
+from tests.compare.helpers import MIDDLE, SWEEP, find, question, result, results_of, selected
 
 CLEAR = {"none": [0.80, 0.82, 0.81, 0.80], "znorm": [0.85, 0.88, 0.86, 0.86]}
 
@@ -125,20 +125,20 @@ def test_equal_means_are_ties_however_they_are_rounded(mode, values, better):
     asked = question(methods="none", sweep={"lr": rates}, seeds=1, mode=mode)
     results = [result("none", 0, {"lr": lr}, val=value) for lr, value in zip(rates, values, strict=True)]
     found = find(asked, results)
-    assert found.summary.loc["none", "setting"] == "lr=0.003"  # of two in the middle the smaller
+    assert selected(asked, found) == {"none": "lr=0.003"}  # of two in the middle the smaller
     assert (
         "2 settings of `none` are equally good in `val_acc` (lr=0.003, lr=0.01); `lr=0.003` is taken." in found.caveats
     )
     assert "are ties" in found.procedure[0]
     results[2]["curve"][0]["metrics"]["val_acc"] = better
     found = find(asked, results)
-    assert found.summary.loc["none", "setting"] == "lr=0.01"
+    assert selected(asked, found) == {"none": "lr=0.01"}
     assert not [caveat for caveat in found.caveats if "equally good" in caveat]
     assert "are ties" not in found.procedure[0]
 
 
 @pytest.mark.parametrize(
-    ("sweep", "best", "selected"),
+    ("sweep", "best", "expected"),
     [
         ({"lr": [1, 2, 3, 4, 5]}, [2, 3, 4], "lr=3"),
         ({"lr": [5, 4, 3, 2, 1]}, [4, 3, 2, 1], "lr=2"),
@@ -146,15 +146,17 @@ def test_equal_means_are_ties_however_they_are_rounded(mode, values, better):
         ({"name": ["a", "b", "c"]}, ["a", "b", "c"], "name=a"),
     ],
 )
-def test_the_middle_of_a_plateau_is_selected(sweep, best, selected):
+def test_the_middle_of_a_plateau_is_selected(sweep, best, expected):
     ((key, values),) = sweep.items()
     results = [result("none", 0, {key: value}, val=0.9 if value in best else 0.5) for value in values]
-    assert find(question(methods="none", sweep=sweep, seeds=1), results).summary.loc["none", "setting"] == selected
+    asked = question(methods="none", sweep=sweep, seeds=1)
+    assert selected(asked, find(asked, results)) == {"none": expected}
 
 
 def test_a_plateau_at_the_end_of_the_sweep_is_an_end():
     rates = [0.001, 0.01, 0.1, 1.0]
     results = [result("none", 0, {"lr": lr}, val=0.9 if lr >= 0.1 else 0.5) for lr in rates]
-    found = find(question(methods="none", sweep={"lr": rates}, seeds=1), results)
-    assert found.summary.loc["none", "setting"] == "lr=0.1"
+    asked = question(methods="none", sweep={"lr": rates}, seeds=1)
+    found = find(asked, results)
+    assert selected(asked, found) == {"none": "lr=0.1"}
     assert any("The best lr of `none`, 1, is the highest of the sweep" in caveat for caveat in found.caveats)

@@ -6,40 +6,22 @@ import os
 import sys
 import time
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from multiprocessing import connection, get_context
 from typing import Any
 
-import torch
-
+from lightning_znorm.compare.executors.base import Event
 from lightning_znorm.compare.executors.deadline import Deadline
-from lightning_znorm.compare.executors.worker import Task, describe, end_group, pack, read_log, work
+from lightning_znorm.compare.executors.slots import available_cores
+from lightning_znorm.compare.executors.worker import end_group, pack, work
+from lightning_znorm.compare.files import read_log
 from lightning_znorm.compare.identity.modules import find_imports
-from lightning_znorm.errors import count
+from lightning_znorm.compare.runs.perform import Task
+from lightning_znorm.compare.runs.result import RunResult
 
 _PRELOAD = "LIGHTNING_ZNORM_PRELOAD"
 _SECONDS = 1.0  # between two looks at processes whose fork server is gone, so that nobody tells of their end
 _SECONDS_TO_END = 30.0  # for a process that has sent its result, before it and all that it has started are killed
-
-
-@dataclass(frozen=True)
-class Event:
-    """News of a task.
-
-    Attributes:
-        task: Which one.
-        kind: ``"started"``, ``"progress"`` or ``"done"``.
-        share: The share of the training that is done.
-        metrics: The newest metrics.
-        result: Of a task that is done, what :func:`~lightning_znorm.compare.executors.worker.perform` returned.
-
-    """
-
-    task: Task
-    kind: str
-    share: float = 0.0
-    metrics: Mapping[str, float] | None = None
-    result: Mapping[str, Any] | None = None
 
 
 @dataclass
@@ -48,7 +30,7 @@ class _Worker:
     slot: int
     process: Any
     receiver: Any
-    result: Mapping[str, Any] | None = None
+    result: RunResult | None = None
     finished: float | None = None
     is_open: bool = True
 
@@ -64,8 +46,8 @@ class _Worker:
         return not (self.process.is_alive() or _exists(self.process.pid))
 
 
-class Pool:
-    """Does tasks side by side, each in a process of its own.
+class ProcessExecutor:
+    """An :class:`~lightning_znorm.compare.executors.base.Executor` that gives each task a process of its own.
 
     Args:
         slots: Environment variables of each place at which one task at a time can run, see :func:`make_slots`.
@@ -75,31 +57,19 @@ class Pool:
     """
 
     def __init__(self, slots: Sequence[Mapping[str, str]], preload: Iterable[str] = ()) -> None:
-        self.slots = slots
-        self.threads = max(1, available_cores() // len(slots))
+        self.jobs = len(slots)
+        self._slots = slots
+        self._threads = max(1, available_cores() // len(slots))
         self._preload = find_imports(preload)
         # a fork takes along what is imported; where that is not to be trusted, each process imports again
         self._context: Any = get_context("forkserver" if sys.platform == "linux" else "spawn")
 
-    def do(self, tasks: Iterable[Task], deadline: Deadline | None = None) -> Generator[Event, None, None]:
-        """Do the tasks, in order, and tell what happens.
-
-        Args:
-            tasks: What is to be done; asked for the next one when there is a place for it.
-            deadline: When to stop.
-
-        Yields:
-            Events. A process that dies without a result, for example by a signal, ends with a result whose status is
-            ``"crashed"``. When the iterator is closed, the processes that still run are ended.
-
-        Raises:
-            TimeUpError: If the deadline comes first; the processes that still run are ended.
-
-        """
+    def execute(self, tasks: Iterable[Task], deadline: Deadline | None = None) -> Generator[Event, None, None]:
+        """Do the tasks; a process that dies without a result, for example by a signal, has crashed."""
         waiting, workers, deadline = iter(tasks), dict[int, _Worker](), deadline or Deadline()
         try:
             while True:
-                for slot in range(len(self.slots)):
+                for slot in range(self.jobs):
                     task = next(waiting, None) if slot not in workers else None
                     if task is not None:
                         workers[slot] = self._start(task, slot)
@@ -123,10 +93,10 @@ class Pool:
                 self._end(worker)
 
     def _start(self, task: Task, slot: int) -> _Worker:
-        environment = {**os.environ, **self.slots[slot]}
-        task = replace(task, threads=self.threads, environment=environment, start_method=self._default_start_method())
+        environment = {**os.environ, **self._slots[slot]}
+        payload = pack(task, environment, self._default_start_method(), self._threads)
         receiver, sender = self._context.Pipe(duplex=False)
-        process = self._context.Process(target=work, args=(pack(task), sender), name=task.run.key)
+        process = self._context.Process(target=work, args=(payload, sender), name=task.run.key)
         with self._server_environment():
             process.start()
         sender.close()
@@ -153,7 +123,8 @@ class Pool:
             while worker.is_open and worker.receiver.poll():
                 kind, *content = worker.receiver.recv()
                 if kind == "done":
-                    (worker.result,) = content
+                    (told,) = content
+                    worker.result = RunResult.from_json(worker.task.run, told)
                     worker.finished = time.monotonic()
                 else:
                     yield Event(worker.task, kind, *content)
@@ -180,38 +151,6 @@ class Pool:
                     os.environ[name] = value
 
 
-def make_slots(jobs: int | None, accelerator: str = "auto") -> list[dict[str, str]]:
-    """Spread a number of jobs over the GPUs that are visible.
-
-    Args:
-        jobs: Number of runs side by side; by default one per GPU, or one for every two cores where there is none.
-        accelerator: The Trainer's; ``"cpu"`` leaves GPUs alone.
-
-    Returns:
-        The environment of each job. With more jobs than GPUs, several share one.
-
-    Raises:
-        ValueError: If ``jobs`` is less than 1.
-
-    """
-    gpus = [] if accelerator == "cpu" else visible_gpus()
-    number = (len(gpus) or max(1, available_cores() // 2)) if jobs is None else count("jobs", jobs, least=1)
-    return [{"CUDA_VISIBLE_DEVICES": gpus[job % len(gpus)]} if gpus else {} for job in range(number)]
-
-
-def visible_gpus() -> list[str]:
-    """Return how ``CUDA_VISIBLE_DEVICES`` would name each visible GPU, without starting CUDA."""
-    os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
-    count = torch.cuda.device_count()
-    named = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
-    return (named or [str(number) for number in range(count)])[:count]
-
-
-def available_cores() -> int:
-    """Return how many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def _exists(pid: int) -> bool:
     """Say whether a process exists, a child of the fork server or an orphan."""
     with contextlib.suppress(OSError):
@@ -223,15 +162,9 @@ def _exists(pid: int) -> bool:
     return True
 
 
-def _lost(worker: _Worker) -> dict[str, Any]:
+def _lost(worker: _Worker) -> RunResult:
     code = worker.process.exitcode
     how = f"by signal {-code}" if code is not None and code < 0 else f"with exit status {code}"
     log = read_log(worker.task.folder)
     error = f"The process ended {how}, without a result." + (f" The end of its log:\n{log}" if log else "")
-    return {
-        **describe(worker.task.run),
-        "status": "crashed",
-        "error": error,
-        "curve": [],
-        "test": {},
-    }
+    return RunResult.of_this_process(worker.task.run, status="crashed", error=error)

@@ -4,16 +4,15 @@ import json
 import os
 import subprocess
 import tempfile
-from collections.abc import Mapping
 from contextlib import suppress
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import lightning_znorm
 
-__all__ = ["Provenance", "find_provenance", "read_provenance"]
+__all__ = ["Provenance", "find_provenance"]
 
 _FOLDER = Path(lightning_znorm.__file__).resolve().parent
 _SECONDS_OF_GIT = 20.0  # for each command: a cold network drive is slow
@@ -46,11 +45,6 @@ def find_provenance() -> Provenance:
     """Return what this process runs: asked once, and early, as the files may change while it has the old ones."""
     commit, dirty = _ask_git(_FOLDER)
     return Provenance(lightning_znorm.__version__, commit or _ask_pip(_FOLDER), dirty)
-
-
-def read_provenance(result: Mapping[str, Any]) -> Provenance:
-    """Return what a result says of it; one from before it was recorded has the version alone."""
-    return Provenance(result["versions"].get("lightning-znorm"), result.get("commit"), result.get("dirty"))
 
 
 def _ask_git(package: Path) -> tuple[str | None, bool | None]:

@@ -4,7 +4,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import product
 from typing import Any
 
@@ -13,7 +13,22 @@ from lightning_znorm.compare.question.methods import Method
 from lightning_znorm.compare.question.text import parse_value, show_value, split_outside_brackets
 from lightning_znorm.errors import ArgumentValueError, count
 
-Setting = Mapping[str, Any]
+
+@dataclass(frozen=True)
+class Setting:
+    """A combination of the swept values, as which ``str`` writes it.
+
+    Attributes:
+        number: Its place among the settings of a question, by which tables refer to it.
+        values: Value of each swept key.
+
+    """
+
+    number: int = 0
+    values: Mapping[str, Any] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return show_values(self.values)
 
 
 @dataclass(frozen=True)
@@ -22,7 +37,7 @@ class Run:
 
     Attributes:
         method: How it treats the gradient.
-        setting: Value of each swept key.
+        setting: The swept values.
         seed: For ``seed_everything``.
 
     """
@@ -34,13 +49,13 @@ class Run:
     @property
     def key(self) -> str:
         """Name of the run's folder: readable, and different from that of any other run."""
-        identity = {"method": self.method.identity(), "setting": dict(self.setting), "seed": self.seed}
+        identity = {"method": self.method.identity(), "setting": dict(self.setting.values), "seed": self.seed}
         digest = fingerprint(identity)[:8]
-        readable = "-".join([self.method.label, *show_setting(self.setting).split(), f"seed{self.seed}"])
+        readable = "-".join([self.method.label, *str(self.setting).split(), f"seed{self.seed}"])
         return f"{re.sub(r'[^A-Za-z0-9.=_-]+', '_', readable)[:80]}-{digest}"
 
     def __str__(self) -> str:
-        return ", ".join(filter(None, [self.method.label, show_setting(self.setting), f"seed {self.seed}"]))
+        return ", ".join(filter(None, [self.method.label, str(self.setting), f"seed {self.seed}"]))
 
 
 def make_runs(methods: Sequence[Method], settings: Sequence[Setting], seeds: Sequence[int]) -> list[Run]:
@@ -96,11 +111,12 @@ def make_settings(sweep: Mapping[str, Sequence[Any]]) -> list[Setting]:
 
     Example::
 
-        >>> make_settings({"lr": [0.1, 0.01], "depth": [20]})
-        [{'lr': 0.1, 'depth': 20}, {'lr': 0.01, 'depth': 20}]
+        >>> [str(setting) for setting in make_settings({"lr": [0.1, 0.01], "depth": [20]})]
+        ['lr=0.1, depth=20', 'lr=0.01, depth=20']
 
     """
-    return [dict(zip(sweep, values, strict=True)) for values in product(*sweep.values())]
+    combinations = enumerate(product(*sweep.values()))
+    return [Setting(number, dict(zip(sweep, values, strict=True))) for number, values in combinations]
 
 
 def parse_seeds(seeds: int | Sequence[int]) -> list[int]:
@@ -125,17 +141,17 @@ def parse_seeds(seeds: int | Sequence[int]) -> list[int]:
     return chosen
 
 
-def show_setting(setting: Setting) -> str:
-    """Write a setting with the last part of each key, where that is enough.
+def show_values(values: Mapping[str, Any]) -> str:
+    """Write swept values with the last part of each key, where that is enough.
 
     Example::
 
-        >>> show_setting({"model.init_args.lr": 0.001, "data.init_args.batch_size": 32})
+        >>> show_values({"model.init_args.lr": 0.001, "data.init_args.batch_size": 32})
         'lr=0.001, batch_size=32'
 
     """
     return ", ".join(
-        f"{name}={show_value(value)}" for name, value in zip(short_names(setting), setting.values(), strict=True)
+        f"{name}={show_value(value)}" for name, value in zip(short_names(values), values.values(), strict=True)
     )
 
 

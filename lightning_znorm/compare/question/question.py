@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from lightning_znorm.compare.question.directions import Mode as Mode
@@ -14,7 +15,6 @@ from lightning_znorm.compare.question.plan import (
     make_settings,
     parse_seeds,
     parse_sweep,
-    show_setting,
 )
 from lightning_znorm.errors import ArgumentValueError, listing
 
@@ -47,14 +47,10 @@ class Question:
         """Names of the methods."""
         return [method.label for method in self.methods]
 
-    @property
+    @cached_property
     def settings(self) -> list[Setting]:
-        """All combinations of the swept values."""
+        """All combinations of the swept values, in the order of their numbers."""
         return make_settings(self.sweep)
-
-    def read_setting(self, text: str) -> Setting:
-        """Return the setting that :func:`~lightning_znorm.compare.question.plan.show_setting` writes like this."""
-        return next(setting for setting in self.settings if show_setting(setting) == text)
 
     @property
     def is_shared(self) -> bool:
@@ -66,7 +62,7 @@ class Question:
         """Which values are good, in words."""
         return "higher is better" if self.mode == "max" else "lower is better"
 
-    @property
+    @cached_property
     def runs(self) -> list[Run]:
         """All runs, in their order."""
         return make_runs(self.methods, self.settings, self.seeds)

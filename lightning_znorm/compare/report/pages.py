@@ -2,8 +2,7 @@
 
 import base64
 import warnings
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from functools import partial
 from importlib.resources import files
 from pathlib import Path
@@ -14,14 +13,14 @@ from jinja2 import Environment, StrictUndefined
 from matplotlib.figure import Figure
 from pandas.api.types import is_numeric_dtype
 
-from lightning_znorm.compare.identity.provenance import Provenance, read_provenance
-from lightning_znorm.compare.question.plan import Run, show_setting
+from lightning_znorm.compare.files import write_atomically
+from lightning_znorm.compare.question.plan import Run
 from lightning_znorm.compare.question.question import Question
 from lightning_znorm.compare.report import plots, procedure, tables
+from lightning_znorm.compare.report.findings import Findings
 from lightning_znorm.compare.report.statistics import MIN_SEEDS
-from lightning_znorm.compare.report.verdicts import Unit, caveats, choose_unit, introduce, judge
+from lightning_znorm.compare.report.verdicts import Unit, introduce
 from lightning_znorm.compare.report.wording import align, clean, escape, escape_prose
-from lightning_znorm.compare.runs.store import Store, write_atomically
 from lightning_znorm.errors import listing
 
 _CAPTIONS = {
@@ -31,90 +30,23 @@ _CAPTIONS = {
 }
 
 
-@dataclass(frozen=True)
-class Findings:
-    """All tables of a comparison.
-
-    Attributes:
-        runs: A row per run.
-        curves: A row per validation.
-        losses: A row per epoch.
-        settings: A row per method and setting.
-        summary: A row per method.
-        metrics: Means of the other metrics of the test, a row per method.
-        verdicts: A sentence per method.
-        caveats: What a reader must know before believing them.
-        procedure: How the runs were made and are to be read, in paragraphs.
-        provenances: Of which versions and commits of this package the runs are.
-        unit: How the metric is written.
-        axis: What validations are counted in, ``"epoch"`` or ``"step"``.
-
-    """
-
-    runs: pd.DataFrame
-    curves: pd.DataFrame
-    losses: pd.DataFrame
-    settings: pd.DataFrame
-    summary: pd.DataFrame
-    metrics: pd.DataFrame
-    verdicts: list[str]
-    caveats: list[str]
-    procedure: list[str]
-    provenances: list[Provenance]
-    unit: Unit
-    axis: str
-
-
-def find(question: Question, results: Sequence[dict[str, Any]]) -> Findings:
-    """Make tables and sentences of the results of runs."""
-    runs = tables.make_runs_table(question, results)
-    curves, losses = tables.make_curves_table(question, results), tables.make_losses_table(results)
-    settings = tables.make_settings_table(question, runs)
-    summary = tables.make_summary(question, runs, settings, curves)
-    unit, axis = choose_unit(question, runs), tables.choose_axis(curves)
-    edges, agreements = tables.find_edges(question, settings), procedure.find_agreements(question, results)
-    notes = caveats(question, runs, settings, summary, edges)
-    notes += [agreement.caveat for agreement in agreements if agreement.differing]
-    notes += procedure.find_lengths(tables.choose_all(runs, summary)) + procedure.find_gaps(question, results)
-    if procedure.are_seeds_alike(runs):
-        notes.append(
-            "All seeds began with the same weights and saw the same batches: something in the module or the data sets"
-            " its own seed, so that the runs repeat each other, and neither intervals nor verdicts mean anything."
-        )
-    expected = len(question.runs)
-    if len(results) < expected:
-        notes.insert(0, f"Unfinished: {len(results)} of {expected} runs are done.")
-    provenances = list(dict.fromkeys(map(read_provenance, results)))
-    if len(provenances) > 1:
-        states = "; ".join(map(str, provenances))
-        notes.append(f"The runs were made by different states of this package ({states}); see `runs.csv`.")
-    versions = {tuple(sorted({**result["versions"], "lightning-znorm": ""}.items())) for result in results}
-    if len(versions) > 1:
-        notes.append("The runs were made with different versions of torch or Lightning; see `runs.csv`.")
-    metrics = tables.make_metrics_table(question, results, summary)
-    verdicts = judge(question, summary, unit, edges)
-    how = procedure.describe_procedure(question, runs, settings, summary, agreements, axis)
-    return Findings(runs, curves, losses, settings, summary, metrics, verdicts, notes, how, provenances, unit, axis)
-
-
-def write_report(question: Question, store: Store, show_command: Callable[[Run], str] | None = None) -> Findings:
-    """Write the report of the existing results.
+def write_report(
+    question: Question, findings: Findings, folder: Path, show_command: Callable[[Run], str] | None = None
+) -> None:
+    """Write the report.
 
     Args:
         question: What is compared.
-        store: Where the results are, and where the report goes.
+        findings: What the results say; pictures that cannot be drawn are added to the caveats.
+        folder: Where the report goes.
         show_command: Writes the command that repeats a run alone, if there is one.
 
-    Returns:
-        What it says.
-
     """
-    findings = find(question, store.results(question.runs))
-    folder = store.folder
     write_atomically(folder / "runs.csv", _to_csv(findings.runs.drop(columns="setting")))
     columns = ["method", *findings.summary.columns]
     others = findings.metrics.rename(columns=lambda name: tables.metric_column(name, columns))
-    write_atomically(folder / "summary.csv", _to_csv(findings.summary.join(others).reset_index()))
+    labelled = tables.label_settings(question, findings.summary)
+    write_atomically(folder / "summary.csv", _to_csv(labelled.join(others).reset_index()))
     images = _draw(question, findings, folder)
     context = _describe(question, findings) | {
         "settings": show_settings(question, findings),
@@ -127,7 +59,6 @@ def write_report(question: Question, store: Store, show_command: Callable[[Run],
     write_atomically(folder / "summary.md", summary)
     encoded = {name: base64.b64encode(content).decode() for name, content in images.items()}
     write_atomically(folder / "report.html", render("report.html.j2", **context, images=encoded))
-    return findings
 
 
 def answer(question: Question, findings: Findings) -> str:
@@ -197,7 +128,7 @@ def show_summary(question: Question, findings: Findings) -> pd.DataFrame:
     rows = [row for _, row in summary.iterrows()]
     if question.sweep:
         heading = "setting" if question.is_shared else "selected setting"
-        columns[heading] = [row["setting"] if row["seeds"] else "–" for row in rows]
+        columns[heading] = [str(question.settings[row["setting"]]) if row["seeds"] else "–" for row in rows]
     columns[f"{question.test_monitor}{unit.heading}"] = unit.column(summary["test"].tolist())
     columns["95% interval"] = [unit.interval(row["test_low"], row["test_high"]) or "–" for row in rows]
     columns["difference"] = ["–" if pd.isna(row["difference"]) else _signed(row["difference"], unit) for row in rows]
@@ -250,8 +181,10 @@ def show_settings(question: Question, findings: Findings) -> pd.DataFrame | None
         (row["method"], row["setting"]): _show_setting_cell(row, *texts)
         for (_, row), *texts in zip(settings.iterrows(), *figures, strict=True)
     }
-    names = [show_setting(setting) for setting in question.settings]
-    rows = [[name, *(cells.get((method, name), "–") for method in question.labels)] for name in names]
+    rows = [
+        [str(setting), *(cells.get((method, setting.number), "–") for method in question.labels)]
+        for setting in question.settings
+    ]
     return pd.DataFrame(rows, columns=["setting", *question.labels])  # a label may be "setting", too
 
 
@@ -269,10 +202,7 @@ def list_commands(question: Question, findings: Findings, show_command: Callable
     chosen = findings.summary.loc[findings.summary["seeds"] > 0, "setting"]
     methods = {method.label: method for method in question.methods}
     seed = question.seeds[0]
-    return [
-        show_command(Run(methods[str(label)], question.read_setting(setting), seed))
-        for label, setting in chosen.items()
-    ]
+    return [show_command(Run(methods[str(label)], question.settings[number], seed)) for label, number in chosen.items()]
 
 
 def _to_markdown(frame: pd.DataFrame) -> str:

@@ -1,6 +1,7 @@
 """The pictures of a report."""
 
 import math
+from collections.abc import Mapping
 from io import BytesIO
 from typing import Any
 
@@ -9,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from lightning_znorm.compare.question.plan import Setting, short_names, show_setting
+from lightning_znorm.compare.question.plan import short_names, show_values
 from lightning_znorm.compare.question.question import Question
 from lightning_znorm.compare.question.text import show_value
 from lightning_znorm.compare.report.tables import are_numbers, choose
@@ -37,14 +38,15 @@ def plot_curves(
         panels.append((losses, "training loss", 1, "epoch"))
     figure = Figure(figsize=(5.6 * len(panels), 4.2), layout="constrained")
     methods = summary.index[summary["seeds"] > 0]
-    for number, (frame, label, scale, unit_of_time) in enumerate(panels, start=1):
-        panel = figure.add_subplot(1, len(panels), number)
+    for place, (frame, label, scale, unit_of_time) in enumerate(panels, start=1):
+        panel = figure.add_subplot(1, len(panels), place)
         for method in methods:
-            setting = summary.loc[method, "setting"]
-            own = frame[(frame["method"] == method) & (frame["setting"] == setting)]
+            number = summary.loc[method, "setting"]
+            own = frame[(frame["method"] == method) & (frame["setting"] == number)]
             by_time = (own.assign(value=own["value"] * scale)).groupby(unit_of_time)["value"]
             mean, low, high = by_time.mean(), by_time.min(), by_time.max()
             style = _style(question, method)
+            setting = str(question.settings[number])
             shown = f"{method} ({setting})" if setting else str(method)
             if len(mean) > 30:
                 style["marker"] = ""
@@ -84,7 +86,7 @@ def plot_sweep(question: Question, settings: pd.DataFrame, unit: Unit) -> Figure
         return None
     first = next(iter(question.sweep))
     name = short_names(question.sweep)[0]
-    rest = settings["setting"].map(lambda text: show_setting(_without(question.read_setting(text), first)))
+    rest = settings["setting"].map(lambda number: show_values(_without(question.settings[number].values, first)))
     combinations = list(settings.groupby(rest, sort=False))[:_MAX_PANELS]
     columns = min(3, len(combinations))
     rows = math.ceil(len(combinations) / columns)
@@ -112,7 +114,7 @@ def _draw_sweep(axis: Axes, question: Question, frame: pd.DataFrame, key: str, u
     failures: list[tuple[float, str]] = []
     for number, method in enumerate(question.labels):
         own = frame[frame["method"] == method]
-        own_values = [question.read_setting(text)[key] for text in own["setting"]]
+        own_values = [question.settings[number].values[key] for number in own["setting"]]
         own = own.assign(_x=[places[values.index(value)] for value in own_values]).sort_values("_x")
         # side by side where points would lie on each other
         offset = number - (len(question.labels) - 1) / 2
@@ -179,7 +181,7 @@ def plot_differences(question: Question, summary: pd.DataFrame, runs: pd.DataFra
 
 
 def _tests(runs: pd.DataFrame, summary: pd.DataFrame, method: str) -> dict[Any, float]:
-    own = choose(runs, method, str(summary.loc[method, "setting"]))
+    own = choose(runs, method, summary["setting"][method])
     return dict(zip(own["seed"], own["test"], strict=True))
 
 
@@ -199,8 +201,8 @@ def _text(text: object) -> str:
     return f" {drawn}" if drawn.startswith("_") else drawn
 
 
-def _without(setting: Setting, key: str) -> Setting:
-    return {name: value for name, value in setting.items() if name != key}
+def _without(values: Mapping[str, Any], key: str) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if name != key}
 
 
 def _tidy(axis: Axes) -> None:

@@ -2,16 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import pandas as pd
 
 from lightning_znorm.compare.identity.provenance import Provenance
-from lightning_znorm.compare.question.plan import show_setting
 from lightning_znorm.compare.question.question import Question
 from lightning_znorm.compare.question.text import show_value
-from lightning_znorm.compare.report.tables import rows_with
 from lightning_znorm.compare.report.wording import code, count, enumerate_names, show_reason
+from lightning_znorm.compare.runs.result import RunResult
 
 _RANDOM_REMARK = (
     " Most likely a callback of the method draws random numbers; dropout masks and random augmentation differ from then"
@@ -48,60 +46,56 @@ class Agreement:
         )
 
 
-def find_agreements(question: Question, results: Sequence[Mapping[str, Any]]) -> list[Agreement]:
+def find_agreements(question: Question, results: Sequence[RunResult]) -> list[Agreement]:
     """Compare initial weights, batches and random numbers of the runs that have a setting and a seed in common."""
     weights = Agreement("initial weights", "the initial weights")
     batches = Agreement("batches", "the first two batches of each epoch that they have in common")
     random = Agreement(
         "random numbers", "the states of all random number generators at each epoch's end", _RANDOM_REMARK
     )
-    cases: dict[tuple[str, int], list[Mapping[str, Any]]] = {}
+    cases: dict[tuple[int, int], list[RunResult]] = {}
     for result in results:
-        cases.setdefault((show_setting(result["setting"]), result["seed"]), []).append(result)
-    for (setting, seed), runs in cases.items():
-        where = f"{setting}, seed {seed}" if setting else f"seed {seed}"
-        ordered = sorted(runs, key=lambda run: run["method"] != question.baseline)
-        hashed = [run for run in ordered if run.get("weights_hash")]
-        _note(weights, where, [(run, _is_other(hashed[0], run, "weights_hash")) for run in hashed], hashed)
-        finished = [run for run in ordered if run["status"] == "finished"]
-        differences = [(run, *_compare_epochs(finished[0], run)) for run in finished]
-        _note(batches, where, [(run, epoch) for run, epoch, _ in differences], finished)
-        _note(random, where, [(run, epoch) for run, _, epoch in differences], finished)
+        cases.setdefault((result.run.setting.number, result.run.seed), []).append(result)
+    for (number, seed), alike in cases.items():
+        where = ", ".join(filter(None, [str(question.settings[number]), f"seed {seed}"]))
+        ordered = sorted(alike, key=lambda result: result.run.method.label != question.baseline)
+        hashed = [result for result in ordered if result.weights_hash]
+        _note(weights, where, [(result, _differs(hashed[0], result, "weights_hash")) for result in hashed])
+        finished = [result for result in ordered if result.status == "finished"]
+        epochs = [(result, *_compare_epochs(finished[0], result)) for result in finished]
+        _note(batches, where, [(result, epoch) for result, epoch, _ in epochs])
+        _note(random, where, [(result, epoch) for result, _, epoch in epochs])
     return [weights, batches, random]
 
 
-def _note(
-    agreement: Agreement,
-    where: str,
-    epochs: Sequence[tuple[Mapping[str, Any], int | None]],
-    runs: Sequence[Mapping[str, Any]],
-) -> None:
-    """Note the first epoch in which each run differs from the first run: 0 for none, -1 for one that is not known."""
-    known = [(run, epoch) for run, epoch in epochs[1:] if epoch is not None]
+def _note(agreement: Agreement, where: str, epochs: Sequence[tuple[RunResult, int | None]]) -> None:
+    """Note the first epoch in which each result differs from the first one: 0 for none, -1 for one not known."""
+    known = [(result, epoch) for result, epoch in epochs[1:] if epoch is not None]
     agreement.cases += bool(known)
-    differing = [(run, epoch) for run, epoch in known if epoch]
+    differing = [(result, epoch) for result, epoch in known if epoch]
     if differing:
-        methods = enumerate_names([code(run["method"]) for run, _ in differing])
+        methods = enumerate_names([code(result.run.method.label) for result, _ in differing])
         since = min(epoch for _, epoch in differing)
-        how = f"{methods} against {code(runs[0]['method'])}" + (f", from epoch {since} on" if since > 0 else "")
+        first = code(epochs[0][0].run.method.label)
+        how = f"{methods} against {first}" + (f", from epoch {since} on" if since > 0 else "")
         agreement.differing.append((where, how))
 
 
-def _is_other(first: Mapping[str, Any], run: Mapping[str, Any], name: str) -> int:
-    return -1 if first[name] != run[name] else 0
+def _differs(first: RunResult, other: RunResult, name: str) -> int:
+    return -1 if getattr(first, name) != getattr(other, name) else 0
 
 
-def _compare_epochs(first: Mapping[str, Any], run: Mapping[str, Any]) -> tuple[int | None, int | None]:
+def _compare_epochs(first: RunResult, other: RunResult) -> tuple[int | None, int | None]:
     """Return from which epoch on batches and random numbers differ, as :func:`_note` takes it, ``None`` if unknown."""
-    epochs = list(zip(first.get("epoch_hashes") or [], run.get("epoch_hashes") or [], strict=False))
-    random: int | None = 0 if epochs and all(entry.get("random") for entry in epochs[0]) else None
-    for epoch, (mine, other) in enumerate(epochs, start=1):
-        if mine["batches"] != other["batches"]:
+    epochs = list(zip(first.epoch_hashes, other.epoch_hashes, strict=False))
+    random: int | None = 0 if epochs and all(hashes.random for hashes in epochs[0]) else None
+    for epoch, (mine, its) in enumerate(epochs, start=1):
+        if mine.batches != its.batches:
             return epoch, random
-        if random == 0 and mine.get("random") != other.get("random"):
+        if random == 0 and mine.random != its.random:
             random = epoch
-    if first.get("steps") == run.get("steps") and first.get("batches_hash") and run.get("batches_hash"):
-        return _is_other(first, run, "batches_hash"), random  # has the batches of an epoch that was not completed, too
+    if first.steps == other.steps and first.batches_hash and other.batches_hash:
+        return _differs(first, other, "batches_hash"), random  # has the batches of an epoch that was not completed, too
     return 0 if epochs else None, random
 
 
@@ -153,19 +147,18 @@ def describe_length(runs: pd.DataFrame) -> str:
     return (count(low, "step") if low == high else f"{low} to {high} steps") + why
 
 
-def find_gaps(question: Question, results: Sequence[Mapping[str, Any]]) -> list[str]:
+def find_gaps(question: Question, results: Sequence[RunResult]) -> list[str]:
     """Return caveats about a monitor that was first logged late, or was not logged at the end."""
-    measured = [result for result in results if result["status"] == "finished" and rows_with(question.monitor, result)]
+    measured = [result for result in results if result.status == "finished" and result.rows_with(question.monitor)]
     late, stale = [], []
     for result in measured:
-        curve, logged = result["curve"], rows_with(question.monitor, result)
-        run = f"{code(result['method'])}, seed {result['seed']}"
+        curve, logged = result.curve, result.rows_with(question.monitor)
+        run = f"{code(result.run.method.label)}, seed {result.run.seed}"
         if logged[0] is not curve[0]:
-            late.append(f"{run}: at step {logged[0]['step']}")
+            late.append(f"{run}: at step {logged[0].step}")
         if logged[-1] is not curve[-1]:
-            steps = result.get("steps")
-            end = curve[-1]["step"] if steps is None else steps
-            stale.append(f"{run}: from step {logged[-1]['step']} of {end}")
+            end = curve[-1].step if result.steps is None else result.steps
+            stale.append(f"{run}: from step {logged[-1].step} of {end}")
     caveats, name, runs = [], code(question.monitor), count(len(measured), "run")
     if stale:
         caveats.append(
@@ -215,6 +208,8 @@ def describe_procedure(
     finished = runs[runs["status"] == "finished"]
     if len(finished) and finished["steps"].notna().all():
         making += f" The runs that finished were trained for {describe_length(finished)}."
+    if resumed := int((runs["resumed"] > 0).sum()):
+        making += f" Of them, {resumed} went on from a checkpoint after an interruption."
     if several:
         making += f" {describe_sharing(agreements)}"
     reading = "Intervals are Student's t over the seeds, at 95%."

@@ -1,14 +1,15 @@
 """Data frames of runs and methods."""
 
 import math
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Sequence
 from typing import Any
 
 import pandas as pd
 
-from lightning_znorm.compare.question.plan import short_names, show_setting
+from lightning_znorm.compare.question.plan import short_names
 from lightning_znorm.compare.question.question import Question
 from lightning_znorm.compare.report.statistics import RESOLUTION, Difference, differences_to, estimate_mean
+from lightning_znorm.compare.runs.result import RunResult
 
 _SUMMARY = [
     *("setting", "seeds", "test", "test_low", "test_high", "difference", "difference_low", "difference_high", "paired"),
@@ -17,65 +18,63 @@ _SUMMARY = [
 ]
 
 
-def make_runs_table(question: Question, results: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+def make_runs_table(question: Question, results: Sequence[RunResult]) -> pd.DataFrame:
     """Return a row per run.
 
     Columns are ``method``, each swept key (with ``sweep.`` before it where it would be named like another column),
     ``seed``, ``status``, ``validation`` and ``test`` (the monitored metrics, as last logged), ``train_loss``,
     ``epochs``, ``steps``, ``ended`` (why the training did), ``seconds`` (of the whole run), ``seconds_per_step``,
-    ``device``, ``weights_hash``, ``batches_hash``, ``error``, ``lightning-znorm``, ``lightning`` and ``torch`` with
-    their versions, ``commit`` and ``dirty`` of this package, all metrics of the test under their names (with
-    ``metric.`` before one that would be named like another column), and ``setting`` as a text.
+    ``resumed``, ``device``, ``weights_hash``, ``batches_hash``, ``error``, ``lightning-znorm``, ``lightning`` and
+    ``torch`` with their versions, ``commit`` and ``dirty`` of this package, all metrics of the test under their names
+    (with ``metric.`` before one that would be named like another column), and ``setting`` by its number.
     """
-    rows = []
-    for result in results:
-        logged = rows_with(question.monitor, result)
-        seconds = result.get("seconds") or {}
-        rows.append(
-            {
-                "method": result["method"],
-                "seed": result["seed"],
-                "status": _status(result, question),
-                "validation": _finite(logged[-1]["metrics"][question.monitor]) if logged else None,
-                "test": _finite(result["test"].get(question.test_monitor)),
-                "train_loss": next(iter(reversed(result.get("train_loss") or [])), None),
-                "epochs": result.get("epochs"),
-                "steps": result.get("steps"),
-                "ended": result.get("ended"),
-                "seconds": seconds.get("all"),
-                "seconds_per_step": seconds.get("step"),
-                "device": result.get("device"),
-                "weights_hash": (result.get("weights_hash") or "")[:16],
-                "batches_hash": (result.get("batches_hash") or "")[:16],
-                "error": (str(result.get("error") or "").splitlines() or [""])[0],
-                "lightning-znorm": result["versions"].get("lightning-znorm"),
-                "commit": result.get("commit"),
-                "dirty": result.get("dirty"),
-                "torch": result["versions"].get("torch"),
-                "lightning": result["versions"].get("lightning", result["versions"].get("pytorch-lightning")),
-            }
-        )
+    rows = [_make_row(question, result) for result in results]
     frame = pd.DataFrame(rows)
     figures = ["validation", "test", "train_loss", "seconds", "seconds_per_step"]
-    frame = frame.astype(dict.fromkeys(figures, float)).assign(setting=[show_setting(r["setting"]) for r in results])
+    frame = frame.astype(dict.fromkeys(figures, float)).assign(
+        setting=[result.run.setting.number for result in results]
+    )
     for position, key in enumerate(question.sweep, start=1):
         name = f"sweep.{key}" if key in frame else key
-        frame.insert(position, name, pd.Series([result["setting"][key] for result in results], dtype=object))
+        frame.insert(position, name, pd.Series([result.run.setting.values[key] for result in results], dtype=object))
     metrics = {
-        metric_column(name, frame): pd.Series([result["test"].get(name) for result in results], dtype=float)
+        metric_column(name, frame): pd.Series([result.test.get(name) for result in results], dtype=float)
         for name in list_metrics(results)
     }
     return pd.concat([frame, pd.DataFrame(metrics, index=frame.index)], axis=1)
 
 
-def rows_with(metric: str, result: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """Return the validations of a run in which a metric was logged."""
-    return [row for row in result.get("curve") or [] if metric in row["metrics"]]
+def _make_row(question: Question, result: RunResult) -> dict[str, Any]:
+    logged = result.rows_with(question.monitor)
+    versions = result.versions
+    return {
+        "method": result.run.method.label,
+        "seed": result.run.seed,
+        "status": _status(result, question),
+        "validation": _finite(logged[-1].metrics[question.monitor]) if logged else None,
+        "test": _finite(result.test.get(question.test_monitor)),
+        "train_loss": next(iter(reversed(result.train_loss)), None),
+        "epochs": result.epochs,
+        "steps": result.steps,
+        "ended": result.ended,
+        "seconds": result.seconds.all if result.seconds else None,
+        "seconds_per_step": result.seconds.step if result.seconds else None,
+        "resumed": result.resumed,
+        "device": result.device,
+        "weights_hash": result.weights_hash[:16],
+        "batches_hash": result.batches_hash[:16],
+        "error": ((result.error or "").splitlines() or [""])[0],
+        "lightning-znorm": versions.get("lightning-znorm"),
+        "commit": result.commit,
+        "dirty": result.dirty,
+        "torch": versions.get("torch"),
+        "lightning": versions.get("lightning", versions.get("pytorch-lightning")),
+    }
 
 
-def list_metrics(results: Sequence[Mapping[str, Any]]) -> list[str]:
+def list_metrics(results: Sequence[RunResult]) -> list[str]:
     """Return the names of all metrics of the test, in the order in which they were logged."""
-    return list(dict.fromkeys(name for result in results for name in result["test"]))
+    return list(dict.fromkeys(name for result in results for name in result.test))
 
 
 def metric_column(metric: str, columns: Container[str]) -> str:
@@ -83,37 +82,37 @@ def metric_column(metric: str, columns: Container[str]) -> str:
     return f"metric.{metric}" if metric in columns else metric
 
 
-def make_metrics_table(question: Question, results: Sequence[Mapping[str, Any]], summary: pd.DataFrame) -> pd.DataFrame:
+def make_metrics_table(question: Question, results: Sequence[RunResult], summary: pd.DataFrame) -> pd.DataFrame:
     """Return the means of the other metrics of the test, a row per method at its selected setting."""
     metrics = [metric for metric in list_metrics(results) if metric != question.test_monitor]
     rows = {}
     for method, setting in summary.loc[summary["seeds"] > 0, "setting"].items():
         own = [
-            result["test"]
+            result.test
             for result in results
-            if (result["method"], show_setting(result["setting"])) == (method, setting)
+            if (result.run.method.label, result.run.setting.number) == (method, setting)
             and _status(result, question) == "finished"
         ]
         rows[method] = {metric: pd.Series([each.get(metric) for each in own], dtype=float).mean() for metric in metrics}
     return pd.DataFrame.from_dict(rows, orient="index", columns=metrics)
 
 
-def make_curves_table(question: Question, results: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+def make_curves_table(question: Question, results: Sequence[RunResult]) -> pd.DataFrame:
     """Return a row per value of the monitor: ``method``, ``setting``, ``seed``, ``epoch``, ``step``, ``value``."""
     points = [
-        {**_of(result), "epoch": row["epoch"], "step": row["step"], "value": _finite(row["metrics"][question.monitor])}
+        {**_of(result), "epoch": row.epoch, "step": row.step, "value": _finite(row.metrics[question.monitor])}
         for result in results
-        for row in rows_with(question.monitor, result)
+        for row in result.rows_with(question.monitor)
     ]
     return _as_curves(points)
 
 
-def make_losses_table(results: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+def make_losses_table(results: Sequence[RunResult]) -> pd.DataFrame:
     """Return a row per epoch of each run, with the columns of the curves; the value is the mean training loss."""
     points = [
         {**_of(result), "epoch": epoch, "value": value}
         for result in results
-        for epoch, value in enumerate(result.get("train_loss") or [], start=1)
+        for epoch, value in enumerate(result.train_loss, start=1)
     ]
     return _as_curves(points)
 
@@ -132,7 +131,6 @@ def make_settings_table(question: Question, runs: pd.DataFrame) -> pd.DataFrame:
     most is known, then the one with the best mean. Means that differ by less than a millionth are tied: where they
     belong to neighboring values of one key, the middle one is selected (of two the smaller), else the first.
     """
-    order = {show_setting(setting): number for number, setting in enumerate(question.settings)}
     groups = []
     for (method, setting), group in runs.groupby(["method", "setting"], sort=False):
         good = group.loc[group["status"] == "finished", "validation"]
@@ -141,8 +139,8 @@ def make_settings_table(question: Question, runs: pd.DataFrame) -> pd.DataFrame:
         row = {"method": method, "setting": setting, "mean": mean, "low": low, "high": high}
         groups.append(row | {"finished": len(good), "failed": len(group) - len(good)})
     frame = pd.DataFrame(groups).assign(tied=False, selected=False)
-    places = frame.assign(_method=frame["method"].map(question.labels.index), _setting=frame["setting"].map(order))
-    frame = frame.loc[places.sort_values(["_method", "_setting"]).index].reset_index(drop=True)
+    places = frame.assign(_method=frame["method"].map(question.labels.index))
+    frame = frame.loc[places.sort_values(["_method", "setting"]).index].reset_index(drop=True)
     for _, rows in frame[frame["finished"] > 0].groupby("method"):
         known = rows[rows["failed"] == rows["failed"].min()]
         known = known[known["finished"] == known["finished"].max()]
@@ -153,8 +151,8 @@ def make_settings_table(question: Question, runs: pd.DataFrame) -> pd.DataFrame:
     return frame
 
 
-def _find_middle(question: Question, tied: Sequence[str]) -> int:
-    settings = [question.read_setting(text) for text in tied]
+def _find_middle(question: Question, tied: Sequence[int]) -> int:
+    settings = [question.settings[number].values for number in tied]
     swept = [key for key in question.sweep if any(setting[key] != settings[0][key] for setting in settings)]
     if len(swept) != 1 or not are_numbers(question.sweep[swept[0]]):
         return 0
@@ -199,7 +197,7 @@ def make_summary(question: Question, runs: pd.DataFrame, settings: pd.DataFrame,
         row |= {name: chosen[name].astype(float).median() for name in ("steps", "seconds_per_step", "seconds")}
         attempts = runs[(runs["method"] == method) & (runs["setting"] == selected[method])]
         rows.append(row | {"seeds_failed": len(attempts) - len(chosen), "failed": failed})
-    return pd.DataFrame(rows).set_index("method").reindex(columns=_SUMMARY)
+    return pd.DataFrame(rows).set_index("method").reindex(columns=_SUMMARY).astype({"setting": "Int64"})
 
 
 def find_edges(question: Question, settings: pd.DataFrame) -> list[tuple[str, str, float, str]]:
@@ -215,15 +213,15 @@ def find_edges(question: Question, settings: pd.DataFrame) -> list[tuple[str, st
         if len(values) < 2 or not are_numbers(values):
             continue
         for method, rows in settings[settings["tied"]].groupby("method", sort=False):
-            best = {question.read_setting(text)[key] for text in rows["setting"]}
+            best = {question.settings[number].values[key] for number in rows["setting"]}
             if len(best) == len(values):
-                best = {question.read_setting(text)[key] for text in rows.loc[rows["selected"], "setting"]}
+                best = {question.settings[number].values[key] for number in rows.loc[rows["selected"], "setting"]}
             ends = [(min(values), "lowest"), (max(values), "highest")]
             edges += [(str(method), name, value, end) for value, end in ends if value in best]
     return edges
 
 
-def choose(runs: pd.DataFrame, method: str, setting: str) -> pd.DataFrame:
+def choose(runs: pd.DataFrame, method: str, setting: int) -> pd.DataFrame:
     """Return the finished runs of a method at a setting."""
     return runs[(runs["method"] == method) & (runs["setting"] == setting) & (runs["status"] == "finished")]
 
@@ -239,8 +237,15 @@ def are_numbers(values: Sequence[Any]) -> bool:
     return all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in values)
 
 
-def _of(result: Mapping[str, Any]) -> dict[str, Any]:
-    return {"method": result["method"], "setting": show_setting(result["setting"]), "seed": result["seed"]}
+def label_settings(question: Question, summary: pd.DataFrame) -> pd.DataFrame:
+    """Return the summary with settings as text instead of their numbers."""
+    labels = [None if pd.isna(number) else str(question.settings[number]) for number in summary["setting"]]
+    return summary.assign(setting=pd.Series(labels, index=summary.index, dtype=object))
+
+
+def _of(result: RunResult) -> dict[str, Any]:
+    run = result.run
+    return {"method": run.method.label, "setting": run.setting.number, "seed": run.seed}
 
 
 def _as_curves(points: list[dict[str, Any]]) -> pd.DataFrame:
@@ -248,14 +253,14 @@ def _as_curves(points: list[dict[str, Any]]) -> pd.DataFrame:
     return frame.astype({"epoch": float, "step": float, "value": float})
 
 
-def _status(result: Mapping[str, Any], question: Question) -> str:
+def _status(result: RunResult, question: Question) -> str:
     """Return the status; a run whose metric is lost has diverged, too."""
-    if result["status"] != "finished":
-        return str(result["status"])
-    validation = rows_with(question.monitor, result)
-    if not validation or question.test_monitor not in result["test"]:
+    if result.status != "finished":
+        return result.status
+    validations = result.rows_with(question.monitor)
+    if not validations or question.test_monitor not in result.test:
         return "not measured"
-    last = validation[-1]["metrics"][question.monitor], result["test"][question.test_monitor]
+    last = validations[-1].metrics[question.monitor], result.test[question.test_monitor]
     return "diverged" if None in map(_finite, last) else "finished"
 
 
@@ -263,7 +268,7 @@ def _finite(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
 
 
-def _by_seed(runs: pd.DataFrame, method: str, setting: str) -> dict[int, float]:
+def _by_seed(runs: pd.DataFrame, method: str, setting: int) -> dict[int, float]:
     chosen = choose(runs, method, setting)
     return {int(seed): float(value) for seed, value in zip(chosen["seed"], chosen["test"], strict=True)}
 

@@ -253,8 +253,9 @@ def _describe_ties(question: Question, settings: pd.DataFrame) -> list[str]:
     for method, rows in settings[settings["tied"]].groupby("method", sort=False):
         if len(rows) > 1:
             (selected,) = rows.loc[rows["selected"], "setting"]
+            labels = [str(question.settings[number]) for number in rows["setting"]]
             notes.append(
                 f"{len(rows)} settings of {code(method)} are equally good in {code(question.monitor)}"
-                f" ({clean(listing(rows['setting'].tolist(), 5))}); `{clean(selected)}` is taken."
+                f" ({clean(listing(labels, 5))}); `{clean(str(question.settings[selected]))}` is taken."
             )
     return notes

@@ -32,14 +32,14 @@ class Ingredients:
 class Recipe(Protocol):
     """Makes the ingredients of any run; travels to other processes by cloudpickle."""
 
-    def make(self, run: Run, folder: Path, callbacks: Sequence[Any], probe: bool) -> Ingredients:
+    def make(self, run: Run, folder: Path, callbacks: Sequence[Any], is_trial: bool) -> Ingredients:
         """Seed everything and make a run's Trainer, module and data.
 
         Args:
             run: Which method, setting and seed.
             folder: Where the run may write.
             callbacks: Further callbacks of the Trainer.
-            probe: Whether it is only to be tried, on a few batches.
+            is_trial: Whether it is only to be tried, on a few batches.
 
         """
 
@@ -66,7 +66,7 @@ class ConfiguredRecipe:
 
     def flags(self, run: Run) -> list[str]:
         """Return what tells the run from others on the command line of ``fit``."""
-        setting = [make_flag(key, value) for key, value in run.setting.items()]
+        setting = [make_flag(key, value) for key, value in run.setting.values.items()]
         return [f"--config={self.config_file}", f"--seed_everything={run.seed}", *setting, *run.method.flags()]
 
     def describe(self) -> dict[str, Any]:
@@ -82,17 +82,17 @@ class ConfiguredRecipe:
 
         """
         own = {"methods": [run.method.label], "seeds": [run.seed], "out": f"repeat/{run.key}"}
-        if run.setting:
-            own["sweep"] = {key: [_as_yaml(value)] for key, value in run.setting.items()}
+        if run.setting.values:
+            own["sweep"] = {key: [_as_yaml(value)] for key, value in run.setting.values.items()}
         flags = [make_flag(f"compare.{name}", value) for name, value in {**own, **options}.items()]
         return shlex.join(["lightning-znorm", "compare", f"--config={self.config_file}", *flags])
 
-    def make(self, run: Run, folder: Path, callbacks: Sequence[Any], probe: bool) -> Ingredients:
+    def make(self, run: Run, folder: Path, callbacks: Sequence[Any], is_trial: bool) -> Ingredients:
         """Parse and instantiate as ``fit`` does."""
         for module in self.modules:  # here, as the parser works in the folder of the file
             with contextlib.suppress(Exception):  # the parser says what is wrong
                 import_module(module)
-        arguments = background_arguments(self.trainer, folder, probe)
+        arguments = background_arguments(self.trainer, folder, is_trial)
         if arguments.pop("logger", None) is not None:
             logger = {"class_path": f"{self.package}.loggers.CSVLogger", "init_args": _logger_arguments(folder)}
             arguments["logger"] = logger
@@ -104,7 +104,7 @@ class ConfiguredRecipe:
             parser_kwargs={"exit_on_error": False},
             trainer_defaults={"callbacks": list(callbacks)},
         )
-        keep_logs_apart(cli.trainer, folder, probe)
+        keep_logs_apart(cli.trainer, folder, is_trial)
         return Ingredients(cli.trainer, cli.model, cli.datamodule)
 
 
@@ -123,21 +123,21 @@ class FactoryRecipe:
     datamodule: Any
     trainer: Mapping[str, Any]
 
-    def make(self, run: Run, folder: Path, callbacks: Sequence[Any], probe: bool) -> Ingredients:
+    def make(self, run: Run, folder: Path, callbacks: Sequence[Any], is_trial: bool) -> Ingredients:
         """Call the functions."""
         import_lightning("").seed_everything(run.seed, workers=True, verbose=False)
-        model = self.model_factory(**run.setting)
+        model = self.model_factory(**run.setting.values)
         pl = import_module(package_of(type(model)))
         is_function = callable(self.datamodule) and not isinstance(self.datamodule, pl.LightningDataModule)
         datamodule = self.datamodule() if is_function else self.datamodule
-        arguments = background_arguments(self.trainer, folder, probe)
+        arguments = background_arguments(self.trainer, folder, is_trial)
         if arguments.pop("logger", None) is not None:
             arguments["logger"] = pl.loggers.CSVLogger(**_logger_arguments(folder))
         arguments = {**self.trainer, **arguments}
         own = arguments.pop("callbacks", None) or []
         own = [*own] if isinstance(own, Sequence) else [own]
         trainer = pl.Trainer(**arguments, callbacks=[*own, *run.method.make_callbacks(), *callbacks])
-        keep_logs_apart(trainer, folder, probe)
+        keep_logs_apart(trainer, folder, is_trial)
         return Ingredients(trainer, model, datamodule)
 
     def describe(self) -> dict[str, Any]:
@@ -149,13 +149,13 @@ class FactoryRecipe:
         }
 
 
-def background_arguments(trainer: Mapping[str, Any], folder: Path, probe: bool) -> dict[str, Any]:
+def background_arguments(trainer: Mapping[str, Any], folder: Path, is_trial: bool) -> dict[str, Any]:
     """Return the arguments of a Trainer that works in the background, beside others.
 
     Args:
         trainer: The arguments that it has already.
         folder: Where it may write.
-        probe: Whether it is only to try a few batches.
+        is_trial: Whether it is only to try a few batches.
 
     Returns:
         Arguments that replace those that were not given, and limits of the evaluations when it is only tried.
@@ -165,22 +165,22 @@ def background_arguments(trainer: Mapping[str, Any], folder: Path, probe: bool) 
     arguments: dict[str, Any] = {"default_root_dir": str(folder), "devices": 1, "enable_model_summary": False}
     logger = trainer.get("logger")
     # a trial leaves no trace where others look
-    if logger in (None, True) or (probe and logger is not False and not _logs_to_files(logger)):
+    if logger in (None, True) or (is_trial and logger is not False and not _logs_to_files(logger)):
         arguments["logger"] = "csv"
     if trainer.get("enable_checkpointing") is None and not _has_callback(trainer, "ModelCheckpoint"):
         arguments["enable_checkpointing"] = False
     if not _has_callback(trainer, "ProgressBar"):
         arguments["enable_progress_bar"] = False
-    if probe:
+    if is_trial:
         for name, batches in _TRIED_BATCHES.items():
             limit = trainer.get(name)
             arguments[name] = min(batches, limit) if isinstance(limit, int) else batches
     return arguments
 
 
-def keep_logs_apart(trainer: Any, folder: Path, probe: bool) -> None:
+def keep_logs_apart(trainer: Any, folder: Path, is_trial: bool) -> None:
     """Let the loggers of a trial write into its own folder."""
-    for logger in trainer.loggers if probe else ():
+    for logger in trainer.loggers if is_trial else ():
         for name in ("_root_dir", "_save_dir"):  # they have no public setter
             if hasattr(logger, name):
                 setattr(logger, name, str(folder))

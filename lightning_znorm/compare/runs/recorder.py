@@ -1,10 +1,10 @@
 """The callback that notes down what happens in a run."""
 
 import hashlib
-import math
 import statistics
 import time
 from collections.abc import Callable
+from copy import copy
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,6 +13,8 @@ from torch.nn.parameter import is_lazy
 
 from lightning_znorm._lightning import Callback, MisconfigurationError, find_classes
 from lightning_znorm.compare.runs.hashes import hash_batch, hash_random_states, hash_weights
+from lightning_znorm.compare.runs.result import EpochHashes, RunResult, Validation
+from lightning_znorm.compare.runs.training import Report, count_epochs, share_done
 from lightning_znorm.transform import GradientTransform
 
 if TYPE_CHECKING:
@@ -20,9 +22,11 @@ if TYPE_CHECKING:
 
 _HASHED_BATCHES = 2  # of each epoch
 _SECONDS_BETWEEN_REPORTS = 0.5
-_TRIED_BATCHES = 4
-
-Report = Callable[[float, dict[str, float]], None]
+# what a checkpoint has in it
+_RECORDED = (
+    *("curve", "losses", "steps", "epochs", "weights_hash", "epoch_hashes", "validation_names"),
+    *("_batch_digests", "_epoch_seconds_per_step"),
+)
 
 
 class DivergedError(Exception):
@@ -37,37 +41,40 @@ class Recorder(Callback):
         relocate: Returns where a run writes the checkpoints that would go to a certain folder.
 
     Attributes:
-        curve: A row per validation: ``epoch`` (1.0 after the first; ``None`` within an epoch of unknown length),
-            ``step``, ``metrics`` (what was logged in this validation).
+        curve: The validations.
         steps: Optimizer steps that were made.
         epochs: Epochs that were trained, ``None`` where the last one was not finished and has no known length.
         losses: Mean training loss of each epoch, where ``training_step`` returns one.
         weights_hash: SHA-256 of the module's weights and buffers before the first step.
         batches_hash: SHA-256 of the first two batches of each epoch.
-        epoch_hashes: At the end of each epoch, the hash of the ``batches`` so far and that of the states of all
-            ``random`` number generators.
+        epoch_hashes: Hashes at the end of each epoch.
         seconds_per_step: Median over the epochs of the time per training batch, the first of an epoch and validations
             left out.
         batch_seconds: Duration of the last validation batch (``validate``) and test batch (``test``).
         returned: Mean of each scalar that the last ``validation_step`` and ``test_step`` returned.
         validation_names: Names of what was logged in validations.
+        resumed: How often the training was resumed from a checkpoint, which has all of this in it.
+        seconds_before: How long it took until that checkpoint.
 
     """
 
     def __init__(self, report: Report | None = None, relocate: Callable[[str], str] | None = None) -> None:
         super().__init__()
-        self.curve: list[dict[str, Any]] = []
+        self.curve: list[Validation] = []
         self.losses: list[float] = []
         self.steps = 0
         self.epochs: float | None = 0.0
         self.weights_hash = ""
-        self.epoch_hashes: list[dict[str, str]] = []
+        self.epoch_hashes: list[EpochHashes] = []
         self.batch_seconds: dict[str, float] = {}
         self.returned: dict[str, float] = {}
         self.validation_names: dict[str, None] = {}
         self.own_callbacks: list[Any] | None = None
         self._report, self._relocate = report, relocate
-        self._batches = hashlib.sha256()
+        self.resumed = 0
+        self.seconds_before = 0.0
+        self._began = time.perf_counter()
+        self._batch_digests: list[bytes] = []
         self._epoch_seconds_per_step: list[float] = []
         self._metrics_before: dict[str, Any] = {}
         self._loss: list[Any] = [0.0, 0]
@@ -79,12 +86,29 @@ class Recorder(Callback):
     @property
     def batches_hash(self) -> str:
         """SHA-256 of the batches so far."""
-        return self._batches.hexdigest()
+        return hashlib.sha256(b"".join(self._batch_digests)).hexdigest()
 
     @property
     def seconds_per_step(self) -> float | None:
         """Median over the epochs, ``None`` where no epoch had two batches."""
         return statistics.median(self._epoch_seconds_per_step) if self._epoch_seconds_per_step else None
+
+    def fill_in(self, result: RunResult) -> None:
+        """Enter into a result what was recorded."""
+        result.steps, result.epochs, result.resumed = self.steps, self.epochs, self.resumed
+        result.curve, result.train_loss, result.names = self.curve, [*self.losses], [*self.validation_names]
+        result.weights_hash, result.batches_hash = self.weights_hash, self.batches_hash
+        result.epoch_hashes = self.epoch_hashes
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what was recorded, for a training that goes on from a checkpoint."""
+        recorded = {name: copy(getattr(self, name)) for name in _RECORDED}
+        seconds = self.seconds_before + time.perf_counter() - self._began
+        return recorded | {"resumed": self.resumed + 1, "seconds_before": seconds}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on with what was recorded."""
+        vars(self).update(state_dict)
 
     def setup(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", stage: str) -> None:
         """Refuse gradient transforms that the module brings itself, and give each run a folder for checkpoints."""
@@ -104,7 +128,7 @@ class Recorder(Callback):
 
     def on_train_start(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
         """Hash the first weights, as far as they exist already."""
-        if not any(map(is_lazy, [*pl_module.parameters(), *pl_module.buffers()])):
+        if not self.weights_hash and not any(map(is_lazy, [*pl_module.parameters(), *pl_module.buffers()])):
             self.weights_hash = hash_weights(pl_module)
 
     def on_before_backward(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", loss: Tensor) -> None:
@@ -121,7 +145,9 @@ class Recorder(Callback):
     ) -> None:
         """Hash the first batches of an epoch."""
         if batch_idx < _HASHED_BATCHES:
-            hash_batch(batch, self._batches)
+            digest = hashlib.sha256()
+            hash_batch(batch, digest)
+            self._batch_digests.append(digest.digest())
 
     def on_train_batch_end(
         self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", outputs: Any, batch: Any, batch_idx: int
@@ -135,7 +161,7 @@ class Recorder(Callback):
             _synchronize(pl_module)
             self._first_batch_ended = time.perf_counter()
         self._batches_of_epoch = batch_idx + 1
-        self.steps, self.epochs = trainer.global_step, _count_epochs(trainer, self._batches_of_epoch)
+        self.steps, self.epochs = trainer.global_step, count_epochs(trainer, self._batches_of_epoch)
         ends = trainer.is_last_batch or trainer.should_stop or 0 < trainer.max_steps <= trainer.global_step
         if ends and batch_idx > 0:
             _synchronize(pl_module)
@@ -149,7 +175,7 @@ class Recorder(Callback):
         if count:
             self.losses.append(float(total) / count)
         states = hash_random_states(pl_module.device)
-        self.epoch_hashes.append({"batches": self.batches_hash[:16], "random": states[:16]})
+        self.epoch_hashes.append(EpochHashes(self.batches_hash[:16], states[:16]))
         if not _is_finite(pl_module):
             raise DivergedError(f"A weight is inf or NaN after epoch {trainer.current_epoch + 1}.")
 
@@ -184,11 +210,11 @@ class Recorder(Callback):
         }
         metrics.update(self._take_means())
         self.validation_names.update(dict.fromkeys(metrics))
-        self.curve.append({"epoch": self.epochs, "step": trainer.global_step, "metrics": metrics})
+        self.curve.append(Validation(self.epochs, trainer.global_step, metrics))
 
     def has_validated_last(self, trainer: "pl.Trainer") -> bool:
         """Say whether the last step was followed by a validation."""
-        return bool(self.curve) and self.curve[-1]["step"] == trainer.global_step
+        return bool(self.curve) and self.curve[-1].step == trainer.global_step
 
     def on_test_start(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
         """Begin the test."""
@@ -231,59 +257,7 @@ class Recorder(Callback):
         if self._report is None or now - self._reported < _SECONDS_BETWEEN_REPORTS:
             return
         self._reported = now
-        self._report(share_done(trainer, self._batches_of_epoch), self.curve[-1]["metrics"] if self.curve else {})
-
-
-def share_done(trainer: "pl.Trainer", batches_of_epoch: int) -> float:
-    """Return the share of the training that is done, 0 where its length is not known."""
-    shares = [0.0]
-    if trainer.max_epochs is not None and trainer.max_epochs > 0:
-        batches = trainer.num_training_batches
-        part = batches_of_epoch / batches if math.isfinite(batches) and batches else 0.0
-        shares.append((trainer.current_epoch + part) / trainer.max_epochs)
-    if trainer.max_steps > 0:
-        shares.append(trainer.global_step / trainer.max_steps)
-    return min(max(shares), 1.0)
-
-
-class Brake(Callback):
-    """End the trial of a training after a few batches, whatever its configuration."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._batches = 0
-
-    def on_train_batch_end(
-        self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """Stop, also before the least number of epochs or steps."""
-        self._batches += 1
-        if self._batches >= _TRIED_BATCHES:
-            trainer.fit_loop.min_epochs = trainer.fit_loop.epoch_loop.min_steps = None
-            trainer.should_stop = True
-
-
-def find_end(trainer: "pl.Trainer") -> tuple[str, bool]:
-    """Return why a training has ended, and whether it was before ``max_epochs`` and ``max_steps``."""
-    if 0 < trainer.max_steps <= trainer.global_step:
-        return "max_steps", False
-    if trainer.max_epochs is not None and 0 <= trainer.max_epochs <= trainer.current_epoch:
-        return "max_epochs", False
-    timers, stoppers = find_classes("callbacks", "Timer"), find_classes("callbacks", "EarlyStopping")
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]
-        if isinstance(callback, timers) and (left := callback.time_remaining()) is not None and left <= 0:
-            return "max_time", True
-        if isinstance(callback, stoppers) and callback.stopping_reason.value:
-            return f"early stopping ({type(callback).__name__})", True
-    return "trainer.should_stop" if trainer.should_stop else "no more training batches", True
-
-
-def _count_epochs(trainer: "pl.Trainer", batches_of_epoch: int) -> float | None:
-    """Return how many epochs are done, ``None`` within one of unknown length."""
-    batches = trainer.num_training_batches
-    if trainer.is_last_batch:
-        return trainer.current_epoch + 1.0
-    return round(trainer.current_epoch + batches_of_epoch / batches, 4) if math.isfinite(batches) else None
+        self._report(share_done(trainer, self._batches_of_epoch), self.curve[-1].metrics if self.curve else {})
 
 
 def _is_finite(pl_module: "pl.LightningModule") -> bool:

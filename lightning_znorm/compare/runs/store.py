@@ -1,24 +1,20 @@
 """The folder of a comparison: what has been done is kept, whatever happens."""
 
 import json
-import math
-import os
-import re
 import shutil
-import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
+from lightning_znorm.compare.files import is_temporary, read_json, replace_floats, write_json
 from lightning_znorm.compare.question.plan import Run
-from lightning_znorm.errors import ArgumentValueError, FileError, ZNormError, listing
+from lightning_znorm.compare.runs.checkpoint import find_checkpoint
+from lightning_znorm.compare.runs.result import SCHEMA, RunResult
+from lightning_znorm.errors import ArgumentValueError, ZNormError, listing
 
-SCHEMA = 1
-# what each result has, whatever else; a file that lacks it was damaged, and its run is made again
-_FORM = {"status": str, "curve": list, "test": dict, "versions": dict}
 _ABOUT = "comparison.json"
 _LOCK = ".lock"
 
@@ -69,7 +65,7 @@ class Store:
         try:
             if self.check(configuration):
                 self._forget_trial()
-            for temporary in filter(_is_temporary, self.folder.iterdir()):  # of a process that was killed
+            for temporary in filter(is_temporary, self.folder.iterdir()):  # of a process that was killed
                 temporary.unlink()
             self._configuration, self._unstable = configuration, self._read_unstable()
             self._write_about()
@@ -132,7 +128,7 @@ class Store:
         if not self.folder.is_dir():
             raise ArgumentValueError(f"Argument `out`: `{self.folder}` is not a folder. {choose}.")
         if not about.exists():
-            others = [path.name for path in self.folder.iterdir() if path.name != _LOCK and not _is_temporary(path)]
+            others = [path.name for path in self.folder.iterdir() if path.name != _LOCK and not is_temporary(path)]
             if others:
                 raise ArgumentValueError(
                     f"Argument `out`: the folder `{self.folder}` is not empty and is not the folder of a comparison (it"
@@ -178,75 +174,29 @@ class Store:
         """Return where a run's files are."""
         return self.folder / "runs" / run.key
 
-    def result_of(self, run: Run) -> dict[str, Any] | None:
+    def result_of(self, run: Run) -> RunResult | None:
         """Return a run's result, ``None`` if there is none yet."""
         path = self.folder_of(run) / "result.json"
-        result: Any = read_json(path) if path.is_file() else None
-        if not _is_result(result):
-            return None
-        # JSON does not give back a tuple or a class
-        return dict(result) | {"method": run.method.label, "setting": dict(run.setting), "seed": run.seed}
+        return RunResult.from_json(run, read_json(path)) if path.is_file() else None
 
-    def results(self, runs: Iterable[Run]) -> list[dict[str, Any]]:
+    def results(self, runs: Iterable[Run]) -> list[RunResult]:
         """Return the existing results."""
-        found = (self.result_of(run) for run in runs)
-        return [result for result in found if result is not None]
+        results = (self.result_of(run) for run in runs)
+        return [result for result in results if result is not None]
 
-    def keep(self, run: Run, result: Mapping[str, Any]) -> None:
-        """Write a run's result."""
-        write_json(self.folder_of(run) / "result.json", result)
+    def keep(self, result: RunResult) -> None:
+        """Write the result of a run that has not written it itself."""
+        write_json(self.folder_of(result.run) / "result.json", result.to_json())
 
     def clear(self, run: Run) -> None:
-        """Remove what an interrupted run has left."""
+        """Remove what an interrupted run has left, unless it goes on from a checkpoint."""
         folder = self.folder_of(run)
-        if folder.is_dir() and not folder.is_symlink():
+        if find_checkpoint(folder).is_file():
+            (folder / "result.json").unlink(missing_ok=True)
+        elif folder.is_dir() and not folder.is_symlink():
             shutil.rmtree(folder, ignore_errors=True)
         else:
             folder.unlink(missing_ok=True)
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write a file that is either whole or not there; what is not a finite number becomes ``null``."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, json.dumps(as_json(value), indent=1) + "\n")
-
-
-def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write to a temporary file beside it, and move it into place.
-
-    Raises:
-        OSError: Naming the file, if it cannot be written.
-
-    """
-    # no other process has this name, not even one of another machine in the same folder
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        with suppress(OSError):
-            temporary.unlink()
-        raise FileError(
-            error.errno,
-            f"`{path}` cannot be written ({error.strerror or error}). Finished runs are kept: when this is mended, run"
-            " the same command again",
-        ) from error
-
-
-def as_json(value: Any) -> Any:
-    """Return a value as JSON gives it back: ``null`` for what is not a finite number, ``repr`` of other objects."""
-    return json.loads(json.dumps(_replace_floats(value, lambda number: None), default=repr))
-
-
-def read_json(path: Path) -> Any:
-    """Read a file, ``None`` if it is not JSON."""
-    try:
-        return json.loads(path.read_text())
-    except ValueError:
-        return None
 
 
 def differences(old: Any, new: Any, key: str = "") -> list[tuple[str, Any, Any]]:
@@ -267,27 +217,6 @@ def differences(old: Any, new: Any, key: str = "") -> list[tuple[str, Any, Any]]
     return [] if is_same else [(key, old, new)]
 
 
-def _is_result(value: Any) -> bool:
-    if not isinstance(value, dict) or value.get("schema") != SCHEMA:
-        return False
-    metrics = (int, float, type(None))
-    has_form = all(isinstance(value.get(key), kind) for key, kind in _FORM.items())
-    return has_form and all(isinstance(metric, metrics) for metric in value["test"].values())
-
-
 def _encode(configuration: Any) -> Any:
     """Write what is not a finite number as YAML does, so that JSON gives back the same."""
-    return _replace_floats(configuration, lambda number: f".{number}")
-
-
-def _is_temporary(path: Path) -> bool:
-    return re.fullmatch(r"\.[\w.]+\.[0-9a-f]{32}\.tmp", path.name) is not None and path.is_file()
-
-
-def _replace_floats(value: Any, replace: Callable[[float], Any]) -> Any:
-    """Replace what is not a finite number in nested mappings and lists."""
-    if isinstance(value, Mapping):
-        return {name: _replace_floats(item, replace) for name, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_replace_floats(item, replace) for item in value]
-    return replace(value) if isinstance(value, float) and not math.isfinite(value) else value
+    return replace_floats(configuration, lambda number: f".{number}")

@@ -2,16 +2,17 @@
 
 import pytest
 
+from lightning_znorm.compare.question.methods import Method
+from lightning_znorm.compare.question.plan import Run, Setting
+from lightning_znorm.compare.runs.result import RunResult, Seconds
 from lightning_znorm.compare.trial import estimate
 from tests.compare.helpers import compare, question, read_results
 
 
 def trial(train=100.0, validate=10.0, step=0.5):
-    batch = {"validate": 0.1}
-    return {
-        "lengths": {"train": train, "validate": validate},
-        "seconds": {"make": 3.0, "fit": 2.0, "step": step, "batch": batch},
-    }
+    seconds = Seconds(make=3.0, fit=2.0, step=step, batch={"validate": 0.1})
+    run = Run(Method("none"), Setting(), 0)
+    return RunResult(run, lengths={"train": train, "validate": validate}, seconds=seconds)
 
 
 @pytest.mark.parametrize(
