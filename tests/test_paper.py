@@ -11,7 +11,8 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from lightning_znorm.compare.command import _make_parser, clean_configuration
+from lightning_znorm.compare.command import make_parser
+from lightning_znorm.compare.configuration import clean_configuration
 from tests import warm
 
 ROOT = Path(__file__).parents[1]
@@ -123,7 +124,7 @@ def test_every_command_is_one_that_compare_takes(paper, preset, has_trees):
         assert {f"depth-{kind}{depth}-sgd" for kind in ("plain", "resnet") for depth in (20, 56, 110)} <= {*names}
     for comparison in chosen[::2] if preset == "small" else chosen[::5]:
         command = paper.make_command(comparison, arguments, minutes=None)
-        cli = _make_parser("lightning.pytorch")(args=command[4:], run=False)
+        cli = make_parser("lightning.pytorch")(args=command[4:], run=False)
         model, loaded = (clean_configuration(cli)[part]["init_args"] for part in ("model", "data"))
         assert model["optimizer"] == {"adam": "Adam", "sgd": "SGD"}[comparison.optimizer]
         assert loaded["root"].startswith("data")

@@ -14,7 +14,8 @@ import pytest
 import torch
 from lightning.pytorch import seed_everything
 
-from lightning_znorm.compare.command import _make_parser, _write_configuration, clean_configuration
+from lightning_znorm.compare.command import make_parser
+from lightning_znorm.compare.configuration import clean_configuration, write_configuration
 from lightning_znorm.compare.question.question import ask
 from lightning_znorm.compare.runs.hashes import hash_batch, hash_weights
 from lightning_znorm.compare.runs.recipes import ConfiguredRecipe
@@ -48,13 +49,13 @@ def make(paper, tmp_path, monkeypatch):
         options = argparse.Namespace(preset="small", data=data, out=tmp_path / "out", jobs=None, rest=[])
         command = paper["make_command"](paper["Comparison"](*name.split("-")), options, minutes=None)
         assert command[:4][-1] == "compare"
-        cli = _make_parser("lightning.pytorch")(args=command[4:], run=False)
+        cli = make_parser("lightning.pytorch")(args=command[4:], run=False)
         configuration = clean_configuration(cli)
-        _write_configuration(tmp_path / "config.yaml", configuration)
+        write_configuration(tmp_path / "config.yaml", configuration)
         chosen = cli.config.compare
         question = ask(chosen.methods, chosen.sweep, [seed], chosen.monitor, None, None, None)
         recipe = ConfiguredRecipe(tmp_path / "config.yaml", configuration["trainer"], "lightning.pytorch")
-        return recipe.make(question.runs[0], tmp_path, [], probe=False)
+        return recipe.make(question.runs[0], tmp_path, [], is_trial=False)
 
     return made
 

@@ -14,7 +14,7 @@ _Parser: Any = object  # Lightning's comes with each of its packages
 _MORE = (
     "--model my_module.MyModel --data my_module.MyData names both by class path, --model.KEY VALUE sets an argument;"
     " --config FILE reads these and all other options from a file, and --print_config writes one. --help=all lists all"
-    " options."
+    " options. --package pytorch_lightning takes modules of that package instead of lightning.pytorch."
 )
 
 

@@ -16,6 +16,7 @@ _EXPECTED = re.compile(r"Expected an? (?:<class '(.+?)'>|typing\.Literal\[(.+?)\
 _GIVEN = re.compile(r"Given value: (.*)$")
 _KEY = re.compile(r'Parser key "(.+?)"( element \d+)?: ?')
 _UNREADABLE = re.compile(r"""Parser key "(.+?)":\s+Unable to load config ['"](.+?)['"]""")
+_WRONG_CLASS = re.compile(r"subclass of (Lightning\w*Module) \(([\w.]+)\.(\w+)\)$")
 _NOISE = re.compile(
     r"Does not validate against any|Subtypes: |Errors:$|Given value type: |Expected a path but .* invalid$|"
     r"Given value: NestedArg|$"
@@ -50,7 +51,8 @@ def shorten(message: str, parser: Any) -> str:
         return "A command is needed (fit, validate, test, predict, compare), as in `lightning-znorm fit --config FILE`."
     if (file := _UNREADABLE.match(message)) and not Path(file[2]).exists():
         return f"`{file[1]}`: there is no file {file[2]!r}."
-    return _KEY.sub(r"`\1`\2: ", _explain(message.splitlines()))
+    problem = _KEY.sub(r"`\1`\2: ", _explain(message.splitlines()))
+    return problem + _suggest_package(problem)
 
 
 def suggest_key(key: str, known: Sequence[str]) -> str:
@@ -67,6 +69,15 @@ def suggest_key(key: str, known: Sequence[str]) -> str:
     if not siblings:
         return did_you_mean(key, known)
     return did_you_mean(key, siblings) if did_you_mean(name, [other.rpartition(".")[2] for other in siblings]) else ""
+
+
+def _suggest_package(problem: str) -> str:
+    """Return a hint where a module or datamodule is of the other Lightning package."""
+    wrong = _WRONG_CLASS.search(problem)
+    cls = getattr(sys.modules.get(wrong[2]), wrong[3], None) if wrong else None
+    bases = [base for base in getattr(cls, "__mro__", ()) if wrong and base.__name__ == wrong[1]]
+    packages = [base.__module__.partition(".core.")[0] for base in bases]
+    return f". It is of {packages[0]}: add `--package {packages[0]}`." if packages else ""
 
 
 def _match(pattern: str, text: str) -> str:

@@ -1,16 +1,16 @@
 """LightningCLI with ZNorm as a flag: :class:`ZNormCLI` for your own command line, and ``lightning-znorm fit``."""
 
 import sys
+from argparse import ArgumentParser
 from collections.abc import Sequence
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
-from lightning_znorm._lightning import import_lightning, rank_zero_warn
+from lightning_znorm._lightning import import_all, import_lightning, rank_zero_warn
 from lightning_znorm.callbacks import ZNorm
 from lightning_znorm.cli.command import CommandParser
 from lightning_znorm.cli.flags import GROUP, ZNormFlags
-from lightning_znorm.errors import require_packages
+from lightning_znorm.errors import require_packages, unknown_choice
 
 __all__ = ["ZNormArguments", "ZNormCLI"]
 
@@ -75,7 +75,7 @@ class ZNormCLI(ZNormArguments, _lightning_cli.LightningCLI):  # type: ignore[mis
     arguments from a YAML file. The last word wins. In a configuration file, a group ``znorm:`` switches it on unless
     it says ``enabled: false``. Modules are those of ``lightning.pytorch``; for ``pytorch_lightning``, mix
     :class:`ZNormArguments` into its ``LightningCLI``, or use ``--trainer.callbacks+=lightning_znorm.ZNorm``. The
-    command ``lightning-znorm`` takes modules of either.
+    command ``lightning-znorm`` takes them with ``--package pytorch_lightning``.
 
     Args:
         *args: As of ``LightningCLI``.
@@ -114,9 +114,10 @@ def run_trainer_command(args: Sequence[str]) -> None:
         args: Command-line arguments.
 
     """
+    package, others = take_package(args)
     # LightningCLI warns of arguments beside those of the process
-    given = None if list(args) == sys.argv[1:] else list(args)
-    make_cli_class(choose_package(args))(args=given, parser_kwargs={"prog": "lightning-znorm"})
+    given = None if others == sys.argv[1:] else others
+    make_cli_class(package)(args=given, parser_kwargs={"prog": "lightning-znorm"})
 
 
 def make_cli_class(package: str, fit_schema: bool = False) -> Any:
@@ -147,46 +148,28 @@ def package_of(model_class: type) -> str:
     return "pytorch_lightning" if theirs else _lightning_cli.__name__.rpartition(".")[0]
 
 
-def choose_package(tokens: Sequence[str]) -> str:
-    """Return the Lightning package of the module that the command line names, as far as it can be inferred.
+def take_package(args: Sequence[str]) -> tuple[str, list[str]]:
+    """Take ``--package`` out of a command line.
+
+    Returns:
+        The Lightning package of the modules, by default the first of those that are installed; and all other arguments.
+
+    Raises:
+        ValueError: If it is none of Lightning's packages.
 
     Example::
 
-        >>> choose_package(["fit", "--model=pytorch_lightning.demos.boring_classes.BoringModel"])
-        'pytorch_lightning'
+        >>> take_package(["fit", "--package=pytorch_lightning", "--znorm"])
+        ('pytorch_lightning', ['fit', '--znorm'])
 
     """
-    module, _, name = (_find_model(tokens) or "").rpartition(".")
-    try:
-        found = getattr(import_module(module), name)
-    except (ImportError, AttributeError, ValueError):
-        found = None  # the parser will say what is wrong
-    return package_of(found if isinstance(found, type) else object)
+    parser = ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("--package", nargs="?", default=_packages()[0])
+    options, others = parser.parse_known_args(list(args))
+    if options.package not in _packages():
+        raise unknown_choice("package", options.package, _packages())
+    return options.package, others
 
 
-def _find_model(tokens: Sequence[str]) -> str | None:
-    """Return the class path of the model among the options, which win, or in the configuration files."""
-    found = None
-    for position, token in enumerate(tokens):
-        option, equals, value = token.partition("=")
-        value = value if equals else next(iter(tokens[position + 1 :]), "")
-        if option in ("--model", "--model.class_path"):
-            return value
-        if option in ("--config", "-c"):
-            found = _find_model_in_file(value) or found
-    return found
-
-
-def _find_model_in_file(path: str) -> str | None:
-    import yaml
-
-    try:
-        content = yaml.safe_load(Path(path).read_text())
-    except (OSError, UnicodeError, yaml.YAMLError):
-        return None
-    for group in (content, *(content.values() if isinstance(content, dict) else ())):
-        model = group.get("model") if isinstance(group, dict) else None
-        model = model.get("class_path") if isinstance(model, dict) else model
-        if isinstance(model, str):
-            return model
-    return None
+def _packages() -> list[str]:
+    return [module.__name__.removesuffix(".cli") for module in import_all("cli")]

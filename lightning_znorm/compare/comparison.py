@@ -6,7 +6,6 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from lightning_znorm._lightning import rank_zero_warn
@@ -236,9 +235,3 @@ def _sigterm_as_interrupt() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-def report_paths(folder: Path) -> list[Path]:
-    """Return the existing files of a report."""
-    names = ("report.html", "summary.md", "summary.csv", "runs.csv", "curves.png", "sweep.png", "differences.png")
-    return [folder / name for name in names if (folder / name).exists()]

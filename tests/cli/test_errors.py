@@ -94,7 +94,7 @@ main({args!r})
 @pytest.mark.parametrize(
     ("args", "module", "name"),
     [
-        (["fit", f"--model={BORING}"], "lightning_znorm.cli.parser", "package_of"),
+        (["fit", f"--model={BORING}"], "lightning_znorm.cli.parser", "make_cli_class"),
         (["fit", f"--model={BORING}", "--znorm"], "lightning_znorm.engine.transform", "count"),
         (["compare", f"--model={BORING}", "--compare.mode=min"], "lightning_znorm.compare.command", "ask"),
         (["compare", f"--model={BORING}", "--compare.mode=min"], "lightning_znorm.engine.transform", "count"),

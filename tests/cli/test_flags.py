@@ -12,6 +12,7 @@ from lightning_znorm import ZNorm
 from lightning_znorm.__main__ import main
 from lightning_znorm.cli import ZNormArguments, ZNormCLI
 from tests import warm
+from tests.helpers import PACKAGES
 
 BORING = "lightning.pytorch.demos.boring_classes.BoringModel"
 MODEL = f"--model={BORING}"
@@ -291,3 +292,21 @@ def test_any_lightning_cli_takes_it_as_a_callback(package):
     assert entry["init_args"]["min_ndim"] == 2
     Path("printed.yaml").write_text(printed.stdout)
     assert warm.run(script, "fit", "--config=printed.yaml", "--trainer.default_root_dir=again").returncode == 0
+
+
+@pytest.mark.slow
+def test_modules_of_pytorch_lightning(capsys):
+    theirs = "--model=pytorch_lightning.demos.boring_classes.BoringModel"
+    main(["fit", "--package=pytorch_lightning", theirs, *QUICK, "--znorm"])
+    main(["fit", theirs, "--package", "pytorch_lightning", *QUICK, "--trainer.default_root_dir=again"])
+    for args, package in (([theirs], PACKAGES[1]), (["--package=pytorch_lightning", MODEL], PACKAGES[0])):
+        with pytest.raises(SystemExit, match="2"):
+            main(["fit", *args, *QUICK])
+        assert f"BoringModel). It is of {package}: add `--package {package}`.\n" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", [["--package=pl"], ["--package"]])
+def test_of_no_package(option, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(["fit", MODEL, *option])
+    assert "`package` to be one of 'lightning.pytorch', 'pytorch_lightning', but got" in capsys.readouterr().err

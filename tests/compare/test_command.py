@@ -122,6 +122,17 @@ def test_a_run_is_what_fit_and_test_make_of_it():
 
 
 @pytest.mark.slow
+def test_a_module_of_pytorch_lightning():
+    flags = ["--package=pytorch_lightning", "--model=pytorch_lightning.demos.boring_classes.BoringModel"]
+    flags += ["--trainer.max_steps=2", "--trainer.accelerator=cpu", "--compare.methods=none", "--compare.seeds=1"]
+    flags += ["--compare.monitor=validation_step.x", "--compare.mode=min", "--compare.test_monitor=test_step.y"]
+    main(["compare", *flags])
+    assert pd.read_csv("comparison/runs.csv")["status"].tolist() == ["finished"]
+    summary = Path("comparison/summary.md").read_text()
+    assert f"lightning-znorm compare --config={Path('comparison/config.yaml').absolute()} --package=" in summary
+
+
+@pytest.mark.slow
 def test_crashes_and_divergences_do_not_stop_the_others(capsys):
     flags = ["--compare.sweep=model.init_args.fail=raise,kill,diverge", "--compare.methods=none", "--compare.seeds=2"]
     assert compare(*flags) == 0

@@ -61,6 +61,12 @@ def write_report(
     write_atomically(folder / "report.html", render("report.html.j2", **context, images=encoded))
 
 
+def report_paths(folder: Path) -> list[Path]:
+    """Return the existing files of a report."""
+    names = ("report.html", "summary.md", "summary.csv", "runs.csv", "curves.png", "sweep.png", "differences.png")
+    return [folder / name for name in names if (folder / name).exists()]
+
+
 def answer(question: Question, findings: Findings) -> str:
     """Return the first part of the report, as Markdown: verdicts, table and caveats."""
     return render("answer.md.j2", **_describe(question, findings)).rstrip()

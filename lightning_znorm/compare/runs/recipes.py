@@ -84,7 +84,8 @@ class ConfiguredRecipe:
         own = {"methods": [run.method.label], "seeds": [run.seed], "out": f"repeat/{run.key}"}
         if run.setting.values:
             own["sweep"] = {key: [_as_yaml(value)] for key, value in run.setting.values.items()}
-        flags = [make_flag(f"compare.{name}", value) for name, value in {**own, **options}.items()]
+        flags = ["--package=pytorch_lightning"] if self.package == "pytorch_lightning" else []
+        flags += [make_flag(f"compare.{name}", value) for name, value in {**own, **options}.items()]
         return shlex.join(["lightning-znorm", "compare", f"--config={self.config_file}", *flags])
 
     def make(self, run: Run, folder: Path, callbacks: Sequence[Any], is_trial: bool) -> Ingredients:
