@@ -142,6 +142,7 @@ class Comparison:
         guess = 0.0 if seconds is None else seconds / total
         with display, contextlib.closing(self.executor.execute(self._tasks(missing, guess), self.deadline)) as events:
             for event in events:
+                self.store.lease.check()
                 if event.result is not None:
                     self._take(event.result)
                 display.show(event)

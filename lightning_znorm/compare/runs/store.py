@@ -7,16 +7,14 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from lightning_znorm.compare.files import is_temporary, read_json, replace_floats, write_json
 from lightning_znorm.compare.question.plan import Run
 from lightning_znorm.compare.runs.checkpoint import find_checkpoint
+from lightning_znorm.compare.runs.lease import LOCK, Lease
 from lightning_znorm.compare.runs.result import SCHEMA, RunResult
 from lightning_znorm.errors import ArgumentValueError, ZNormError, listing
 
 _ABOUT = "comparison.json"
-_LOCK = ".lock"
 
 
 class Store:
@@ -51,13 +49,8 @@ class Store:
             self.check(configuration)  # before anything is written into a folder of somebody else's
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(self.folder / _LOCK)
-            lock.acquire(timeout=0)
-        except Timeout:
-            raise ArgumentValueError(
-                f"Another comparison is at work in the folder `{self.folder}`. Wait for it, or choose another folder"
-                " with `--compare.out`."
-            ) from None
+            self.lease = Lease(self.folder)
+            self.lease.acquire()
         except OSError as error:
             raise ArgumentValueError(
                 f"Argument `out`: the folder `{self.folder}` cannot be written ({error.strerror}). Choose another one."
@@ -72,7 +65,7 @@ class Store:
             with self._removed_if_refused(with_folder=not existed):
                 yield self
         finally:
-            lock.release()
+            self.lease.release()
 
     @contextmanager
     def _removed_if_refused(self, with_folder: bool) -> Iterator[None]:
@@ -80,9 +73,9 @@ class Store:
         try:
             yield
         except ZNormError:
-            if not self._has_results():
+            if self.lease.is_held and not self._has_results():
                 self._forget_trial()
-                for name in (_ABOUT, "config.yaml", _LOCK):
+                for name in (_ABOUT, "config.yaml", LOCK):
                     (self.folder / name).unlink(missing_ok=True)
                 if with_folder:
                     with suppress(OSError):  # something else is in it
@@ -128,7 +121,7 @@ class Store:
         if not self.folder.is_dir():
             raise ArgumentValueError(f"Argument `out`: `{self.folder}` is not a folder. {choose}.")
         if not about.exists():
-            others = [path.name for path in self.folder.iterdir() if path.name != _LOCK and not is_temporary(path)]
+            others = [path.name for path in self.folder.iterdir() if not _is_possession(path)]
             if others:
                 raise ArgumentValueError(
                     f"Argument `out`: the folder `{self.folder}` is not empty and is not the folder of a comparison (it"
@@ -215,6 +208,11 @@ def differences(old: Any, new: Any, key: str = "") -> list[tuple[str, Any, Any]]
         ]
     is_same = json.dumps(old, sort_keys=True) == json.dumps(new, sort_keys=True)  # 1 batch is not the share 1.0
     return [] if is_same else [(key, old, new)]
+
+
+def _is_possession(path: Path) -> bool:
+    """Say whether a file only shows that a comparison is, or was, at work in the folder."""
+    return path.name == LOCK or is_temporary(path)
 
 
 def _encode(configuration: Any) -> Any:
