@@ -1,6 +1,7 @@
 """Every private attribute of PyTorch that this package reads, with what stands in for it where it is missing."""
 
 import sys
+from collections.abc import Sequence
 from types import FrameType
 from typing import Any
 
@@ -93,6 +94,25 @@ def copy_all_(targets: list[Tensor], sources: list[Tensor]) -> None:
         return
     for target, source in zip(targets, sources, strict=True):
         target.copy_(source)
+
+
+def norm_all(tensors: Sequence[Tensor], norm_type: float, dtype: torch.dtype) -> Sequence[Tensor]:
+    """Return the norm of each tensor, computed in a dtype, at once where PyTorch can."""
+    norm = getattr(torch, "_foreach_norm", None)
+    if norm is not None:
+        norms: Sequence[Tensor] = norm(tensors, norm_type, dtype)
+        return norms
+    return [torch.linalg.vector_norm(tensor, norm_type, dtype=dtype) for tensor in tensors]
+
+
+def multiply_all_(tensors: Sequence[Tensor], factor: Tensor) -> None:
+    """Multiply tensors by a tensor of no dimensions, at once where PyTorch can."""
+    multiply_ = getattr(torch, "_foreach_mul_", None)
+    if multiply_ is not None:
+        multiply_(tensors, factor)
+        return
+    for tensor in tensors:
+        tensor.mul_(factor)
 
 
 def _is_hooked(step: Any) -> bool:

@@ -211,7 +211,9 @@ class GradientClipping(GradientTransform):
         max_skips: Number of steps in a row that ``"skip"`` skips; the next one raises an error.
         log_stats: ``False``, ``"summary"`` (``clip/mean_abs``, ``clip/std_min``, ``clip/std_median``,
             ``clip/std_max``, ``clip/cosine_mean``, ``clip/cosine_min``) or ``"layers"`` (``clip/mean/<name>``,
-            ``clip/std/<name>``), all of the gradient before it is clipped.
+            ``clip/std/<name>``), all of the gradient before it is clipped. Clipping needs none of them, so that without
+            ``log_stats`` they are not measured: what it returns, the ``stats`` of :func:`~lightning_znorm.attach`
+            included, has no entries then.
         enabled: ``False`` makes the callback do nothing at all.
 
     Raises:
@@ -256,4 +258,6 @@ class GradientClipping(GradientTransform):
 
     def transform(self, parameters: Sequence[Tensor], grad_scale: Tensor | None = None) -> GradientStats:
         """Clip the gradients in place."""
-        return clip_gradients_(gradients_of(parameters), self.max_norm, self.norm_type, grad_scale)
+        return clip_gradients_(
+            gradients_of(parameters), self.max_norm, self.norm_type, grad_scale, with_stats=bool(self.log_stats)
+        )

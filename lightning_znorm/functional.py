@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lightning_znorm.backends import choose_centralize_, choose_verbs, choose_znorm_, clipping
+from lightning_znorm.backends import choose_centralize_, choose_clipping, choose_verbs, choose_znorm_, clipping
 from lightning_znorm.backends.gradients import are_plain, group_by_device, require_transformable
 from lightning_znorm.errors import ArgumentTypeError, ArgumentValueError, describe, positive_number
 
@@ -208,22 +208,27 @@ def centralize_gradients_(gradients: Sequence[Tensor], grad_scale: Tensor | None
 
 
 def clip_gradients_(
-    gradients: Sequence[Tensor], max_norm: float, norm_type: float = 2.0, grad_scale: Tensor | None = None
+    gradients: Sequence[Tensor],
+    max_norm: float,
+    norm_type: float = 2.0,
+    grad_scale: Tensor | None = None,
+    with_stats: bool = True,
 ) -> GradientStats:
     """Scale all gradients by one factor so that their joint norm is at most ``max_norm``, and return their statistics.
 
-    They are known to be transformable, each once. If an element is inf or NaN, all are left as they are.
+    They are known to be transformable, each once. If an element is inf or NaN, all are left as they are. Statistics
+    take two more passes over the gradients.
     """
     groups = group_by_device(gradients)
-    moments = {device: choose_verbs(device).measure(members) for device, (_, members) in groups.items()}
-    norms = [clipping.norm(members, moments[device], norm_type) for device, (_, members) in groups.items()]
+    norms = [choose_clipping(device).norm(members, norm_type) for device, (_, members) in groups.items()]
     norm = clipping.combine(norms, norm_type)
     scale = 1.0 if grad_scale is None else grad_scale.to(norm).reshape(())
     factor = clipping.bound(norm, max_norm, scale)
     found = {}
     for device, (index, members) in groups.items():
-        clipping.scale_(members, moments[device], factor, choose_verbs(device).apply_)
-        found[device] = DeviceStats(index, *moments[device].statistics(scale))
+        if with_stats:
+            found[device] = DeviceStats(index, *choose_verbs(device).measure(members).statistics(scale))
+        choose_clipping(device).scale_(members, factor.to(device))
     return GradientStats(found)
 
 

@@ -30,7 +30,7 @@ def backend_in_two_verbs(request):
 
 @pytest.fixture(name="without_float64")
 def pairs_of_float32(monkeypatch):
-    monkeypatch.setattr(generic, "_widest", lambda device: torch.float32)
+    monkeypatch.setattr(generic, "widest", lambda device: torch.float32)
 
 
 def draw(size, mean=0.0, scale=1.0, dtype=torch.float32):

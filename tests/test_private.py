@@ -39,6 +39,8 @@ OF_TORCH = {
     "_step_supports_amp_scaling",
     "_fsdp_flattened",
     "_foreach_copy_",
+    "_foreach_mul_",
+    "_foreach_norm",
     "_getframe",
     "_version",
 }
@@ -112,6 +114,8 @@ def test_torch_has_them():
         parameter.add_(1)
     assert parameter._version == version + 1
     assert callable(torch._foreach_copy_)
+    assert callable(torch._foreach_mul_)
+    assert torch._foreach_norm([torch.ones(4)], 2.0, torch.float64)[0].dtype == torch.float64
 
 
 def test_the_calls_of_step_are_found_on_the_stack():
@@ -204,11 +208,16 @@ def test_wrappers_that_hide_the_optimizer_are_refused():
         attach(wrapper(), ZNorm())
 
 
-def test_tensors_are_copied_one_by_one(monkeypatch):
-    monkeypatch.delattr(torch, "_foreach_copy_")
+def test_tensors_are_treated_one_by_one(monkeypatch):
+    for name in ("_foreach_copy_", "_foreach_mul_", "_foreach_norm"):
+        monkeypatch.delattr(torch, name)
     target = torch.zeros(3)
     _torch.copy_all_([target], [torch.arange(3.0)])
     assert target.tolist() == [0, 1, 2]
+    _torch.multiply_all_([target], torch.tensor(2.0))
+    assert target.tolist() == [0, 2, 4]
+    (norm,) = _torch.norm_all([target], 1.0, torch.float64)
+    assert (norm.item(), norm.dtype) == (6, torch.float64)
 
 
 def test_a_version_that_is_not_known_is_none():

@@ -7,6 +7,9 @@ and have ``centralize_(gradients, grad_scale)`` (that of ``cpu`` is in ``cpu_cen
 
 The same in two verbs, for where something comes in between, is ``measure(gradients) -> Moments``, which edits nothing,
 and ``apply_(gradients, mean, factor)``; :func:`.moments.conclude` makes the arguments of the latter from the former.
+
+Clipping needs less: ``norm(gradients, norm_type)`` of all together and ``scale_(gradients, factor)``, in ``clipping``
+for any device and in ``cpu_clipping``.
 """
 
 from collections.abc import Sequence
@@ -15,10 +18,10 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from lightning_znorm.backends import cpu, cpu_centralize, generic
+from lightning_znorm.backends import clipping, cpu, cpu_centralize, cpu_clipping, generic
 from lightning_znorm.backends.moments import Moments
 
-__all__ = ["choose_centralize_", "choose_verbs", "choose_znorm_"]
+__all__ = ["choose_centralize_", "choose_clipping", "choose_verbs", "choose_znorm_"]
 
 
 class ZNormFunction(Protocol):
@@ -47,6 +50,16 @@ class Verbs(Protocol):
         """Subtract the mean from each gradient and multiply it by the factor, in place."""
 
 
+class Clipping(Protocol):
+    """A norm of all gradients on one device, and what bounds it."""
+
+    def norm(self, gradients: Sequence[Tensor], norm_type: float) -> Tensor:
+        """Return the norm of all gradients together."""
+
+    def scale_(self, gradients: Sequence[Tensor], factor: Tensor) -> None:
+        """Multiply each gradient by the factor, in place, unless it is NaN."""
+
+
 def choose_verbs(device: torch.device) -> Verbs:
     """Return the fastest backend for a device that has the two verbs."""
     return cpu if device.type == "cpu" else generic
@@ -63,3 +76,8 @@ def choose_znorm_(device: torch.device) -> ZNormFunction:
 def choose_centralize_(device: torch.device) -> CentralizeFunction:
     """Return the ``centralize_`` of the fastest backend for a device."""
     return cpu_centralize.centralize_ if device.type == "cpu" else generic.centralize_
+
+
+def choose_clipping(device: torch.device) -> Clipping:
+    """Return the fastest norm and scaling for a device."""
+    return cpu_clipping if device.type == "cpu" else clipping

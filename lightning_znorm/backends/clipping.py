@@ -1,21 +1,21 @@
-"""The norm of all gradients together, and the factor that bounds it."""
+"""The norm of all gradients together, and the factor that bounds it, without waiting for a device."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from lightning_znorm.backends.moments import Moments
+from lightning_znorm._torch import multiply_all_, norm_all
+from lightning_znorm.backends import generic
 
 _SMALLEST = 1e-6  # added to the norm, as `torch.nn.utils.clip_grad_norm_` does
 
 
-def norm(gradients: Sequence[Tensor], moments: Moments, norm_type: float) -> Tensor:
-    """Return the norm of gradients on one device, from their moments if it is the Euclidean one.
+def norm(gradients: Sequence[Tensor], norm_type: float) -> Tensor:
+    """Return the norm of gradients on one device.
 
     Args:
-        gradients: The gradients.
-        moments: Theirs, by ``measure``.
+        gradients: Dense, real, non-empty floating-point tensors of any shape and strides, all on one device.
         norm_type: The exponent, a positive number or inf.
 
     Returns:
@@ -23,17 +23,12 @@ def norm(gradients: Sequence[Tensor], moments: Moments, norm_type: float) -> Ten
 
     Example::
 
-        >>> from lightning_znorm.backends import reference
         >>> gradients = [torch.tensor([1.0, 2.0]), torch.tensor([2.0])]
-        >>> [norm(gradients, reference.measure(gradients), p).item() for p in (1.0, 2.0, torch.inf)]
+        >>> [norm(gradients, p).item() for p in (1.0, 2.0, torch.inf)]
         [5.0, 3.0, 2.0]
 
     """
-    if norm_type == 2.0:
-        count, mean, squares = moments.values()
-        return (squares + count * mean.square()).sum().sqrt()
-    dtype = moments.mean.dtype
-    return combine([torch.linalg.vector_norm(gradient, norm_type, dtype=dtype) for gradient in gradients], norm_type)
+    return combine(norm_all(gradients, norm_type, generic.widest(gradients[0].device)), norm_type)
 
 
 def combine(norms: Sequence[Tensor], norm_type: float) -> Tensor:
@@ -45,7 +40,7 @@ def combine(norms: Sequence[Tensor], norm_type: float) -> Tensor:
 
 
 def bound(norm: Tensor, max_norm: float, scale: Tensor | float = 1.0) -> Tensor:
-    """Return the factor for ``apply_`` that brings gradients of this norm to ``max_norm`` at most.
+    """Return the factor that brings gradients of this norm to ``max_norm`` at most.
 
     Args:
         norm: Of the gradients as they are.
@@ -65,14 +60,25 @@ def bound(norm: Tensor, max_norm: float, scale: Tensor | float = 1.0) -> Tensor:
     return torch.where(norm.isfinite(), factor, torch.nan)
 
 
-def scale_(
-    gradients: Sequence[Tensor],
-    moments: Moments,
-    factor: Tensor,
-    apply_: Callable[[Sequence[Tensor], Tensor, Tensor], None],
-) -> None:
-    """Multiply all gradients on one device by a factor, in place, with the verb of the backend of these moments."""
-    zeros = torch.zeros_like(moments.mean)
-    factors = zeros.clone()
-    factors.view(-1, len(gradients))[0] = factor.to(zeros)
-    apply_(gradients, zeros, factors)
+def scale_(gradients: Sequence[Tensor], factor: Tensor) -> None:
+    """Multiply all gradients on one device by a factor, in place; NaN leaves them as they are.
+
+    In float32 where that is enough, with a result that is rounded once. Factors below the smallest number of float32
+    that is no denormal lose digits.
+
+    Example::
+
+        >>> gradients = [torch.tensor([1.0, 2.0]), torch.tensor([2.0], dtype=torch.bfloat16)]
+        >>> scale_(gradients, torch.tensor(0.5))
+        >>> gradients
+        [tensor([0.5000, 1.0000]), tensor([1.], dtype=torch.bfloat16)]
+
+    """
+    factor = torch.where(factor.isnan(), 1.0, factor)
+    for dtype in {gradient.dtype for gradient in gradients}:
+        alike = [gradient for gradient in gradients if gradient.dtype == dtype]
+        if dtype.itemsize >= 4:
+            multiply_all_(alike, factor.to(dtype))
+            continue
+        for gradient in alike:  # at once, CUDA would round the factor to the dtype, too
+            gradient.copy_(gradient.float().mul_(factor.float()))

@@ -187,7 +187,7 @@ class _ScaledMoments:
 
 def _measure(gradients: Sequence[Tensor]) -> _ScaledMoments:
     device = gradients[0].device
-    wide = _widest(device)
+    wide = widest(device)
     counts = [gradient.numel() for gradient in gradients]
     count = to_device(counts, wide, device)
     lowest, highest = torch.stack([torch.stack(torch.aminmax(gradient)).float() for gradient in gradients], dim=1)
@@ -275,8 +275,9 @@ def _add_exactly(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _scale(grad_scale: Tensor | None, device: torch.device) -> Tensor | float:
-    return 1.0 if grad_scale is None else grad_scale.to(device, _widest(device)).reshape(())
+    return 1.0 if grad_scale is None else grad_scale.to(device, widest(device)).reshape(())
 
 
-def _widest(device: torch.device) -> torch.dtype:
+def widest(device: torch.device) -> torch.dtype:
+    """Return float64, or float32 where the device lacks it."""
     return torch.float32 if device.type == "mps" else torch.float64

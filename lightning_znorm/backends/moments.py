@@ -27,14 +27,10 @@ class Moments:
     mean: Tensor
     squares: Tensor
 
-    def values(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the three without what float32 lacks of them, of shape ``(n,)``."""
-        count, mean, squares = (part if part.ndim == 1 else part[0] for part in (self.count, self.mean, self.squares))
-        return count, mean, squares
-
     def statistics(self, scale: Tensor | float = 1.0) -> tuple[Tensor, Tensor, Tensor]:
         """Return mean and standard deviation, without a scale, and 1, the cosine of what is only multiplied."""
-        count, mean, squares = self.values()
+        # without what float32 lacks of them
+        count, mean, squares = (part if part.ndim == 1 else part[0] for part in (self.count, self.mean, self.squares))
         scale = scale.to(mean.device) if isinstance(scale, Tensor) else scale
         return mean / scale, (squares / count).sqrt() / scale, torch.ones_like(mean)
 

@@ -34,6 +34,18 @@ def measure(gradients: Sequence[Tensor]) -> Moments:
     return Moments(*torch.stack([_measure_one(gradient) for gradient in gradients], dim=1))
 
 
+def norm(gradients: Sequence[Tensor], norm_type: float) -> Tensor:
+    """Return the norm of all elements of all gradients, inf or NaN if one of them is.
+
+    Args:
+        gradients: As for :func:`measure`.
+        norm_type: The exponent, a positive number or inf.
+
+    """
+    norms = [torch.linalg.vector_norm(_in_float64(gradient), norm_type) for gradient in gradients]
+    return torch.linalg.vector_norm(torch.stack(norms), norm_type)  # type: ignore[no-any-return]
+
+
 def apply_(gradients: Sequence[Tensor], mean: Tensor, factor: Tensor) -> None:
     r"""Subtract a number from each gradient and multiply by another, in place.
 

@@ -165,7 +165,7 @@ class AttachedTransform:
         claim(optimizer, self.transform, "attached to")
         if self.transform.log_stats:
             rank_zero_warn(
-                f"`log_stats={self.transform.log_stats!r}` of `{self._owner}` has no effect outside a Trainer: read"
+                f"`log_stats={self.transform.log_stats!r}` of `{self._owner}` logs nothing outside a Trainer: read"
                 " `stats` of the handle that `attach` returns."
             )
         self.transform._skip_counts.append(self._counts)

@@ -146,7 +146,7 @@ def test_counters_survive_in_a_state_dict():
 
 def test_log_stats_has_no_logger():
     with pytest.warns(
-        UserWarning, match="`log_stats='layers'` of `ZNorm` has no effect outside a Trainer: read `stats`"
+        UserWarning, match="`log_stats='layers'` of `ZNorm` logs nothing outside a Trainer: read `stats`"
     ):
         attach(sgd(small_network()), ZNorm(log_stats="layers"))
 

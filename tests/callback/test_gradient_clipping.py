@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from lightning_znorm import GradientClipping, ZNorm, attach
-from lightning_znorm.backends import generic
+from lightning_znorm.backends import clipping, generic
 from tests.helpers import PACKAGES, make_module, make_trainer, parameter, relative_error, small_network
 
 SHAPES = [(3, 4), (1,), (5000,), (2, 3, 2, 2), (200, 60)]
@@ -29,8 +29,9 @@ def clip_by_numpy(gradients, max_norm, norm_type=2.0):
 def backend(request, monkeypatch):
     if request.param != "cpu":
         monkeypatch.setattr("lightning_znorm.functional.choose_verbs", lambda device: generic)
+        monkeypatch.setattr("lightning_znorm.functional.choose_clipping", lambda device: clipping)
     if request.param == "without float64":
-        monkeypatch.setattr(generic, "_widest", lambda device: torch.float32)
+        monkeypatch.setattr(generic, "widest", lambda device: torch.float32)
     return request.param
 
 
@@ -43,7 +44,7 @@ def test_against_80_bits(backend, norm_type, max_norm):
         parameters = [parameter(gradient) for gradient in make_gradients(dtype)]
         before = [each.grad.clone() for each in parameters]
         expected = clip_by_numpy(before, max_norm, norm_type)
-        stats = GradientClipping(max_norm, norm_type).transform(parameters, None)
+        stats = GradientClipping(max_norm, norm_type, log_stats="layers").transform(parameters, None)
         for each, gradient, exact in zip(parameters, before, expected, strict=True):
             if max_norm == 1e6:
                 assert torch.equal(each.grad, gradient)
@@ -70,7 +71,7 @@ def test_gradients_that_are_still_scaled(backend):
     expected = [1024 * exact for exact in clip_by_numpy([each.grad for each in parameters], 0.5)]
     for each in parameters:
         each.grad.mul_(1024)
-    stats = GradientClipping(0.5).transform(parameters, torch.tensor([1024.0]))
+    stats = GradientClipping(0.5, log_stats="summary").transform(parameters, torch.tensor([1024.0]))
     for each, exact in zip(parameters, expected, strict=True):
         assert relative_error(each.grad, exact) < 1e-6
     assert stats.mean[2].item() == pytest.approx(make_gradients()[2].mean().item(), rel=1e-4)
@@ -85,6 +86,13 @@ def test_what_is_not_finite_is_neither_spread_nor_hidden(backend, bad, norm_type
     GradientClipping(0.5, norm_type).transform(parameters, None)
     for each, gradient in zip(parameters, before, strict=True):
         torch.testing.assert_close(each.grad, gradient, rtol=0, atol=0, equal_nan=True)
+
+
+def test_statistics_are_measured_only_to_be_logged(monkeypatch):
+    monkeypatch.delattr("lightning_znorm.functional.choose_verbs")
+    weight = parameter(torch.full((5,), 3.0))
+    assert len(GradientClipping().transform([weight], None)) == 0
+    assert weight.grad.norm().item() == pytest.approx(1.0)
 
 
 def test_gradients_of_zeros_stay():
