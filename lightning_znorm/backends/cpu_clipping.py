@@ -86,8 +86,9 @@ def _in_float32(gradients: Sequence[Tensor]) -> Iterator[Tensor]:
 
 
 def _norms_of_pieces(flat: Tensor) -> Iterator[Tensor]:
-    whole = flat.numel() - flat.numel() % PIECE
-    if whole:
-        yield torch.linalg.vector_norm(flat[:whole].view(-1, PIECE), dim=1)
-    if whole < flat.numel():
-        yield torch.linalg.vector_norm(flat[whole:], dim=0, keepdim=True)
+    rest = flat.numel() % PIECE
+    if rest:
+        yield torch.linalg.vector_norm(flat[-rest:], dim=0, keepdim=True)
+    whole = flat[:-rest] if rest else flat  # a view costs as much as the norm of a small gradient
+    if whole.numel():
+        yield torch.linalg.vector_norm(whole.view(-1, PIECE), dim=1)
