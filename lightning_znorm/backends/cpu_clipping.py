@@ -10,7 +10,7 @@ from lightning_znorm._torch import multiply_all_
 from lightning_znorm.backends import clipping, reference
 from lightning_znorm.backends._memory import PIECE, SMALLEST_VARIANCE, in_order_of_memory
 
-_SMALL = 4096  # gradients of at most so many elements are copied one after the other: a call costs more
+_SMALL = 1 << 14  # gradients of at most so many elements are copied one after the other: a call costs more
 _CHUNK = 1 << 19  # elements of which there may be a copy
 _SMALLEST_FACTOR = 1e-30  # in float32
 
