@@ -1,6 +1,6 @@
 """Which file of the package imports which, read from the source, and a picture of it.
 
-`python -m tests.house` writes `docs/images/rooms.svg`.
+`python -m tests.house` writes the pictures of `docs/design.md`.
 """
 
 import ast
@@ -11,8 +11,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = "lightning_znorm"
-PICTURE = ROOT / "docs/images/rooms.svg"
 PAGE = ROOT / "docs/design.md"
+PICTURES = {"The house": ROOT / "docs/images/rooms.svg", "Inside compare": ROOT / "docs/images/rooms_of_compare.svg"}
 ROW = re.compile(r"^\| (\d+|apart) \| (.+?) \| (.+?) \| (.+?) \|$", re.MULTILINE)
 WIDTH, HEIGHT, BOX, GAP = 860, 74, 150, 40
 
@@ -63,10 +63,21 @@ def find_arrows(imports: dict[str, set[str]]) -> dict[str, set[str]]:
     return arrows
 
 
-def read_page() -> tuple[dict[str, int], dict[str, set[str]]]:
+def within(imports: dict[str, set[str]], room: str) -> dict[str, set[str]]:
+    """The imports between the modules of one room, whose name is left out."""
+    return {
+        module.removeprefix(f"{room}."): {other.removeprefix(f"{room}.") for other in others if room_of(other) == room}
+        for module, others in imports.items()
+        if module.startswith(f"{room}.")
+    }
+
+
+def read_page(section: str) -> tuple[dict[str, int], dict[str, set[str]]]:
     """The floor of each room, and the rooms from which it imports, as the page has them; `vision` is on floor -1."""
     floors, arrows = {}, {}
-    for floor, rooms, _, imports in ROW.findall(PAGE.read_text()):
+    text = re.split(r"^#+ ", PAGE.read_text(), flags=re.MULTILINE)
+    (table,) = [part for part in text if part.startswith(f"{section}\n")]
+    for floor, rooms, _, imports in ROW.findall(table):
         for room in re.findall(r"`(\w+)(?:\.py|/)`", rooms):
             floors[room] = -1 if floor == "apart" else int(floor)
             arrows[room] = set(re.findall(r"`(\w+)`", imports))
@@ -87,7 +98,7 @@ def upward(imports: dict[str, set[str]], floors: dict[str, int]) -> list[str]:
 
 def draw(floors: dict[str, int], arrows: dict[str, set[str]]) -> str:
     """An SVG of the rooms; an arrow that follows from others is left out."""
-    levels = sorted({max(floor, 1) for floor in floors.values()} | {0}, reverse=True)
+    levels = sorted({1 if floor < 0 else floor for floor in floors.values()}, reverse=True)
     rows = {level: [room for room, floor in floors.items() if (1 if floor < 0 else floor) == level] for level in levels}
     place = {}
     for row, level in enumerate(levels):
@@ -133,4 +144,5 @@ def _reach(arrows: dict[str, set[str]], room: str) -> set[str]:
 
 
 if __name__ == "__main__":
-    PICTURE.write_text(draw(*read_page()))
+    for name, picture in PICTURES.items():
+        picture.write_text(draw(*read_page(name)))

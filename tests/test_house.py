@@ -9,7 +9,9 @@ from tests import house
 
 MODULES = house.read_modules(house.ROOT / house.PACKAGE)
 IMPORTS = {module: others for module, others in house.find_imports(MODULES).items() if module != "__init__"}
-FLOORS, ARROWS = house.read_page()
+HOUSE = (IMPORTS, *house.read_page("The house"))
+COMPARE = (house.within(IMPORTS, "compare"), *house.read_page("Inside compare"))
+FLOORS = HOUSE[1]
 PRIVATE = {"_lightning.py", "_torch.py"}
 # of which imports may wait until they are needed; `__main__` waits with all, so that its help is there at once
 OPTIONAL = {
@@ -26,16 +28,11 @@ OPTIONAL = {
 }
 
 
-def test_every_room_is_on_the_page():
-    assert {house.room_of(module) for module in IMPORTS} == set(FLOORS)
-
-
-def test_no_import_leads_upwards():
-    assert house.upward(IMPORTS, FLOORS) == []
-
-
-def test_the_page_has_every_arrow():
-    assert house.find_arrows(IMPORTS) == ARROWS
+@pytest.mark.parametrize(("imports", "floors", "arrows"), [HOUSE, COMPARE], ids=["house", "compare"])
+def test_the_page_has_every_room_and_arrow_and_none_leads_upwards(imports, floors, arrows):
+    assert {house.room_of(module) for module in imports} == set(floors)
+    assert house.upward(imports, floors) == []
+    assert house.find_arrows(imports) == arrows
 
 
 @pytest.mark.parametrize(
@@ -55,6 +52,21 @@ def test_the_page_has_every_arrow():
 def test_a_planted_import_is_found(module, line):
     planted = house.find_imports({**MODULES, module: f"{MODULES[module]}\n{line}\n"})
     assert len(house.upward(planted, FLOORS | {"__init__": 9})) == 1
+
+
+@pytest.mark.parametrize(
+    ("module", "line"),
+    [
+        ("compare.runs.store", "from lightning_znorm.compare.executors.base import Event"),
+        ("compare.question.plan", "from lightning_znorm.compare.runs.result import RunResult"),
+        ("compare.executors.base", "from lightning_znorm.compare.report.findings import Findings"),
+        ("compare.report.pages", "from lightning_znorm.compare.comparison import Outcome"),
+        ("compare.trial", "import lightning_znorm.compare.command"),
+    ],
+)
+def test_a_planted_import_inside_compare_is_found(module, line):
+    planted = house.find_imports({**MODULES, module: f"{MODULES[module]}\n{line}\n"})
+    assert len(house.upward(house.within(planted, "compare"), COMPARE[1])) == 1
 
 
 def test_no_circle():
@@ -77,5 +89,7 @@ def test_imports_inside_functions_are_of_optional_packages():
     assert {name for module, name in found if module != "__main__"} <= OPTIONAL
 
 
-def test_the_picture_is_that_of_the_page():
-    assert house.PICTURE.read_text() == house.draw(FLOORS, ARROWS), "run `python -m tests.house`"
+@pytest.mark.parametrize("section", house.PICTURES)
+def test_the_picture_is_that_of_the_page(section):
+    picture = house.draw(*house.read_page(section))
+    assert house.PICTURES[section].read_text() == picture, "run `python -m tests.house`"
