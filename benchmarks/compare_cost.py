@@ -20,7 +20,7 @@ import pandas as pd
 ROOT = Path(__file__).parents[1]
 CONFIG = ROOT / "examples" / "demo_digits.yaml"
 METHODS = {"none": [], "znorm": ["--trainer.callbacks+=lightning_znorm.ZNorm"]}
-LR = "model.init_args.lr"
+LR = "model.init_args.optimizer.init_args.lr"
 
 
 def run(*arguments: str | Path) -> float:

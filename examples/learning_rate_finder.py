@@ -8,11 +8,13 @@ Prints a table, and writes `suggestions.csv` and `curves.png`. About two minutes
 import argparse
 import logging
 import warnings
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
+import torch
 from lightning.pytorch import Callback, Trainer, seed_everything
+from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.tuner.tuning import Tuner
 from matplotlib import pyplot as plt
 
@@ -21,13 +23,13 @@ from lightning_znorm.vision import Digits, ImageClassifier
 
 SKIPPED = 10  # first steps, whose smoothed loss says little
 COLORS = {"": "#6b7280", " + ZNorm": "#d9480f"}
-OPTIMIZERS: dict[str, dict[str, Any]] = {"SGD": {"momentum": 0.9}, "Adam": {}}
+OPTIMIZERS: dict[str, OptimizerCallable] = {"SGD": partial(torch.optim.SGD, momentum=0.9), "Adam": torch.optim.Adam}
 
 
 def search(optimizer: str, with_znorm: bool, steps: int) -> tuple[float | None, pd.DataFrame]:
     """Return the suggested rate, and the smoothed training loss at each rate."""
     seed_everything(0, verbose=False)
-    model = ImageClassifier("resnet18", in_channels=1, optimizer=optimizer, optimizer_args=OPTIMIZERS[optimizer])
+    model = ImageClassifier("resnet18", in_channels=1, optimizer=OPTIMIZERS[optimizer])
     callbacks: list[Callback] = [ZNorm()] if with_znorm else []
     trainer = Trainer(
         accelerator="auto", devices=1, max_epochs=-1, logger=False, enable_model_summary=False, callbacks=callbacks

@@ -128,5 +128,5 @@ def test_gradient_monitor(flags):
 def test_configurations_name_what_the_demo_says():
     for name in ("digits", "brain_mri"):
         config = yaml.safe_load((ROOT / "examples" / f"{name}.yaml").read_text())
-        assert config["model"]["init_args"]["optimizer"] == "Adam"
+        assert config["model"]["init_args"]["optimizer"]["class_path"] == "torch.optim.Adam"
         assert "znorm" not in config

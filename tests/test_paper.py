@@ -63,7 +63,7 @@ def start(script, *flags):
 
 
 QUICK = ["--trainer.max_steps=2", "--trainer.accelerator=cpu", "--compare.seeds=1", "--compare.methods=none,znorm"]
-QUICK += ["--compare.sweep=model.init_args.lr=1e-3"]
+QUICK += ["--compare.sweep=model.init_args.optimizer.init_args.lr=1e-3"]
 
 
 @pytest.mark.long
@@ -126,7 +126,10 @@ def test_every_command_is_one_that_compare_takes(paper, preset, has_trees):
         command = paper.make_command(comparison, arguments, minutes=None)
         cli = make_parser("lightning.pytorch")(args=command[4:], run=False)
         model, loaded = (clean_configuration(cli)[part]["init_args"] for part in ("model", "data"))
-        assert model["optimizer"] == {"adam": "Adam", "sgd": "SGD"}[comparison.optimizer]
+        optimizer = model["optimizer"]
+        assert optimizer["class_path"] == {"adam": "torch.optim.Adam", "sgd": "torch.optim.SGD"}[comparison.optimizer]
+        assert optimizer["init_args"].get("momentum") == {"adam": None, "sgd": 0.9}[comparison.optimizer]
+        assert model["lr_scheduler"]["class_path"] == "lightning_znorm.vision.CosineAnnealing"
         assert loaded["root"].startswith("data")
         assert len(cli.config.compare.methods.split(",")) == 5
         assert int(cli.config.compare.seeds) == (5 if preset == "full" and comparison.experiment != "depth" else 3)
@@ -202,7 +205,13 @@ def test_rates_of_known_curves():
         "slow": [0.1, 0.12, 0.12, 0.1, 0.1],
     }
     rows = [
-        {"method": method, "model.init_args.lr": rate, "seed": seed, "status": "finished", "validation": value}
+        {
+            "method": method,
+            "model.init_args.optimizer.init_args.lr": rate,
+            "seed": seed,
+            "status": "finished",
+            "validation": value,
+        }
         for method, values in curves.items()
         for rate, value in zip(rates, values, strict=True)
         for seed in (0, 1)

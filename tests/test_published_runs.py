@@ -22,6 +22,7 @@ from lightning_znorm.compare.runs.recipes import ConfiguredRecipe
 from lightning_znorm.vision.data._images import ImageDataModule
 from lightning_znorm.vision.data._splits import Split, Tensors
 from tests.data_sets import find_data_set
+from tests.published import RATE
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "results.md").read_text()
@@ -87,7 +88,7 @@ def test_all_methods_of_a_comparison_share_weights_and_batches(name):
     runs = pd.read_csv(RUNS[name])
     assert (runs.groupby("seed")[["weights_hash", "batches_hash"]].nunique() == 1).all(axis=None)
     assert runs["weights_hash"].nunique() == runs["batches_hash"].nunique() == runs["seed"].nunique() >= 2
-    assert (runs.groupby(["seed", "model.init_args.lr"])["method"].nunique() == 5).all()
+    assert (runs.groupby(["seed", RATE])["method"].nunique() == 5).all()
 
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=[] if name in FIRST else pytest.mark.long) for name in RUNS])
@@ -179,7 +180,7 @@ def test_page_says_which_runs_cannot_be_repeated():
 
 
 def test_published_figures_of_the_rerun_on_the_page():
-    runs = pd.read_csv(RUNS["depth-resnet20-sgd"]).set_index(["method", "model.init_args.lr", "seed"])["test"]
+    runs = pd.read_csv(RUNS["depth-resnet20-sgd"]).set_index(["method", RATE, "seed"])["test"]
     for method, rate in (("none", 0.03), ("znorm", 0.0003)):
         pair = " and ".join(f"{runs[method, rate, seed]:.3f}" for seed in (0, 1))
         assert re.search(rf"`{method}` at {rate}[^;]*?\(published:\s{pair}\)", " ".join(PAGE.split())), pair

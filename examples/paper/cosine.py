@@ -7,9 +7,11 @@ convolutions in front of BatchNorm, whose true gradient is zero (here added to t
 """
 
 import argparse
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
+import torch
 from lightning.pytorch import seed_everything
 from matplotlib.figure import Figure
 from torch import nn
@@ -35,7 +37,7 @@ def add_biases(network: nn.Module) -> list[str]:
 def train(backbone: str, steps: int) -> pd.DataFrame:
     """Return the monitor's history of a training."""
     seed_everything(0, verbose=False)
-    model = ImageClassifier(backbone, in_channels=1, lr=0.003)
+    model = ImageClassifier(backbone, in_channels=1, optimizer=partial(torch.optim.Adam, lr=0.003))
     useless = set(add_biases(model))
     monitor = GradientMonitor(every_n_steps=max(1, steps // 40))
     fit(model, Digits(image_size=16), steps, monitor, ZNorm())

@@ -6,9 +6,11 @@ training (`<network>-<method>.png`). About four minutes on 2 CPU cores.
 """
 
 import argparse
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
+import torch
 from lightning.pytorch import LightningDataModule, seed_everything
 from matplotlib.figure import Figure
 from training import fit
@@ -33,7 +35,8 @@ def train(network: str, method: str, options: argparse.Namespace) -> pd.DataFram
     seed_everything(0, verbose=False)
     name = f"{network}-{method}"
     monitor = GradientMonitor(every_n_steps=max(1, options.steps // 20), exclude=["*head*"], picture=f"{name}.png")
-    model, znorm = ImageClassifier(f"cifar_{network}", num_classes=10, lr=options.lr), ZNorm(enabled=method == "znorm")
+    optimizer, znorm = partial(torch.optim.Adam, lr=options.lr), ZNorm(enabled=method == "znorm")
+    model = ImageClassifier(f"cifar_{network}", num_classes=10, optimizer=optimizer)
     further = {"limit_val_batches": 0, "default_root_dir": options.out}
     trainer = fit(model, make_data(options.data), options.steps, monitor, znorm, **further)
     frame = monitor.to_frame()

@@ -24,7 +24,7 @@ from matplotlib.figure import Figure
 
 from lightning_znorm.compare.report.statistics import RESOLUTION
 
-KEY = "model.init_args.lr"
+RATE = "init_args.lr"
 MARKERS = "osD^vP"
 MOST_COLUMNS = 4
 COLUMNS = ["comparison", "method", "best rate", "metric", "lowest", "highest", "factor", "failed runs"]
@@ -34,18 +34,19 @@ def read(folder: Path, chance: float) -> pd.DataFrame:
     """Return the validation metric of each run of a comparison; that of one that came to nothing is ``chance``.
 
     Raises:
-        ValueError: If the comparison sweeps something else.
+        ValueError: If the comparison does not sweep the learning rate.
 
     """
     runs = pd.read_csv(folder / "runs.csv")
-    if KEY not in runs:
-        raise ValueError(f"{folder / 'runs.csv'} has no column {KEY!r}: the comparison does not sweep it.")
+    keys = [*runs.columns[runs.columns.str.endswith(RATE)]]
+    if len(keys) != 1:
+        raise ValueError(f"{folder / 'runs.csv'} has {len(keys)} columns …{RATE!r}, not one: see what was swept.")
     failed = runs["validation"].isna()
     return pd.DataFrame(
         {
             "comparison": folder.name,
             "method": runs["method"],
-            "rate": runs[KEY],
+            "rate": runs[keys[0]],
             "metric": runs["validation"].fillna(chance),
             "failed": failed,
         }

@@ -47,8 +47,8 @@ DEPTH_RATES = {
     "sgd": "1e-6,3e-6,1e-5,3e-5,1e-4,3e-4,1e-3,3e-3,1e-2,3e-2,1e-1,3e-1,1,3",
 }
 OPTIMIZERS = {
-    "adam": ["--model.init_args.optimizer=Adam"],
-    "sgd": ["--model.init_args.optimizer=SGD", '--model.init_args.optimizer_args={"momentum": 0.9}'],
+    "adam": ["--model.init_args.optimizer=torch.optim.Adam"],
+    "sgd": ["--model.init_args.optimizer=torch.optim.SGD", "--model.init_args.optimizer.init_args.momentum=0.9"],
 }
 TREES = {
     "cifar10": ("cifar10-jpeg", "flip_and_crop", [0.4914, 0.4822, 0.4465], [0.2470, 0.2435, 0.2616]),
@@ -107,7 +107,7 @@ def make_command(comparison: Comparison, arguments: argparse.Namespace, minutes:
         f"--model.init_args.{backbone}={NETWORKS[comparison.experiment][comparison.network]}",
         *OPTIMIZERS[comparison.optimizer],
         *make_data_flags(experiment, Path(arguments.data), Path(arguments.out)),
-        f"--compare.sweep=model.init_args.lr={find_rates(comparison, arguments.preset)}",
+        f"--compare.sweep=model.init_args.optimizer.init_args.lr={find_rates(comparison, arguments.preset)}",
         f"--compare.out={Path(arguments.out) / arguments.preset / str(comparison)}",
     ]
     if is_small:

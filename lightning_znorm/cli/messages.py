@@ -12,6 +12,8 @@ from typing import Any
 from lightning_znorm.errors import did_you_mean
 
 _CLASS_PATH = re.compile(r"Problem with given class_path '(.+)':$")
+_CALLABLE = re.compile(r"(?m)^([ -]*)Type typing\.Callable\[.*\] expects a function or a callable class: ")
+_CALLABLE_VALUE = re.compile(r"(?:Got|Given) value: (?:Namespace\(class_path='([^']+)'|([\w.]+)$)", re.MULTILINE)
 _EXPECTED = re.compile(r"Expected an? (?:<class '(.+?)'>|typing\.Literal\[(.+?)\])(?:\. Got value: (.*))?$")
 _GIVEN = re.compile(r"Given value: (.*)$")
 _KEY = re.compile(r'Parser key "(.+?)"( element \d+)?: ?')
@@ -51,7 +53,8 @@ def shorten(message: str, parser: Any) -> str:
         return "A command is needed (fit, validate, test, predict, compare), as in `lightning-znorm fit --config FILE`."
     if (file := _UNREADABLE.match(message)) and not Path(file[2]).exists():
         return f"`{file[1]}`: there is no file {file[2]!r}."
-    problem = _KEY.sub(r"`\1`\2: ", _explain(message.splitlines()))
+    lines = _name_classes_of_callables(message).splitlines()
+    problem = _KEY.sub(r"`\1`\2: ", _explain([line for line in lines if line.strip()]))
     return problem + _suggest_package(problem)
 
 
@@ -92,24 +95,37 @@ def _options(parser: Any) -> list[str]:
     return [option for each in parsers for option in each._option_string_actions if not option.endswith("+")]
 
 
+def _name_classes_of_callables(message: str) -> str:
+    """Write what is wrong with the class of a `Callable`, such as an optimizer, as it is written of other classes."""
+    while found := _CALLABLE.search(message):
+        value = _CALLABLE_VALUE.search(message, found.end())
+        indent = " " * len(found[1])
+        before, after = message[: found.start()], re.sub(r"\. Got value: .*", "", message[found.end() :], count=1)
+        name = (value[1] or value[2]) if value else ""
+        message = f"{before}{indent}Problem with given class_path '{name}':\n{indent}  {after}"
+    return message
+
+
 def _explain(lines: Sequence[str]) -> str:
     """Reduce a tree of alternatives to the one that says most: a class that was named, else what was expected."""
     for position, line in enumerate(lines):
         if found := _CLASS_PATH.search(line):
             indent = _indent(line)
             body = takewhile(lambda other: _indent(other) > indent, lines[position + 1 :])  # noqa: B023
-            key = next(filter(None, map(_KEY.match, lines[:position])), None)
+            key = next(filter(None, (_KEY.match(other.lstrip()) for other in lines[:position])), None)
             problem = _name_remedy(found[1], _explain([*body]))
             return (key[0] if key else "") + (problem if found[1] in problem else f"{found[1]}: {problem}")
     texts = list(dict.fromkeys(text for text in (line.strip(" -") for line in lines) if not _NOISE.match(text)))
     types: list[str] = []
     others: list[str] = []
-    given = ""
+    given = path = ""
     for text in texts:
         if expected := _EXPECTED.match(text):
             if expected[1] != "NoneType":
                 types += (expected[1] or expected[2]).split(", ")
             given = expected[3] or given
+        elif name := _match(r"Expected a dot import path string: (.*)", text):
+            path = f"expected the import path of a class or a function, but got {name!r}"
         elif value := _GIVEN.match(text):
             given = textwrap.shorten(value[1], 100)
         else:
@@ -117,6 +133,8 @@ def _explain(lines: Sequence[str]) -> str:
     if types:
         choice = " or ".join(types) if len(types) < 4 else f"one of {', '.join(types)}"
         others.append(f"expected {choice}" + (f", but got {given!r}" if given else ""))
+    elif path:
+        others.append(path)
     elif given and given not in " ".join(others):
         others.append(f"({given})")
     return " ".join(others)
@@ -133,6 +151,8 @@ def _name_remedy(class_path: str, problem: str) -> str:
         return f"{problem}.{did_you_mean(name, dir(sys.modules.get(module)))}"
     if name := _match(r"(?:Option '|unrecognized arguments: --)([\w.-]+).*", problem):
         return f"there is no argument `{name}`.{suggest_key(name, _arguments(class_path))}"
+    if names := _match(r"the following arguments are required: (.*)", problem):
+        return f"these arguments are needed: {names}."
     return problem
 
 

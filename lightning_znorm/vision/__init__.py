@@ -17,11 +17,13 @@ if TYPE_CHECKING:
     from lightning_znorm.vision.data.image_folder import ImageFolder
     from lightning_znorm.vision.data.lgg import LGGSegmentation
     from lightning_znorm.vision.data.pcam import PCam
+    from lightning_znorm.vision.schedulers import CosineAnnealing
     from lightning_znorm.vision.segmentation import SemanticSegmenter
 
 __all__ = [
     "CIFAR10",
     "BrainMRI",
+    "CosineAnnealing",
     "Digits",
     "ImageClassifier",
     "ImageFolder",
@@ -33,6 +35,7 @@ __all__ = [
 _HOME = {
     "BrainMRI": "lightning_znorm.vision.data.brain_mri",
     "CIFAR10": "lightning_znorm.vision.data.cifar10",
+    "CosineAnnealing": "lightning_znorm.vision.schedulers",
     "Digits": "lightning_znorm.vision.data.digits",
     "ImageClassifier": "lightning_znorm.vision.classification",
     "ImageFolder": "lightning_znorm.vision.data.image_folder",

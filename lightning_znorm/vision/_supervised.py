@@ -2,16 +2,19 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import lightning.pytorch as pl
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torchmetrics import MetricCollection
 
+from lightning_znorm.errors import ArgumentTypeError, ArgumentValueError, describe
 from lightning_znorm.vision._metrics import MeanLoss
-from lightning_znorm.vision._optim import check_optimization, configure
+from lightning_znorm.vision.schedulers import find_missing_length
 
 
 class SupervisedModule(pl.LightningModule, ABC):
@@ -21,13 +24,13 @@ class SupervisedModule(pl.LightningModule, ABC):
     per epoch, aggregated over the whole split and over all ranks. A batch may have a third tensor, the number of the
     case (such as the patient) of each sample, for the metrics that need it.
 
+    The arguments of the constructors are the hyperparameters of a checkpoint, but for an optimizer and a scheduler that
+    are given in Python, which ``torch.load`` would not take back by default.
+
     Args:
         metrics: Metrics of a validation or test split, under the names that follow ``val_`` and ``test_``.
-        optimizer: Name of a class in :mod:`torch.optim`.
-        lr: Learning rate.
-        optimizer_args: Further arguments of the optimizer.
-        scheduler: Name of a class in :mod:`torch.optim.lr_scheduler`.
-        scheduler_args: Arguments of the scheduler.
+        optimizer: Makes the optimizer of the parameters.
+        lr_scheduler: Makes the scheduler of an optimizer.
         case_metrics: Metrics that are logged where the batches have the cases, and take these as well.
 
     """
@@ -35,22 +38,20 @@ class SupervisedModule(pl.LightningModule, ABC):
     def __init__(
         self,
         metrics: MetricCollection,
-        optimizer: str,
-        lr: float,
-        optimizer_args: Mapping[str, Any] | None,
-        scheduler: str | None,
-        scheduler_args: Mapping[str, Any] | None,
+        optimizer: OptimizerCallable,
+        lr_scheduler: LRSchedulerCallable | None,
         case_metrics: MetricCollection | None = None,
     ) -> None:
         super().__init__()
-        self._optimization: dict[str, Any] = {
-            "optimizer": optimizer,
-            "lr": lr,
-            "optimizer_args": optimizer_args,
-            "scheduler": scheduler,
-            "scheduler_args": scheduler_args,
-        }
-        check_optimization(**self._optimization)
+        if not callable(optimizer):
+            raise _not_callable("optimizer", "torch.optim.Adam or partial(torch.optim.SGD, lr=0.1)", optimizer)
+        if lr_scheduler is not None and not callable(lr_scheduler):
+            raise _not_callable("lr_scheduler", "partial(torch.optim.lr_scheduler.StepLR, step_size=100)", lr_scheduler)
+        self.save_hyperparameters(ignore=["metrics", "case_metrics"])
+        if callable(self.hparams.get("optimizer")):  # on the command line it is a class path
+            del self.hparams["optimizer"], self.hparams["lr_scheduler"]
+        self.optimizer = optimizer
+        self.lr_scheduler = lr_scheduler
         case_metrics = case_metrics or MetricCollection({})
         self.val_loss, self.test_loss = MeanLoss(), MeanLoss()
         self.val_metrics, self.val_case_metrics = metrics.clone(prefix="val_"), case_metrics.clone(prefix="val_")
@@ -94,10 +95,40 @@ class SupervisedModule(pl.LightningModule, ABC):
             self.log(key, metric, prog_bar=position == 0, batch_size=len(batch[0]))
 
     def configure_optimizers(self) -> Any:
-        """Build optimizer and scheduler from their names."""
-        steps, trainer = math.inf, None
-        with suppress(RuntimeError):
-            trainer = self.trainer
-        if self._optimization["scheduler"] is not None and trainer is not None:
-            steps = trainer.estimated_stepping_batches
-        return configure(self.parameters(), **self._optimization, total_steps=steps)
+        """Make the optimizer, and the scheduler, which steps with it; that of a plateau after each epoch."""
+        with _named("optimizer"):
+            optimizer = self.optimizer(self.parameters())
+        if self.lr_scheduler is None:
+            return optimizer
+        length = find_missing_length(self.lr_scheduler)
+        arguments = {} if length is None else {length: self._count_steps(length)}
+        with _named("lr_scheduler"):
+            scheduler = self.lr_scheduler(optimizer, **arguments)
+        config: dict[str, Any] = {"scheduler": scheduler, "interval": "step"}
+        if isinstance(scheduler, ReduceLROnPlateau):
+            config.update(interval="epoch", monitor=getattr(scheduler, "monitor", "val_loss"))
+        return {"optimizer": optimizer, "lr_scheduler": config}
+
+    def _count_steps(self, length: str) -> int:
+        steps = self.trainer.estimated_stepping_batches
+        if math.isinf(steps):
+            raise ArgumentValueError(
+                f"Argument `lr_scheduler` has no `{length}`, which is the length of the training by default, but the"
+                f" training has no end. Set `max_epochs` or `max_steps` of the Trainer, or give `{length}`."
+            )
+        return int(steps)
+
+
+@contextmanager
+def _named(argument: str) -> Iterator[None]:
+    """Name the argument in what PyTorch says of a learning rate or the like."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        raise ArgumentValueError(f"Argument `{argument}`: {error}") from error
+
+
+def _not_callable(argument: str, example: str, value: object) -> ArgumentTypeError:
+    return ArgumentTypeError(
+        f"Expected argument `{argument}` to be a class or a function, such as {example}, but got {describe(value)}."
+    )

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
+import torch
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection
 from torchmetrics.classification import BinaryAccuracy, BinaryAUROC, MulticlassAccuracy
@@ -36,15 +38,20 @@ class ImageClassifier(SupervisedModule):
             downloaded; ``None`` for random ones. The classification head is always a new one.
         small_images: For torchvision's ResNets: a 3 x 3 convolution of stride 1 and no max-pooling at the start, as is
             usual for images of 32 x 32.
-        optimizer: Name of a class in :mod:`torch.optim`.
-        lr: Learning rate.
-        optimizer_args: Further arguments of the optimizer, such as ``momentum`` or ``weight_decay``.
-        scheduler: Name of a class in :mod:`torch.optim.lr_scheduler`, stepped after every optimizer step.
-        scheduler_args: Arguments of the scheduler; the length of the usual ones defaults to the whole training.
+        optimizer: Makes the optimizer of the parameters: a class such as ``torch.optim.Adam``, or
+            ``partial(torch.optim.SGD, lr=0.1, momentum=0.9)``. In a configuration: ``class_path`` and ``init_args``.
+        lr_scheduler: Makes the scheduler of the optimizer, likewise; ``None`` for a constant learning rate. It steps
+            after every optimizer step, ``ReduceLROnPlateau`` after every epoch on ``val_loss``. If the length of a
+            ``CosineAnnealing`` or a ``OneCycleLR`` is left out, it is that of the training.
         label_smoothing: Of the cross-entropy, in [0, 1].
 
     Raises:
+        TypeError: If ``optimizer`` or ``lr_scheduler`` cannot be called.
         ValueError: If an argument is unknown or out of its range.
+
+    Note:
+        A checkpoint does not hold an ``optimizer`` and an ``lr_scheduler`` that were given in Python, but those of the
+        command line. To go on training, give them again: ``load_from_checkpoint(path, optimizer=…)``.
 
     Shapes:
         Images ``(N, in_channels, H, W)`` float, labels ``(N,)`` int64, logits ``(N, num_classes)``.
@@ -65,11 +72,8 @@ class ImageClassifier(SupervisedModule):
         in_channels: int = 3,
         weights: str | None = None,
         small_images: bool = False,
-        optimizer: str = "Adam",
-        lr: float = 1e-3,
-        optimizer_args: dict[str, Any] | None = None,
-        scheduler: str | None = None,
-        scheduler_args: dict[str, Any] | None = None,
+        optimizer: OptimizerCallable = torch.optim.Adam,
+        lr_scheduler: LRSchedulerCallable | None = None,
         label_smoothing: float = 0.0,
     ) -> None:
         count("num_classes", num_classes, least=2)
@@ -78,8 +82,7 @@ class ImageClassifier(SupervisedModule):
             raise ArgumentValueError(
                 f"Expected argument `label_smoothing` to be in [0, 1], but got {label_smoothing!r}."
             )
-        super().__init__(_metrics(num_classes), optimizer, lr, optimizer_args, scheduler, scheduler_args)
-        self.save_hyperparameters()
+        super().__init__(_metrics(num_classes), optimizer, lr_scheduler)
         self.num_classes = num_classes
         self.backbone = make_backbone(backbone, num_classes, in_channels, weights, small_images)
         self.loss = nn.CrossEntropyLoss(label_smoothing=label_smoothing)

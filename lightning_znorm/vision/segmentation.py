@@ -6,6 +6,7 @@ from typing import Any
 
 import segmentation_models_pytorch as smp
 import torch
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 from torchmetrics import MetricCollection
 
@@ -48,15 +49,20 @@ class SemanticSegmenter(SupervisedModule):
         num_classes: Number of masks per image; 1 in mode ``"binary"``.
         mode: ``"binary"``, ``"multilabel"`` (masks may overlap; binary cross-entropy of each) or ``"multiclass"``
             (each pixel has one class; cross-entropy).
-        optimizer: Name of a class in :mod:`torch.optim`.
-        lr: Learning rate.
-        optimizer_args: Further arguments of the optimizer, such as ``momentum`` or ``weight_decay``.
-        scheduler: Name of a class in :mod:`torch.optim.lr_scheduler`, stepped after every optimizer step.
-        scheduler_args: Arguments of the scheduler; the length of the usual ones defaults to the whole training.
+        optimizer: Makes the optimizer of the parameters: a class such as ``torch.optim.Adam``, or
+            ``partial(torch.optim.SGD, lr=0.1, momentum=0.9)``. In a configuration: ``class_path`` and ``init_args``.
+        lr_scheduler: Makes the scheduler of the optimizer, likewise; ``None`` for a constant learning rate. It steps
+            after every optimizer step, ``ReduceLROnPlateau`` after every epoch on ``val_loss``. If the length of a
+            ``CosineAnnealing`` or a ``OneCycleLR`` is left out, it is that of the training.
         architecture_args: Further arguments of the architecture, such as ``encoder_depth`` and ``decoder_channels``.
 
     Raises:
+        TypeError: If ``optimizer`` or ``lr_scheduler`` cannot be called.
         ValueError: If an argument is unknown or out of its range, or a mask does not fit its image.
+
+    Note:
+        A checkpoint does not hold an ``optimizer`` and an ``lr_scheduler`` that were given in Python, but those of the
+        command line. To go on training, give them again: ``load_from_checkpoint(path, optimizer=…)``.
 
     Shapes:
         Images ``(N, in_channels, H, W)`` float. Masks ``(N, 1, H, W)`` or ``(N, H, W)`` in mode ``"binary"`` and
@@ -81,11 +87,8 @@ class SemanticSegmenter(SupervisedModule):
         in_channels: int = 1,
         num_classes: int = 1,
         mode: Task = "binary",
-        optimizer: str = "Adam",
-        lr: float = 1e-3,
-        optimizer_args: dict[str, Any] | None = None,
-        scheduler: str | None = None,
-        scheduler_args: dict[str, Any] | None = None,
+        optimizer: OptimizerCallable = torch.optim.Adam,
+        lr_scheduler: LRSchedulerCallable | None = None,
         architecture_args: dict[str, Any] | None = None,
     ) -> None:
         _check_classes(mode, num_classes)
@@ -99,13 +102,9 @@ class SemanticSegmenter(SupervisedModule):
                 }
             ),
             optimizer,
-            lr,
-            optimizer_args,
-            scheduler,
-            scheduler_args,
+            lr_scheduler,
             case_metrics=MetricCollection({"dice_per_case": DicePerCase(mode, num_classes)}),
         )
-        self.save_hyperparameters()
         self.mode = mode
         self.model = make_segmenter(
             architecture, encoder, encoder_weights, in_channels, num_classes, **architecture_args or {}

@@ -209,8 +209,7 @@ def test_one_clear_line_for_a_wrong_argument(capsys, args, message):
     ("args", "message"),
     [
         (["--model.init_args.backbone=resnt18"], "but got 'resnt18'. Did you mean 'resnet18'"),
-        (["--model.init_args.optimizer=Adma"], "Expected argument `optimizer` to be one of"),
-        (["--model.init_args.lr=-1"], "Expected argument `lr` to be a positive number, but got -1.0"),
+        (["--model.init_args.optimizer.init_args.lr=-1"], "Argument `optimizer`: Invalid learning rate: -1.0"),
         (["--data.init_args.image_size=2"], "Expected argument `image_size` to be an integer of at least 8, but got 2"),
     ],
 )

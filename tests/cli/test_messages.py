@@ -133,6 +133,41 @@ def test_a_misspelt_key_in_a_file(capsys, command, content, message):
     assert error_of(capsys, command, "--config=config.yaml") == message
 
 
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (
+            ["--model.optimizer=torch.optim.Adamm"],
+            "`optimizer`: torch.optim.Adamm: module 'torch.optim' has no attribute 'Adamm'. Did you mean 'Adam'?",
+        ),
+        (
+            ["--model.optimizer=Adma"],
+            "`optimizer`: expected the import path of a class or a function, but got 'Adma'",
+        ),
+        (["--model.optimizer.lrr=1"], "`optimizer`: torch.optim.Adam: there is no argument `lrr`. Did you mean 'lr'?"),
+        (["--model.optimizer.lr=fast"], "`optimizer`: torch.optim.Adam: `lr`: expected float, but got 'fast'"),
+        (
+            ["--model.lr_scheduler=torch.optim.lr_scheduler.StepL"],
+            "`lr_scheduler`: torch.optim.lr_scheduler.StepL: module 'torch.optim.lr_scheduler' has no attribute"
+            " 'StepL'. Did you mean 'StepLR'?",
+        ),
+        (
+            ["--model.lr_scheduler=torch.optim.lr_scheduler.StepLR"],
+            "`lr_scheduler`: torch.optim.lr_scheduler.StepLR: these arguments are needed: step_size.",
+        ),
+        (
+            ["--model.lr_scheduler=lightning_znorm.vision.CosineAnnealing", "--model.lr_scheduler.total_step=4"],
+            "`lr_scheduler`: lightning_znorm.vision.CosineAnnealing: there is no argument `total_step`. Did you mean"
+            " 'total_steps'?",
+        ),
+    ],
+)
+@pytest.mark.parametrize("command", BOTH)
+def test_a_wrong_optimizer_or_scheduler_of_a_model(capsys, command, args, message):
+    model = "lightning_znorm.vision.ImageClassifier"
+    assert error_of(capsys, command, f"--model={model}", *args) == f"`model`: {model}: {message}"
+
+
 def test_a_misspelt_key_of_compare_in_a_file(capsys):
     Path("config.yaml").write_text(yaml.safe_dump({"compare": {"seed": 3}}))
     message = error_of(capsys, *COMPARE, "--config=config.yaml")

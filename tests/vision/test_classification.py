@@ -1,4 +1,5 @@
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -7,7 +8,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 from torchvision import models
 
-from lightning_znorm.vision import ImageClassifier
+from lightning_znorm.vision import CosineAnnealing, ImageClassifier
 from lightning_znorm.vision.backbones import make_backbone
 from tests.helpers import make_trainer
 
@@ -84,12 +85,13 @@ def test_trains_and_predicts():
 
 
 def test_a_checkpoint_brings_back_the_same_model(tmp_path):
-    model = tiny(lr=0.01, optimizer="sgd", optimizer_args={"momentum": 0.9})
+    model = tiny(optimizer=partial(torch.optim.SGD, lr=0.01, momentum=0.9), lr_scheduler=CosineAnnealing)
     trainer = make_trainer(max_steps=1)
     trainer.fit(model, batches())
     trainer.save_checkpoint(tmp_path / "model.ckpt")
     again = ImageClassifier.load_from_checkpoint(tmp_path / "model.ckpt")
     assert again.hparams == model.hparams
+    assert again.hparams["backbone"] == "squeezenet1_1"
     images = torch.randn(2, 1, 32, 32)
     torch.testing.assert_close(again.eval()(images), model.eval()(images), rtol=0, atol=0)
 
@@ -149,14 +151,6 @@ def test_pretrained_weights_get_a_new_head_and_keep_the_rest(offered_weights, ba
             {"backbone": "squeezenet1_1", "small_images": True},
             r"`small_images` is for .* ResNets, but `backbone` is 'squeezenet1_1'",
         ),
-        ({"optimizer": "Adma"}, r"`optimizer` to be one of .*but got 'Adma'\. Did you mean .*'Adam'"),
-        ({"lr": 0.0}, r"`lr` to be a positive number, but got 0\.0"),
-        ({"optimizer_args": {"momentun": 0.9}, "optimizer": "SGD"}, r"`optimizer_args` .*Did you mean 'momentum'"),
-        ({"optimizer_args": {"lr": 0.9}}, r"`optimizer_args` must not contain 'lr'"),
-        ({"scheduler": "Cosine"}, r"`scheduler` to be one of .*but got 'Cosine'"),
-        ({"scheduler": "StepLR", "scheduler_args": {"size": 3}}, r"`scheduler_args` .*got 'size'"),
-        ({"scheduler": "StepLR"}, r"`scheduler_args` lacks 'step_size', which `StepLR` requires"),
-        ({"scheduler_args": {"T_max": 3}}, r"`scheduler_args` is .* but `scheduler` is None"),
     ],
 )
 def test_wrong_arguments(arguments, message):
