@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lightning_znorm.vision.data._augmentation import Augmentation
 
-__all__ = ["Samples", "Split", "Tensors", "standardization"]
+__all__ = ["Samples", "Split", "Tensors", "choose", "standardization"]
 
 
 class Samples(Protocol):
@@ -25,8 +25,8 @@ class Tensors:
     """Samples that are in memory.
 
     Attributes:
-        images: ``(N, C, H, W)`` uint8.
-        targets: ``(N,)`` int64, or ``(N, 1, H, W)`` uint8.
+        images: ``(N, C, H, W)`` uint8, or of any type where they are not augmented.
+        targets: ``(N,)`` int64, or ``(N, masks, H, W)`` uint8.
 
     """
 
@@ -46,7 +46,7 @@ class Split:
 
     Attributes:
         samples: All of one split.
-        mean: ``(1, C)``, or ``(len(samples), C)``: that of each image, in units of 0 to 255.
+        mean: ``(1, C)``, or ``(len(samples), C)``: that of each image, in the units of its pixels.
         std: Of the same shape.
         cases: ``(len(samples),)`` int64, the number of each sample's case, such as a patient; ``None`` for none.
 
@@ -79,8 +79,8 @@ class Split:
             draws: ``(n, augmentation.draws)``, with which it does so.
 
         Returns:
-            Images ``(n, C, H, W)`` float32, standardized; targets ``(n,)`` int64, or ``(n, 1, H, W)`` float32; and the
-            numbers of the cases, ``(n,)`` int64, where there are any.
+            Images ``(n, C, H, W)`` float32, standardized; targets ``(n,)`` int64, or ``(n, masks, H, W)`` float32; and
+            the numbers of the cases, ``(n,)`` int64, where there are any.
 
         """
         images, targets = self._gather(indices)
@@ -98,6 +98,13 @@ class Split:
             return self.samples[indices]
         images, targets = zip(*(self.samples[index] for index in indices.tolist()), strict=True)
         return torch.stack(images), torch.stack(targets)
+
+
+def choose(whole: Tensors, indices: dict[str, list[int]], name: str) -> Split:
+    """Return one split of samples in memory, standardized by the figures of the training split."""
+    reference = whole.images[indices["train"]]
+    samples = Tensors(*whole[torch.tensor(indices[name])])
+    return Split(samples, reference.mean().view(1, 1), reference.std().view(1, 1))
 
 
 def standardization(mean: Sequence[float], std: Sequence[float]) -> tuple[Tensor, Tensor]:

@@ -1,13 +1,15 @@
 """Slices of the brain template that nilearn carries, with masks of grey and white matter."""
 
+from functools import cached_property
+
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
-from torch.utils.data import TensorDataset
 
 from lightning_znorm.errors import ArgumentValueError, count, require_packages
-from lightning_znorm.vision.data._in_memory import InMemoryDataModule, Splits
+from lightning_znorm.vision.data._images import ImageDataModule
+from lightning_znorm.vision.data._splits import Split, Tensors, choose
 
 __all__ = ["BrainMRI"]
 
@@ -15,7 +17,7 @@ _BLOCKS, _VAL_BLOCK, _TEST_BLOCK = 7, 2, 4
 _MIN_BRAIN = 0.02  # share of a slice's pixels that must be brain
 
 
-class BrainMRI(InMemoryDataModule):
+class BrainMRI(ImageDataModule):
     """Axial slices of the ICBM 152 T1 brain template with grey and white matter, from nilearn: a demonstration.
 
     It shows segmentation at work, without a download, and is no benchmark. The masks are nearly a function of one
@@ -65,20 +67,21 @@ class BrainMRI(InMemoryDataModule):
         self, batch_size: int = 8, image_size: int = 96, gap: int = 4, num_workers: int = 0, seed: int = 0
     ) -> None:
         require_packages("`BrainMRI`", "demo", "nilearn")
-        super().__init__(batch_size, num_workers, seed)
+        super().__init__(batch_size, None, num_workers, False, seed)
         self.image_size = count("image_size", image_size, least=16)
         self.gap = count("gap", gap)
 
-    def load(self) -> Splits:
-        """Read the template, choose the slices of each split and standardize them."""
+    def load(self, name: str) -> Split:
+        """Return one split."""
+        return choose(*self._whole, name)
+
+    @cached_property
+    def _whole(self) -> tuple[Tensors, dict[str, list[int]]]:
+        """Slices of the template with their masks, and the indices of each split."""
         volume = load_template()
         keep = (volume[:, 1:].sum(dim=1) >= 0.5).float().mean(dim=(1, 2)) >= _MIN_BRAIN
         slices = _resize(volume[keep], self.image_size)
-        images, masks = slices[:, :1], (slices[:, 1:] >= 0.5).float()
-        split = split_into_blocks(len(images), self.gap)
-        reference = images[split["train"]]
-        images = (images - reference.mean()) / reference.std()
-        return {name: TensorDataset(images[indices], masks[indices]) for name, indices in split.items()}
+        return Tensors(slices[:, :1], (slices[:, 1:] >= 0.5).byte()), split_into_blocks(len(slices), self.gap)
 
 
 def load_template() -> Tensor:

@@ -1,18 +1,20 @@
 """Handwritten digits that scikit-learn carries."""
 
+from functools import cached_property
+
 import torch
 from torch.nn import functional
-from torch.utils.data import TensorDataset
 
 from lightning_znorm.errors import count, require_packages
-from lightning_znorm.vision.data._in_memory import InMemoryDataModule, Splits
+from lightning_znorm.vision.data._images import ImageDataModule
+from lightning_znorm.vision.data._splits import Split, Tensors, choose
 
 __all__ = ["Digits"]
 
 _TRAIN, _VAL = 1197, 300
 
 
-class Digits(InMemoryDataModule):
+class Digits(ImageDataModule):
     """1,797 real handwritten digits of 8 x 8 pixels, from scikit-learn: no download.
 
     1,197 for training, 300 each for validation and test, with the classes in proportion. Images are enlarged
@@ -46,11 +48,16 @@ class Digits(InMemoryDataModule):
 
     def __init__(self, batch_size: int = 64, image_size: int = 32, num_workers: int = 0, seed: int = 0) -> None:
         require_packages("`Digits`", "demo", "sklearn")
-        super().__init__(batch_size, num_workers, seed)
+        super().__init__(batch_size, None, num_workers, False, seed)
         self.image_size = count("image_size", image_size, least=8)
 
-    def load(self) -> Splits:
-        """Read, split, enlarge and standardize the digits."""
+    def load(self, name: str) -> Split:
+        """Return one split."""
+        return choose(*self._whole, name)
+
+    @cached_property
+    def _whole(self) -> tuple[Tensors, dict[str, list[int]]]:
+        """Enlarged digits with their labels, and the indices of each split."""
         from sklearn.datasets import load_digits
         from sklearn.model_selection import train_test_split
 
@@ -62,8 +69,4 @@ class Digits(InMemoryDataModule):
 
         images = torch.from_numpy(pixels).float().view(-1, 1, 8, 8) / 16
         images = functional.interpolate(images, size=(self.image_size,) * 2, mode="bilinear", align_corners=False)
-        images = (images - images[train].mean()) / images[train].std()
-        return {
-            split: TensorDataset(images[chosen], labels[chosen])
-            for split, chosen in (("train", train), ("val", val), ("test", test))
-        }
+        return Tensors(images, labels), {"train": train, "val": val, "test": test}

@@ -18,7 +18,8 @@ def loaded(datamodule):
 
 
 def tensors(datamodule, split):
-    return datamodule._splits[split].tensors
+    samples = datamodule._splits[split]
+    return samples.prepare(torch.arange(len(samples)))
 
 
 class TestDigits:
@@ -38,7 +39,10 @@ class TestDigits:
     def test_ranks_share_the_evaluation(self):
         digits, labels, batches = loaded(Digits(image_size=8, batch_size=6)), [], set()
         for rank in range(7):
-            digits.trainer = SimpleNamespace(distributed_sampler_kwargs={"num_replicas": 7, "rank": rank})
+            digits.trainer = SimpleNamespace(
+                distributed_sampler_kwargs={"num_replicas": 7, "rank": rank},
+                strategy=SimpleNamespace(root_device=torch.device("cpu")),
+            )
             parts = [targets for _, targets in digits.test_dataloader()]
             labels += torch.cat(parts).tolist()
             batches.add(len(parts))
