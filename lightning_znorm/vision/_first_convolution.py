@@ -5,19 +5,16 @@ from contextlib import contextmanager
 from inspect import signature
 from typing import Any
 
-import torch
 from torch import nn
 
 
 @contextmanager
-def first_convolution_takes(in_channels: int) -> Iterator[None]:
-    """Give the first convolution that is constructed inside so many input channels.
-
-    The network's own initialization runs on it, so that schemes by fan-in and by fan-out are both exact.
+def first_convolution_channels(in_channels: int) -> Iterator[None]:
+    """Give the first convolution that is constructed inside so many input channels, before it is initialized.
 
     Example::
 
-        >>> with first_convolution_takes(1):
+        >>> with first_convolution_channels(1):
         ...     network = nn.Sequential(nn.Conv2d(3, 8, kernel_size=3), nn.Conv2d(8, 8, kernel_size=3))
         >>> [convolution.in_channels for convolution in network]
         [1, 8]
@@ -39,26 +36,14 @@ def first_convolution_takes(in_channels: int) -> Iterator[None]:
         nn.Conv2d.__init__ = original  # type: ignore[method-assign]
 
 
-def find_first_convolution(model: nn.Module) -> tuple[str, nn.Conv2d]:
-    """Return the first convolution of a network, and its name."""
-    return next((name, module) for name, module in model.named_modules() if isinstance(module, nn.Conv2d))
+def find_first_convolution(model: nn.Module) -> nn.Conv2d:
+    """Return the first convolution of a network."""
+    return next(module for module in model.modules() if isinstance(module, nn.Conv2d))
 
 
 def spread_first_convolution(model: nn.Module, in_channels: int) -> None:
-    """Replace the first convolution by one that gives for a grey image what the old one does for equal channels."""
-    name, old = find_first_convolution(model)
-    new = nn.Conv2d(
-        in_channels,
-        old.out_channels,
-        kernel_size=old.kernel_size,  # type: ignore[arg-type]
-        stride=old.stride,  # type: ignore[arg-type]
-        padding=old.padding,  # type: ignore[arg-type]
-        dilation=old.dilation,  # type: ignore[arg-type]
-        bias=old.bias is not None,
-    )
-    with torch.no_grad():
-        share = old.weight.sum(dim=1, keepdim=True) / in_channels
-        new.weight.copy_(share.expand_as(new.weight))
-        if old.bias is not None and new.bias is not None:
-            new.bias.copy_(old.bias)
-    model.set_submodule(name, new)
+    """Make the first convolution give for a grey image what it did for equal channels."""
+    convolution = find_first_convolution(model)
+    share = convolution.weight.detach().sum(dim=1, keepdim=True) / in_channels
+    convolution.weight = nn.Parameter(share.repeat(1, in_channels, 1, 1))
+    convolution.in_channels = in_channels

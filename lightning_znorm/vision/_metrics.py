@@ -19,24 +19,12 @@ Ratio = Literal["dice", "iou", "precision", "sensitivity", "specificity"]
 
 
 def average_ratio(ratio: Ratio, tp: Tensor, fp: Tensor, tn: Tensor, fn: Tensor) -> Tensor:
-    """Average a ratio over the classes that occur in the targets.
+    """Average a ratio of counts ``(num_classes,)`` over the classes with a positive target.
 
-    Args:
-        ratio: Its name. Dice and F1 are the same, so are sensitivity and recall.
-        tp: True positives of each class, of shape ``(num_classes,)``.
-        fp: False positives.
-        tn: True negatives.
-        fn: False negatives.
+    For the specificity, with a negative one. A ratio 0/0, the precision of a class that is never predicted, is 0. If no
+    class counts, the average is 1 if every prediction is right, else 0.
 
-    Returns:
-        The mean over the classes with a positive target (for the specificity, with a negative one); 0/0 in one of
-        them, the precision of a class that is never predicted, is 0. If there is no such class: 1 if every prediction
-        is right, else 0.
-
-    Example:
-        The second class does not occur, so that its false positives do not count.
-
-        >>> average_ratio("dice", *torch.tensor([[8, 0], [1, 2], [9, 18], [2, 0]]))
+        >>> average_ratio("dice", *torch.tensor([[8, 0], [1, 2], [9, 18], [2, 0]]))  # the second class does not occur
         tensor(0.8421)
 
     """
@@ -54,17 +42,7 @@ def average_ratio(ratio: Ratio, tp: Tensor, fp: Tensor, tn: Tensor, fn: Tensor) 
 
 
 class AverageRatio(Metric):
-    """A ratio by the counts of a whole split, see :func:`average_ratio`.
-
-    Args:
-        ratio: Its name.
-        task: Which predictions and targets there are: ``"binary"``, ``"multilabel"`` or ``"multiclass"``.
-        num_classes: Number of classes; 1 for a binary task.
-
-    Shapes:
-        Those of :func:`torchmetrics.functional.stat_scores`.
-
-    """
+    """A ratio by the counts of a whole split, see :func:`average_ratio`; Dice is F1, and sensitivity recall."""
 
     is_differentiable = False
     higher_is_better = True
@@ -123,18 +101,7 @@ class MeanLoss(Metric):
 
 
 class DicePerCase(Metric):
-    """The mean of the Dice of each case, all images of a case pooled.
-
-    Averaged over the pairs of a case and a class that occur in the targets, see :func:`average_ratio`.
-
-    Args:
-        task: Which predictions and targets there are: ``"binary"``, ``"multilabel"`` or ``"multiclass"``.
-        num_classes: Number of classes; 1 for a binary task.
-
-    Shapes:
-        Predictions and targets as for :class:`AverageRatio`, the numbers of their cases ``(N,)`` int64.
-
-    """
+    """The mean of the Dice over the pairs of a case and a class that occur in the targets, a case's images pooled."""
 
     is_differentiable = False
     higher_is_better = True

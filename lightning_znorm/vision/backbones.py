@@ -8,7 +8,7 @@ from torch import nn
 from torchvision import models
 
 from lightning_znorm.errors import ArgumentValueError, require_packages, unknown_choice
-from lightning_znorm.vision._first_convolution import first_convolution_takes, spread_first_convolution
+from lightning_znorm.vision._first_convolution import first_convolution_channels, spread_first_convolution
 from lightning_znorm.vision.cifar_networks import CifarNetwork
 
 __all__ = ["make_backbone"]
@@ -74,7 +74,7 @@ def _make_torchvision(name: str, num_classes: int, in_channels: int, weights: st
         raise unknown_choice("backbone", name, known)
     model: nn.Module
     if weights is None:
-        with first_convolution_takes(in_channels):
+        with first_convolution_channels(in_channels):
             model = models.get_model(name, weights=None, num_classes=num_classes)
         return model
     choices = [member.name for member in models.get_model_weights(name)]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torchmetrics import MetricCollection
 
 from lightning_znorm.errors import ArgumentValueError, DataError, count, unknown_choice
-from lightning_znorm.vision._first_convolution import find_first_convolution, first_convolution_takes
+from lightning_znorm.vision._first_convolution import find_first_convolution, first_convolution_channels
 from lightning_znorm.vision._metrics import AverageRatio, DicePerCase, Task
 from lightning_znorm.vision._supervised import SupervisedModule
 
@@ -184,8 +184,8 @@ def make_segmenter(
         if encoder_weights not in known:
             raise unknown_choice("encoder_weights", encoder_weights, known)
     cls = smp.MODEL_ARCHITECTURES_MAPPING[architecture.lower()]
-    own = ("encoder_name", "encoder_weights", "in_channels", "classes", "kwargs")
-    choices = [name for name in signature(cls).parameters if name not in own]
+    taken = ("encoder_name", "encoder_weights", "in_channels", "classes", "kwargs")
+    choices = [name for name in signature(cls).parameters if name not in taken]
     for name in architecture_args:
         if name not in choices:
             raise unknown_choice("architecture_args", name, choices)
@@ -198,10 +198,9 @@ def make_segmenter(
     )
     if in_channels != 3 and encoder_weights is None and not encoder.startswith("tu-"):
         # smp gives PyTorch's default initialization to this layer alone
-        with first_convolution_takes(in_channels):
+        with first_convolution_channels(in_channels):
             reference = smp.encoders.get_encoder(encoder)
-        _, convolution = find_first_convolution(model.encoder)
-        convolution.load_state_dict(find_first_convolution(reference)[1].state_dict())
+        find_first_convolution(model.encoder).load_state_dict(find_first_convolution(reference).state_dict())
     network: nn.Module = model
     return network
 

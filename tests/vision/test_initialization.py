@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torchvision import models
 
-from lightning_znorm.vision._first_convolution import find_first_convolution, first_convolution_takes
+from lightning_znorm.vision._first_convolution import find_first_convolution, first_convolution_channels
 from lightning_znorm.vision.backbones import make_backbone
 from lightning_znorm.vision.segmentation import make_segmenter
 
@@ -46,13 +46,13 @@ def assert_is_initialized_by(scheme, convolution, in_channels):
     ],
 )
 def test_first_convolution_of_a_backbone(name, scheme, in_channels):
-    _, convolution = find_first_convolution(make_backbone(name, 2, in_channels))
+    convolution = find_first_convolution(make_backbone(name, 2, in_channels))
     assert_is_initialized_by(scheme, convolution, in_channels)
 
 
 @pytest.mark.parametrize("in_channels", [1, pytest.param(3, marks=pytest.mark.long), 4])
 def test_first_convolution_of_a_vision_transformer(in_channels):
-    _, convolution = find_first_convolution(make_backbone("vit_b_32", 2, in_channels))
+    convolution = find_first_convolution(make_backbone("vit_b_32", 2, in_channels))
     assert_is_initialized_by(lecun_fan_in, convolution, in_channels)
 
 
@@ -69,7 +69,7 @@ def test_first_convolution_for_small_images(in_channels):
     [("resnet18", he_fan_out), ("mobilenet_v2", he_fan_out), ("densenet121", he_fan_in), ("tu-resnet18", he_fan_out)],
 )
 def test_first_convolution_of_an_encoder(encoder, scheme, in_channels):
-    _, convolution = find_first_convolution(make_segmenter("Unet", encoder, in_channels=in_channels).encoder)
+    convolution = find_first_convolution(make_segmenter("Unet", encoder, in_channels=in_channels).encoder)
     assert_is_initialized_by(scheme, convolution, in_channels)
 
 
@@ -90,7 +90,8 @@ def test_first_convolution_of_an_encoder(encoder, scheme, in_channels):
 def test_nothing_but_the_first_convolution_changes(name):
     with torch.device("cpu" if name.startswith("regnet") else "meta"):  # RegNet computes its widths by tensors
         usual, other = (make_backbone(name, 10, in_channels) for in_channels in (3, 4))
-    first, convolution = find_first_convolution(other)
+    convolution = find_first_convolution(other)
+    first = next(key for key, module in other.named_modules() if module is convolution)
     shapes = {key: value.shape for key, value in usual.state_dict().items()}
     assert [key for key, value in other.state_dict().items() if value.shape != shapes[key]] == [f"{first}.weight"]
     assert convolution.in_channels == convolution.weight.shape[1] == 4
@@ -120,21 +121,21 @@ def test_a_segmenter_for_other_channels_has_otherwise_the_same_weights():
     assert [key for key in expected if not torch.equal(result[key], expected[key])] == ["encoder.conv1.weight"]
 
 
-class TestFirstConvolutionTakes:
+class TestFirstConvolutionChannels:
     def test_by_keyword(self):
-        with first_convolution_takes(5):
+        with first_convolution_channels(5):
             first, second = (nn.Conv2d(in_channels=3, out_channels=4, kernel_size=1, groups=1) for _ in range(2))
         assert (first.in_channels, first.weight.shape[1]) == (5, 5)
         assert second.in_channels == 3
 
     def test_ends_with_an_error_or_without_a_convolution(self):
         original = nn.Conv2d.__init__
-        with first_convolution_takes(5):
+        with first_convolution_channels(5):
             nn.Linear(3, 3)
         assert nn.Conv2d.__init__ is original
-        with pytest.raises(RuntimeError, match="before"), first_convolution_takes(5):
+        with pytest.raises(RuntimeError, match="before"), first_convolution_channels(5):
             raise RuntimeError("before the first convolution")
         assert nn.Conv2d.__init__ is original
-        with pytest.raises(TypeError), first_convolution_takes(5):
+        with pytest.raises(TypeError), first_convolution_channels(5):
             nn.Conv2d(3, 4)
         assert nn.Conv2d.__init__ is original

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lightning_znorm.errors import DataError
-from lightning_znorm.vision.data._files import alone_in
+from lightning_znorm.vision.data._files import locked
 from lightning_znorm.vision.data._splits import Tensors
 
 __all__ = ["load_or_make"]
@@ -19,19 +19,13 @@ __all__ = ["load_or_make"]
 def load_or_make(
     folder: Path, settings: str, state: str, labels: Tensor, size: int | None, make: Callable[[], Tensors]
 ) -> Tensors:
-    """Return a split from its file, which is made if it is missing, damaged or does not fit.
+    """Return a split from its file, which is made if it is missing, damaged, or not of these labels and this size.
 
-    Args:
-        folder: Of the files. One process at a time looks into it.
-        settings: Name of the split and of how it is read. A new file replaces those of other states.
-        state: What changes with the image files.
-        labels: What its targets must be, ``(N,)`` int64.
-        size: What the sides of its images must be; ``None`` if that is open.
-        make: Decodes the split.
-
+    The file is named after the settings by which the split is read and the state of the images; it replaces those of
+    other states.
     """
     path = folder / f"{settings}-{state}.pt"
-    with alone_in(folder):
+    with locked(folder):
         if path.exists():
             try:
                 return _load(path, labels, size)

@@ -16,7 +16,7 @@ from lightning_znorm.errors import DownloadError, MissingFileError
 
 
 @contextmanager
-def alone_in(folder: Path) -> Iterator[None]:
+def locked(folder: Path) -> Iterator[None]:
     """Create a folder, and let no other process that asks for it in at the same time."""
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / ".lock"):
@@ -25,12 +25,7 @@ def alone_in(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def explained(url: str, folder: Path) -> Iterator[None]:
-    """Turn what goes wrong in a download into an error that says what to do.
-
-    Raises:
-        RuntimeError: With the address and the folder.
-
-    """
+    """Turn what goes wrong in a download into an error that says what to do."""
     try:
         yield
     except (URLError, OSError) as error:
@@ -46,17 +41,7 @@ def explained(url: str, folder: Path) -> Iterator[None]:
 
 
 def fetch_gzip(url: str, path: Path, md5: str) -> None:
-    """Download and unpack a file unless it is there; the archive is checked, and removed in the end.
-
-    Args:
-        url: Of the archive.
-        path: Of the unpacked file, which appears when it is complete.
-        md5: Of the archive.
-
-    Raises:
-        RuntimeError: If the download fails or is not what it should be.
-
-    """
+    """Download and unpack a file, which appears when it is complete; the archive is checked, and removed in the end."""
     if path.exists():
         return
     archive = path.with_name(path.name + ".gz")
@@ -78,12 +63,7 @@ def fetch_gzip(url: str, path: Path, md5: str) -> None:
 
 
 def existing(folder: str | os.PathLike[str], argument: str, hint: str) -> Path:
-    """Return a folder that is there.
-
-    Raises:
-        FileNotFoundError: Naming the argument, if it is not.
-
-    """
+    """Return a folder, or raise an error that names the argument if there is none."""
     path = Path(folder).expanduser()
     if not path.is_dir():
         raise MissingFileError(f"Argument `{argument}` is {str(folder)!r}, but {path.absolute()} is no folder. {hint}")

@@ -141,7 +141,8 @@ class ImageDataModule(pl.LightningDataModule):
         """Read all samples of a split, by the worker processes, and show the progress."""
         if isinstance(samples, Tensors):
             return samples
-        loader = DataLoader(Raw(samples), batch_size=_READ_AT_ONCE, num_workers=self.num_workers)
+        dataset: Any = samples  # a Dataset has no more than these
+        loader = DataLoader(dataset, batch_size=_READ_AT_ONCE, num_workers=self.num_workers)
         about = f"Reading {type(self).__name__}'s {name} split"
         whole: Tensors | None = None
         start = 0
@@ -157,27 +158,8 @@ class ImageDataModule(pl.LightningDataModule):
         return whole
 
 
-class Raw(Dataset[tuple[Tensor, Tensor]]):
-    """Samples as they are, for a DataLoader."""
-
-    def __init__(self, samples: Samples) -> None:
-        self.samples = samples
-
-    def __len__(self) -> int:
-        return len(self.samples)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        return self.samples[index]
-
-
 class Prepared(Dataset[tuple[Tensor, ...]]):
-    """Whole batches, augmented and standardized; or single samples, as they are.
-
-    Args:
-        split: What to prepare.
-        augmentation: Of the batches.
-
-    """
+    """Whole batches, augmented and standardized; or single samples, standardized."""
 
     def __init__(self, split: Split, augmentation: Augmentation | None = None) -> None:
         self.split = split

@@ -14,11 +14,7 @@ __all__ = ["DeviceLoader"]
 class DeviceLoader:
     """Batches of a split that is on a device already: no worker, no copy, no wait.
 
-    Args:
-        split: What to deal out; its samples are :class:`~lightning_znorm.vision.data._splits.Tensors`.
-        order: Which samples, in which batches. A Trainer finds it in ``sampler`` and sets its epoch.
-        augmentation: Of training batches.
-
+    A Trainer finds the order in ``sampler`` and sets its epoch.
     """
 
     batch_sampler = None  # a Trainer asks for it wherever there is a `sampler`

@@ -79,13 +79,8 @@ class Order(DistributedSampler[Any]):
             yield (indices.tolist(), draws.tolist()) if self.draws else indices.tolist()
 
     def deal(self, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
-        """Return indices and random numbers of each batch of the current epoch, and go on to the next epoch.
-
-        Args:
-            device: Where they are needed. They are drawn on the CPU, and so do not depend on it.
-
-        """
-        indices, draws = self.share().to(device), self.draw().to(device)
+        """Return indices and random numbers of each batch of the current epoch, and go on to the next epoch."""
+        indices, draws = self.share().to(device), self.draw().to(device)  # drawn on the CPU: the same on any device
         self.epoch += 1
         return zip(indices.split(self.sizes()), draws.split(self.sizes()), strict=True)
 
@@ -128,8 +123,8 @@ def find_rank(trainer: pl.Trainer | None) -> tuple[int, int]:
     if trainer is None:
         is_distributed = dist.is_available() and dist.is_initialized()
         return (dist.get_rank(), dist.get_world_size()) if is_distributed else (0, 1)
-    found = trainer.distributed_sampler_kwargs
-    return (0, 1) if found is None else (found["rank"], found["num_replicas"])
+    kwargs = trainer.distributed_sampler_kwargs
+    return (0, 1) if kwargs is None else (kwargs["rank"], kwargs["num_replicas"])
 
 
 def overfits(trainer: pl.Trainer | None) -> bool:

@@ -25,10 +25,6 @@ def describe_overlap(splits: dict[str, list[Path]]) -> str | None:
 
     Copies are found, whatever their names, and links. A file is read if one of another split has the same size, and
     read whole if its end is the same, too. Of more than 200,000 files only links are found.
-
-    Args:
-        splits: The files of each split.
-
     """
     files = list(_stat(splits))
     if len(files) > _MOST_READ:

@@ -25,18 +25,8 @@ def read_image(path: Path, window: tuple[float, float] | None = None) -> Tensor:
     """Return an image as RGB, uint8 of shape ``(3, H, W)``.
 
     It is turned upright as its EXIF data say, and transparent pixels are put over black. Of colors with 16 bits per
-    channel Pillow keeps the upper 8.
-
-    Args:
-        path: Of a file that Pillow can read.
-        window: The values that become 0 and 255 where a gray image has more than 8 bits (integers or floats); those
-            beyond are clipped. No other image is affected.
-
-    Raises:
-        ValueError: If it cannot be read, has several pages or frames (but for the JPEG files of phones, of which the
-            first picture is read), more pixels than ``PIL.Image.MAX_IMAGE_PIXELS``, or more than 8 bits without a
-            window.
-
+    channel Pillow keeps the upper 8. The window has the values that become 0 and 255 where a gray image has more than 8
+    bits; those beyond are clipped.
     """
     with _opened(path) as image:
         if not _is_deep(image):
@@ -61,13 +51,6 @@ def read_mask(path: Path) -> Tensor:
 
     That value may be any number or color: masks of 0 and 1, of 0 and 255, or of black and red mean the same.
     Transparent pixels are put over black.
-
-    Args:
-        path: Of a file that Pillow can read.
-
-    Raises:
-        ValueError: If it cannot be read, as in :func:`read_image`, or has several values beside black, or no black.
-
     """
     with _opened(path) as image:
         is_gray = _is_deep(image) or (image.mode in ("1", "L") and not image.has_transparency_data)
@@ -134,6 +117,6 @@ def _apply_window(image: Image.Image, low: float, high: float) -> Tensor:
 
 def _list_values(values: np.ndarray) -> str:
     """Return the first of the values or colors in an image."""
-    found = np.unique(values.reshape(values.shape[0] * values.shape[1], -1), axis=0)
-    first = [str(value[0] if len(value) == 1 else tuple(value)) for value in found[:_SHOWN].tolist()]
-    return ", ".join(first) + (f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else "")
+    unique = np.unique(values.reshape(values.shape[0] * values.shape[1], -1), axis=0)
+    first = [str(value[0] if len(value) == 1 else tuple(value)) for value in unique[:_SHOWN].tolist()]
+    return ", ".join(first) + (f" and {len(unique) - _SHOWN} more" if len(unique) > _SHOWN else "")

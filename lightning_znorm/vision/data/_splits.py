@@ -71,18 +71,7 @@ class Split:
     def prepare(
         self, indices: Tensor, augmentation: Augmentation | None = None, draws: Tensor | None = None
     ) -> tuple[Tensor, ...]:
-        """Return a batch.
-
-        Args:
-            indices: ``(n,)`` int64, of its samples.
-            augmentation: What to do to the images, and to their masks.
-            draws: ``(n, augmentation.draws)``, with which it does so.
-
-        Returns:
-            Images ``(n, C, H, W)`` float32, standardized; targets ``(n,)`` int64, or ``(n, masks, H, W)`` float32; and
-            the numbers of the cases, ``(n,)`` int64, where there are any.
-
-        """
+        """Return images, standardized, targets and, where there are any, cases of some samples; masks are float32."""
         images, targets = self._gather(indices)
         masks = targets if targets.ndim > 1 else None
         if augmentation is not None and draws is not None:

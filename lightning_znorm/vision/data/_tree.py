@@ -18,20 +18,7 @@ _NAMES = {
 
 
 class Tree:
-    """The folders and images of a tree.
-
-    Args:
-        root: Folder of the tree.
-
-    Attributes:
-        folders: Of the splits ``train``, ``val`` and ``test``, as far as they exist.
-        classes: Their names, sorted.
-
-    Raises:
-        FileNotFoundError: If there is no training folder, or it has fewer than two classes.
-        ValueError: If two folders are of one split.
-
-    """
+    """The folders of the splits that exist, the sorted names of the classes in ``train``, and the images."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -59,13 +46,7 @@ class Tree:
             )
 
     def images(self, split: str) -> list[list[Path]]:
-        """Return the images of each class, sorted by name; they are listed once.
-
-        Raises:
-            FileNotFoundError: If there is no folder of the split, or a class has no image.
-            ValueError: If there is a class that the training folder lacks.
-
-        """
+        """Return the images of each class, sorted by name; they are listed once."""
         if split not in self._images:
             self._images[split] = self._list_images(split)
         return self._images[split]

@@ -8,7 +8,7 @@ from torchvision.datasets.utils import download_and_extract_archive
 
 from lightning_znorm.errors import ArgumentValueError, DownloadError, count
 from lightning_znorm.vision.data._augmentation import FlipAndCrop
-from lightning_znorm.vision.data._files import alone_in, explained, shuffled
+from lightning_znorm.vision.data._files import explained, locked, shuffled
 from lightning_znorm.vision.data._images import ImageDataModule
 from lightning_znorm.vision.data._splits import Split, Tensors, standardization
 
@@ -69,7 +69,7 @@ class CIFAR10(ImageDataModule):
     def prepare_data(self) -> None:
         """Download."""
         if self.download and not self._is_complete():
-            with alone_in(self.root), explained(datasets.CIFAR10.url, self.root):
+            with locked(self.root), explained(datasets.CIFAR10.url, self.root):
                 archive = datasets.CIFAR10
                 download_and_extract_archive(
                     archive.url, str(self.root), filename=archive.filename, md5=archive.tgz_md5

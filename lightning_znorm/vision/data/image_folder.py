@@ -144,25 +144,26 @@ class ImageFolder(ImageDataModule):
         """Return the images of each class that belong to a split."""
         if name == "test" or "val" in self._tree.folders:
             return self._tree.images(name)
-        return [self._hold_out(own, wants_held_out=name == "val") for own in self._tree.images("train")]
+        return [self._hold_out(images, wants_held_out=name == "val") for images in self._tree.images("train")]
 
-    def _hold_out(self, own: list[Path], wants_held_out: bool) -> list[Path]:
+    def _hold_out(self, images: list[Path], wants_held_out: bool) -> list[Path]:
         """Return the training or the validation part of a class's training images."""
-        count = max(1, round(self.val_share * len(own)))
-        if count == len(own):
+        count = max(1, round(self.val_share * len(images)))
+        if count == len(images):
             raise DataError(
-                f"The class folder {own[0].parent} has {len(own)} image(s), too few to hold some out for validation."
-                " Add images, or a folder `valid`."
+                f"The class folder {images[0].parent} has {len(images)} image(s), too few to hold some out for"
+                " validation. Add images, or a folder `valid`."
             )
-        order = shuffled(len(own), self.seed)
-        return [own[number] for number in sorted(order[:count] if wants_held_out else order[count:])]
+        order = shuffled(len(images), self.seed)
+        return [images[number] for number in sorted(order[:count] if wants_held_out else order[count:])]
 
     def _choose(self, by_class: list[list[Path]], name: str) -> list[tuple[Path, int]]:
         """Return the images that are used, with their labels."""
         if name != "train" and self.eval_per_class is not None:
-            orders = [shuffled(len(own), self.seed)[: self.eval_per_class] for own in by_class]
-            by_class = [[own[number] for number in sorted(order)] for own, order in zip(by_class, orders, strict=True)]
-        return [(path, label) for label, own in enumerate(by_class) for path in own]
+            orders = [shuffled(len(images), self.seed)[: self.eval_per_class] for images in by_class]
+            pairs = zip(by_class, orders, strict=True)
+            by_class = [[images[number] for number in sorted(order)] for images, order in pairs]
+        return [(path, label) for label, images in enumerate(by_class) for path in images]
 
     def _compare_splits(self) -> None:
         """Warn of images that lie in two splits, once."""

@@ -238,30 +238,30 @@ def read_volume(folder: Path, size: int) -> Volume:
 def _find_slices(folder: Path) -> dict[tuple[int, bool], Path]:
     """Return the slices and masks (``True``) of a folder by their numbers."""
     pattern = re.compile(re.escape(folder.name) + r"_(\d+)(_mask)?\.(?i:tiff?)")
-    found: dict[tuple[int, bool], Path] = {}
+    slices: dict[tuple[int, bool], Path] = {}
     for path in sorted(folder.iterdir()):
         if match := pattern.fullmatch(path.name):
             key = int(match[1]), match[2] is not None
-            if key in found:
-                raise DataError(f"{found[key]} and {path} are the same slice by their names. Remove one.")
-            found[key] = path
-    return found
+            if key in slices:
+                raise DataError(f"{slices[key]} and {path} are the same slice by their names. Remove one.")
+            slices[key] = path
+    return slices
 
 
 def _list_slices(folder: Path) -> list[tuple[Path, Path]]:
     """Return each slice with its mask, in the order of their numbers."""
-    found = _find_slices(folder)
-    if first := found.get((0, False)) or found.get((0, True)):
+    slices = _find_slices(folder)
+    if first := slices.get((0, False)) or slices.get((0, True)):
         raise DataError(f"{first} has the number 0, but slices are numbered from 1. Number them again.")
-    count = max((number for number, _ in found), default=0)
+    count = max((number for number, _ in slices), default=0)
     if count == 0:
         raise MissingFileError(f"There is no slice `{folder.name}_1.tif` in {folder}. {_HINT}")
     for number in range(1, count + 1):
         for is_mask in (False, True):
-            if (number, is_mask) not in found:
+            if (number, is_mask) not in slices:
                 missing = f"{folder.name}_{number}{'_mask' if is_mask else ''}.tif"
                 raise MissingFileError(
                     f"{folder / missing} is missing, while the patient has slices up to number {count}: the copy of"
                     " the data is incomplete. Unpack the whole set."
                 )
-    return [(found[number, False], found[number, True]) for number in range(1, count + 1)]
+    return [(slices[number, False], slices[number, True]) for number in range(1, count + 1)]

@@ -12,7 +12,7 @@ from torchvision import datasets
 
 from lightning_znorm.errors import DataError, FileError, MissingFileError, require_packages
 from lightning_znorm.vision.data._augmentation import QuarterTurns
-from lightning_znorm.vision.data._files import alone_in, fetch_gzip
+from lightning_znorm.vision.data._files import fetch_gzip, locked
 from lightning_znorm.vision.data._images import ImageDataModule
 from lightning_znorm.vision.data._splits import Split, standardization
 
@@ -82,7 +82,7 @@ class PCam(ImageDataModule):
         """Download and unpack."""
         files = [(name, md5) for kinds in datasets.PCAM._FILES.values() for name, _, md5 in kinds.values()]
         if self.download and not all((self.folder / name).exists() for name, _ in files):
-            with alone_in(self.folder):
+            with locked(self.folder):
                 for name, md5 in files:
                     fetch_gzip(f"{self.url}/{name}.gz?download=1", self.folder / name, md5)
 
