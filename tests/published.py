@@ -12,7 +12,7 @@ from lightning_znorm.compare.report.statistics import differences_to
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAPER = DOCS / "data" / "paper"
-RATE = "model.init_args.lr"  # the key when these runs were made; `optimizer` is a class path with a rate since then
+RATE = "model.init_args.lr"  # its key when these runs were made, before an optimizer was a class path
 RESOLUTION = 1e-6  # of means of metrics in float32
 
 

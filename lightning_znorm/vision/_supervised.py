@@ -61,6 +61,10 @@ class SupervisedModule(pl.LightningModule, ABC):
     def evaluate(self, batch: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         """Return loss, predictions and targets of a batch, the latter two as the metrics take them."""
 
+    @abstractmethod
+    def to_probabilities(self, logits: Tensor) -> Tensor:
+        """Return probabilities of the shape of the logits."""
+
     def training_step(self, batch: Sequence[Tensor], batch_idx: int) -> Tensor:
         """Return the loss of a batch."""
         loss, _, _ = self.evaluate(batch)
@@ -74,6 +78,11 @@ class SupervisedModule(pl.LightningModule, ABC):
     def test_step(self, batch: Sequence[Tensor], batch_idx: int) -> None:
         """Add a batch to the test metrics."""
         self._measure(batch, "test_loss", self.test_loss, self.test_metrics, self.test_case_metrics)
+
+    def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """Return the probabilities of a batch, or of images alone."""
+        images = batch[0] if isinstance(batch, (tuple, list)) else batch
+        return self.to_probabilities(self(images))
 
     def _measure(
         self,

@@ -1,7 +1,6 @@
 """Image classification with any backbone of torchvision, timm or pytorchcv."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
@@ -97,14 +96,12 @@ class ImageClassifier(SupervisedModule):
         """Return cross-entropy, class probabilities (of two classes, those of class 1) and labels of a batch."""
         images, labels = batch[:2]
         logits = self(images)
-        probabilities = logits.detach().softmax(dim=1)
+        probabilities = self.to_probabilities(logits.detach())
         return self.loss(logits, labels), probabilities[:, 1] if self.num_classes == 2 else probabilities, labels
 
-    def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
+    def to_probabilities(self, logits: Tensor) -> Tensor:
         """Return class probabilities of shape ``(N, num_classes)``."""
-        images = batch[0] if isinstance(batch, (tuple, list)) else batch
-        probabilities: Tensor = self(images).softmax(dim=1)
-        return probabilities
+        return logits.softmax(dim=1)
 
 
 def _metrics(num_classes: int) -> MetricCollection:

@@ -127,12 +127,9 @@ class SemanticSegmenter(SupervisedModule):
         predictions = logits.detach().argmax(dim=1) if self.mode == "multiclass" else logits.detach() > 0
         return loss, predictions.long(), masks.long()
 
-    def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
+    def to_probabilities(self, logits: Tensor) -> Tensor:
         """Return probabilities of shape ``(N, num_classes, H, W)``."""
-        images = batch[0] if isinstance(batch, (tuple, list)) else batch
-        logits = self(images)
-        probabilities: Tensor = logits.softmax(dim=1) if self.mode == "multiclass" else logits.sigmoid()
-        return probabilities
+        return logits.softmax(dim=1) if self.mode == "multiclass" else logits.sigmoid()
 
     def _checked(self, masks: Tensor, logits: Tensor) -> Tensor:
         expected = tuple(logits.shape)
