@@ -10,7 +10,8 @@ PAGE = (DOCS / "learning_rate.md").read_text()
 (README,) = [
     entry for entry in (ROOT / "README.md").read_text().split("\n- ") if entry.startswith("**Learning rate.**")
 ]
-RUNS = pd.read_csv(DOCS / "data" / "learning_rate.csv")
+KEY = "model.init_args.optimizer.init_args.lr"
+RUNS = pd.read_csv(DOCS / "data" / "learning_rate.csv").rename(columns={KEY: RATE})
 METHODS = {"none": "SGD", "znorm": "ZNorm"}
 OTHERS = ["(300 test images), SGD with momentum 0.9, cosine schedule"]  # of examples/learning_rate.yaml
 PROSE = {  # from the first sentence with measured figures on

@@ -18,11 +18,9 @@ ON_MACHINE = """
 import fcntl
 import socket
 from lightning_znorm.__main__ import main
-from lightning_znorm.compare.runs import lease
 
 fcntl.flock = lambda *_: None
 socket.gethostname = lambda: {machine!r}
-lease._DURATION = 3.0
 main({args!r})
 """
 
@@ -39,7 +37,7 @@ def start(machine, *flags):
     return warm.start("-c", code, env={"PYTHONPATH": str(ROOT)})
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_command_on_another_machine_is_refused_while_the_first_is_at_work():
     first = start("here", "--model.init_args.fail=hold")
     for line in first.stderr:
