@@ -7,7 +7,7 @@ from torch import Tensor
 
 from lightning_znorm.engine.nonfinite import Nonfinite
 from lightning_znorm.engine.transform import LogStats
-from lightning_znorm.errors import positive_number, with_known_keywords
+from lightning_znorm.errors import require_positive, with_known_keywords
 from lightning_znorm.functional import (
     GradientStats,
     centralize_gradients_,
@@ -250,9 +250,9 @@ class GradientClipping(GradientTransform):
         log_stats: LogStats = False,
         enabled: bool = True,
     ) -> None:
-        self.max_norm = positive_number("max_norm", max_norm, "The usual value is 1.0.")
+        self.max_norm = require_positive("max_norm", max_norm, "The usual value is 1.0.")
         self.norm_type = (
-            math.inf if norm_type == math.inf else positive_number("norm_type", norm_type, "inf is allowed.")
+            math.inf if norm_type == math.inf else require_positive("norm_type", norm_type, "inf is allowed.")
         )
         super().__init__(exclude, min_ndim, start_step, stop_step, nonfinite, max_skips, log_stats, enabled)
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lightning_znorm.backends import choose_centralize_, choose_clipping, choose_verbs, choose_znorm_, clipping
 from lightning_znorm.backends.gradients import are_plain, group_by_device, require_transformable
-from lightning_znorm.errors import ArgumentTypeError, ArgumentValueError, describe, positive_number
+from lightning_znorm.errors import ArgumentTypeError, ArgumentValueError, describe, require_positive
 
 __all__ = ["DeviceStats", "GradientStats", "centralize_", "znorm_"]
 
@@ -275,7 +275,7 @@ def _tensors(parameters: Tensor | Iterable[Tensor]) -> list[Tensor]:
 
 def check_eps(eps: float) -> float:
     """Return ``eps`` as a ``float``; raise ``ValueError`` unless it is a positive finite number."""
-    return positive_number("eps", eps, "The default is 1e-10.", kind="positive finite number")
+    return require_positive("eps", eps, "The default is 1e-10.", kind="positive finite number")
 
 
 def check_center(center: bool) -> bool:

@@ -152,8 +152,8 @@ def test_a_training_goes_on_without_what_only_the_loggers_need(package, monkeypa
         logger=recording_logger(package, ("znorm", "grad")),
         callbacks=[ZNorm(log_stats="summary"), GradientMonitor()],
     )
-    monkeypatch.setattr(_lightning, "_LOGS", "renamed")
-    monkeypatch.setattr(_lightning, "_STEPPED", "renamed")
+    monkeypatch.setattr(_lightning, "_LOGGER_CONNECTOR", "renamed")
+    monkeypatch.setattr(_lightning, "_BATCH_COUNT", "renamed")
     trainer.fit(make_module(package))
     assert [step for step, _ in trainer.logger.rows] == [1, 1, 3, 3]
 

@@ -7,7 +7,7 @@ from torch.amp import GradScaler
 from torch.optim import Optimizer
 
 from lightning_znorm._lightning import MisconfigurationError
-from lightning_znorm._torch import is_unscaled, scale_of, unscales_itself
+from lightning_znorm._torch import is_unscaled, scale_of, unscales_in_step
 
 
 def refuse_unknown_scaling(owner: str, optimizer: Optimizer) -> None:
@@ -17,7 +17,7 @@ def refuse_unknown_scaling(owner: str, optimizer: Optimizer) -> None:
         MisconfigurationError: Naming the optimizer.
 
     """
-    if isinstance(optimizer, Optimizer) and unscales_itself(optimizer) is None:
+    if isinstance(optimizer, Optimizer) and unscales_in_step(optimizer) is None:
         raise MisconfigurationError(
             f"`{owner}` does not support the fused optimizer `{type(optimizer).__name__}`: it does not say whether it"
             " divides gradients by the scale of a GradScaler. Use `fused=False`. If it is a copy of an optimizer, make"
@@ -53,7 +53,7 @@ def scale_given_to_step(optimizer: Optimizer, keywords: dict[str, Any]) -> Tenso
         keywords: The keyword arguments of its ``step``.
 
     """
-    if not unscales_itself(optimizer):
+    if not unscales_in_step(optimizer):
         return None  # unscaled already; what the attribute `grad_scale` says is not looked at
     if "grad_scaler" in keywords:
         return scale_in_gradients(keywords["grad_scaler"], optimizer)

@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 
 from lightning_znorm._lightning import MisconfigurationError
 from lightning_znorm._torch import COMPILED_PREFIX
-from lightning_znorm.errors import listing
+from lightning_znorm.errors import join_names
 
 Named = Iterable[tuple[str, Tensor]]
 
@@ -101,5 +101,5 @@ class Selection:
             raise MisconfigurationError(
                 f"Argument `exclude` of `{self._owner}`: the pattern {next(iter(unmatched))!r} matches no parameter."
                 " Patterns are shell-style and match whole names, e.g. '*.bias' or 'encoder.*'. The names are:"
-                f" {listing(list(self._names.values()), limit=10)}."
+                f" {join_names(list(self._names.values()), limit=10)}."
             )

@@ -8,7 +8,14 @@ from typing import Any, Literal
 from torch import Tensor
 
 from lightning_znorm.engine.nonfinite import Nonfinite, SkipCounts
-from lightning_znorm.errors import ArgumentValueError, count, describe, integer, patterns, with_known_keywords
+from lightning_znorm.errors import (
+    ArgumentValueError,
+    describe,
+    require_count,
+    require_patterns,
+    to_integer,
+    with_known_keywords,
+)
 from lightning_znorm.functional import GradientStats
 
 LogStats = Literal[False, "summary", "layers"]
@@ -44,11 +51,11 @@ class Transform(ABC):
         enabled: bool = True,
     ) -> None:
         super().__init__()
-        self.exclude = patterns(exclude)
-        self.min_ndim = count("min_ndim", min_ndim)
-        self.start_step = count("start_step", start_step)
-        self.stop_step = None if stop_step is None else integer(stop_step)
-        self.max_skips = count("max_skips", max_skips)
+        self.exclude = require_patterns(exclude)
+        self.min_ndim = require_count("min_ndim", min_ndim)
+        self.start_step = require_count("start_step", start_step)
+        self.stop_step = None if stop_step is None else to_integer(stop_step)
+        self.max_skips = require_count("max_skips", max_skips)
         if stop_step is not None and (self.stop_step is None or self.stop_step <= self.start_step):
             raise ArgumentValueError(
                 f"Expected argument `stop_step` to be None or an integer larger than `start_step` ({self.start_step}),"

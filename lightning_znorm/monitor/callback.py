@@ -10,12 +10,12 @@ from torch.optim import Optimizer
 from lightning_znorm._lightning import Callback, rank_zero_warn
 from lightning_znorm.errors import (
     ArgumentValueError,
-    count,
     describe,
-    finite_number,
-    integer,
-    patterns,
+    require_count,
     require_packages,
+    require_patterns,
+    to_finite_number,
+    to_integer,
     with_known_keywords,
 )
 from lightning_znorm.monitor.picture import check_file, check_picture, draw_gradients
@@ -113,12 +113,12 @@ class GradientMonitor(Callback):
             raise ArgumentValueError(
                 f"Expected argument `detail` to be 'summary' or 'layers', but got {describe(detail)}."
             )
-        if every_n_steps is not None and (integer(every_n_steps) or 0) < 1:
+        if every_n_steps is not None and (to_integer(every_n_steps) or 0) < 1:
             raise ArgumentValueError(
                 "Expected argument `every_n_steps` to be None or an integer of at least 1, but got"
                 f" {describe(every_n_steps)}."
             )
-        threshold = finite_number(near_zero)
+        threshold = to_finite_number(near_zero)
         if threshold is None or threshold < 0:
             raise ArgumentValueError(
                 f"Expected argument `near_zero` to be a finite number of at least 0, but got {describe(near_zero)}."
@@ -128,11 +128,11 @@ class GradientMonitor(Callback):
                 f"Expected argument `picture` to be None or the path of a file, but got {describe(picture)}."
             )
         self.detail: Literal["summary", "layers"] = detail
-        self.every_n_steps = None if every_n_steps is None else integer(every_n_steps)
+        self.every_n_steps = None if every_n_steps is None else to_integer(every_n_steps)
         self.near_zero = threshold
-        self.exclude = patterns(exclude)
+        self.exclude = require_patterns(exclude)
         self.picture = picture
-        self.max_records = count("max_records", max_records, least=2)
+        self.max_records = require_count("max_records", max_records, least=2)
         self.enabled = enabled
         self._watch: GradientWatch | None = None
         self._records: dict[int, ThinnedRecords] = {}

@@ -154,9 +154,9 @@ def test_a_missing_extra_is_named(capsys, monkeypatch, command):
 def test_a_misspelt_command(capsys):
     for command in ("compre", "--config=my.yaml compre"):
         message = error_of(capsys, *command.split())
-        assert message.startswith("There is no command 'compre'. Did you mean 'compare'?")
+        assert message.startswith("Unknown command 'compre'. Did you mean 'compare'?")
     for none in ([], ["--foo"]):
-        assert error_of(capsys, *none).startswith("A command is needed: fit, validate, test, predict, compare.")
+        assert error_of(capsys, *none).startswith("A command is missing: fit, validate, test, predict, compare.")
 
 
 def test_no_file_names_a_command(capsys):

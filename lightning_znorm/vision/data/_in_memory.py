@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_znorm.errors import count
+from lightning_znorm.errors import require_count
 from lightning_znorm.vision.data._order import Order, find_rank, overfits
 
 Splits = dict[str, TensorDataset]
@@ -30,8 +30,8 @@ class InMemoryDataModule(pl.LightningDataModule):
 
     def __init__(self, batch_size: int, num_workers: int, seed: int) -> None:
         super().__init__()
-        self.batch_size = count("batch_size", batch_size, least=1)
-        self.num_workers = count("num_workers", num_workers)
+        self.batch_size = require_count("batch_size", batch_size, least=1)
+        self.num_workers = require_count("num_workers", num_workers)
         self.seed = seed
         self._splits: Splits = {}
 

@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import TensorDataset
 
-from lightning_znorm.errors import ArgumentValueError, count, require_packages
+from lightning_znorm.errors import ArgumentValueError, require_count, require_packages
 from lightning_znorm.vision.data._in_memory import InMemoryDataModule, Splits
 
 __all__ = ["BrainMRI"]
@@ -66,8 +66,8 @@ class BrainMRI(InMemoryDataModule):
     ) -> None:
         require_packages("`BrainMRI`", "demo", "nilearn")
         super().__init__(batch_size, num_workers, seed)
-        self.image_size = count("image_size", image_size, least=16)
-        self.gap = count("gap", gap)
+        self.image_size = require_count("image_size", image_size, least=16)
+        self.gap = require_count("gap", gap)
 
     def load(self) -> Splits:
         """Read the template, choose the slices of each split and standardize them."""

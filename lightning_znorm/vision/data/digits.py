@@ -4,7 +4,7 @@ import torch
 from torch.nn import functional
 from torch.utils.data import TensorDataset
 
-from lightning_znorm.errors import count, require_packages
+from lightning_znorm.errors import require_count, require_packages
 from lightning_znorm.vision.data._in_memory import InMemoryDataModule, Splits
 
 __all__ = ["Digits"]
@@ -47,7 +47,7 @@ class Digits(InMemoryDataModule):
     def __init__(self, batch_size: int = 64, image_size: int = 32, num_workers: int = 0, seed: int = 0) -> None:
         require_packages("`Digits`", "demo", "sklearn")
         super().__init__(batch_size, num_workers, seed)
-        self.image_size = count("image_size", image_size, least=8)
+        self.image_size = require_count("image_size", image_size, least=8)
 
     def load(self) -> Splits:
         """Read, split, enlarge and standardize the digits."""
