@@ -1,4 +1,4 @@
-"""What Lightning, Fabric, accelerate and PyTorch wrap around optimizers and modules."""
+"""Wrappers of Lightning, Fabric, accelerate and PyTorch around optimizers and modules."""
 
 from typing import Any
 
@@ -18,8 +18,8 @@ def find_optimizer(optimizer: Any, owner: str, enabled: bool) -> Any:
 
     Args:
         optimizer: The optimizer, wrapped or not.
-        owner: Name of the transform that is to be attached to it.
-        enabled: Whether to refuse a strategy or a precision in which it does not work.
+        owner: Name of the transform to attach.
+        enabled: Whether to refuse unsupported strategies and precisions.
 
     Raises:
         MisconfigurationError: Naming the setting and the remedy.
@@ -40,7 +40,7 @@ def find_optimizer(optimizer: Any, owner: str, enabled: bool) -> Any:
 
 
 def find_module(module: nn.Module) -> nn.Module:
-    """Return the module without the wrappers of torch.compile, Fabric and data parallelism, which prefix its names."""
+    """Return the module inside the wrappers of torch.compile, Fabric and data parallelism, which prefix its names."""
     inner = unwrap_fabric_module(module)
     if inner is None and isinstance(module, (DistributedDataParallel, nn.DataParallel)):
         inner = module.module
@@ -50,12 +50,12 @@ def find_module(module: nn.Module) -> nn.Module:
 
 
 def _refuse_accelerate(owner: str, state: Any) -> None:
-    """Raise if what accelerate does to the gradients is not supported."""
+    """Raise if accelerate's parallelism or precision is not supported."""
     kind = state.distributed_type.value
     if kind != "NO" and not kind.startswith("MULTI_"):  # data parallelism is MULTI_GPU, MULTI_CPU, …
         raise MisconfigurationError(
-            f"`{owner}` does not support accelerate's `DistributedType.{kind}` yet: a parameter's gradient may be"
-            " sharded or kept elsewhere there. Use one device or data parallelism (DDP), or leave the transform out"
+            f"`{owner}` does not support accelerate's `DistributedType.{kind}` yet: it may shard gradients"
+            " or store them elsewhere. Use one device or data parallelism (DDP), or leave the transform out"
             " (`enabled=False`)."
         )
     if state.mixed_precision not in ("no", "fp16", "bf16"):
