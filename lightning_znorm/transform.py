@@ -46,7 +46,7 @@ class GradientTransform(Transform, Callback):
             optimizers) in which the transform runs.
         stop_step: First optimizer step in which it no longer runs, ``None`` for never.
         nonfinite: What to do in a step in which a gradient of the optimizer, excluded ones included, has an inf or NaN.
-            ``"propagate"``: the tensor is left as it is, and the step is made. ``"skip"``: every ``.grad`` of the
+            ``"propagate"``: the tensor stays unchanged, and the step is made. ``"skip"``: every ``.grad`` of the
             optimizer is set to ``None`` on all ranks, so that the step does nothing; an enabled GradScaler
             skips such steps itself, and is left to do so. ``"raise"``: an error names the parameter.
             The last two wait for the device in every step in which the transform runs.

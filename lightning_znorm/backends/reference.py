@@ -88,7 +88,7 @@ def znorm_(gradients: Sequence[Tensor], eps: float, grad_scale: Tensor | None = 
         g \leftarrow \frac{g}{\sqrt{\frac{1}{d} \sum_i g_i^2} + \epsilon}
 
     All arithmetic is in float64 with one rounding at the end, and in units of a power of two near the largest element,
-    so that squares neither overflow nor vanish. A gradient with one element or with an inf or NaN is left as it is; a
+    so that squares neither overflow nor vanish. A gradient with one element or with an inf or NaN stays unchanged; a
     constant gradient becomes exactly zero (without centring, 1 or -1 but for ``eps``, if it is not zero). There is no
     host synchronization, except on devices without float64, whose gradients are copied to the CPU and back.
 
@@ -123,7 +123,7 @@ def centralize_(gradients: Sequence[Tensor], grad_scale: Tensor | None = None) -
         g_{i} \leftarrow g_{i} - \frac{1}{M} \sum_{j=1}^{M} g_{ij}
 
     with :math:`i` the index of dimension 0 and :math:`j` that of all other dimensions taken together. Arithmetic and
-    non-finite values as in :func:`znorm_`. Gradients of fewer dimensions and rows of one element stay as they are; a
+    non-finite values as in :func:`znorm_`. Gradients of fewer dimensions and rows of one element stay unchanged; a
     constant row becomes exactly zero. A result beyond the largest number of the gradient's dtype becomes that number.
 
     Args:

@@ -44,11 +44,14 @@ def shorten(message: str, parser: Any) -> str:
         required = [re.sub(r"^(fit|validate|test|predict)\.", "", name) for name in names.split(", ")]
         if required == ["model"]:
             return (
-                "A model is needed: its class (`--model my_module.MyModel`), or a file that names it (`--config FILE`)."
+                "A model is missing: pass its class (`--model my_module.MyModel`) or a file that names it"
+                " (`--config FILE`)."
             )
-        return f"these options are needed: {', '.join(f'--{name}' for name in required)}."
+        return f"these options are required: {', '.join(f'--{name}' for name in required)}."
     if message.startswith('expected "subcommand"'):
-        return "A command is needed (fit, validate, test, predict, compare), as in `lightning-znorm fit --config FILE`."
+        return (
+            "A command is missing (fit, validate, test, predict, compare), as in `lightning-znorm fit --config FILE`."
+        )
     if (file := _UNREADABLE.match(message)) and not Path(file[2]).exists():
         return f"`{file[1]}`: there is no file {file[2]!r}."
     problem = _KEY.sub(r"`\1`\2: ", _explain(message.splitlines()))

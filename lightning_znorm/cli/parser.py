@@ -47,7 +47,7 @@ class ZNormArguments:
         return import_module(package).LightningArgumentParser
 
     def add_core_arguments_to_parser(self, parser: Any) -> None:
-        """Add the group ``znorm``, off by default, beside trainer, model and data."""
+        """Add the group ``znorm``, off by default, next to trainer, model and data."""
         super().add_core_arguments_to_parser(parser)  # type: ignore[misc]
         parser.add_lightning_class_args(ZNorm, GROUP)
         parser.set_defaults({f"{GROUP}.enabled": False})

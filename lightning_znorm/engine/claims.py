@@ -14,13 +14,7 @@ _claims: WeakKeyDictionary[Optimizer, list[tuple[ref[Transform], str]]] = WeakKe
 def claim(optimizer: Optimizer, transform: Transform, relation: str) -> None:
     """Record that a transform works on an optimizer, until :func:`release`.
 
-    Args:
-        optimizer: The optimizer.
-        transform: The transform.
-        relation: What joins it to the optimizer (``"attached to"``), for the error of a second transform.
-
-    Raises:
-        MisconfigurationError: If a transform of the same kind works on the optimizer already.
+    Its relation to the optimizer, such as ``"attached to"``, is for the error of a second transform of the same kind.
 
     """
     claims = _claims.setdefault(optimizer, [])

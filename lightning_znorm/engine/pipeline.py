@@ -67,18 +67,10 @@ class Outcome:
 class Engine:
     """Applies one transform in one training.
 
-    Args:
-        transform: The transform.
-        name_parameters: Returns the names and parameters of the whole module, a tied parameter once for each name.
-        counts: Counters of skipped steps.
-
     Attributes:
         transform: The transform.
         counts: Counters of skipped steps.
-        selection: Selects parameters, and names them.
-
-    Raises:
-        MisconfigurationError: If a pattern of ``exclude`` matches no name.
+        selection: Selects parameters, and names them, see :class:`.Selection` for ``name_parameters``.
 
     """
 
@@ -92,17 +84,7 @@ class Engine:
         self._checked_parameters: OptimizerParameters | None = None
 
     def check(self, modules: Iterable[nn.Module], parameters: Iterable[Tensor], under_scaler: bool = False) -> None:
-        """Refuse parameters whose gradients cannot be transformed.
-
-        Args:
-            modules: All modules, if known.
-            parameters: All parameters.
-            under_scaler: Whether an enabled GradScaler multiplies the loss.
-
-        Raises:
-            MisconfigurationError: Naming the parameter and the remedy.
-
-        """
+        """Refuse parameters whose gradients cannot be transformed, see :func:`.refuse_parameters`."""
         selected = filter(self.selection.is_selected, parameters)
         refuse_parameters(self._owner, modules, selected, self.selection.name_of, under_scaler)
 

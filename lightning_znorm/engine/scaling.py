@@ -41,13 +41,7 @@ def find_pending_scale(scaler: GradScaler | None, optimizer: Optimizer) -> Tenso
 
 
 def find_pending_scale_in_step(optimizer: Optimizer, keywords: dict[str, Any]) -> Tensor | None:
-    """Return the scale that ``GradScaler.step`` leaves to an optimizer's own step, ``None`` for none.
-
-    Args:
-        optimizer: The optimizer that is about to step.
-        keywords: The keyword arguments of its ``step``.
-
-    """
+    """Return the scale that ``GradScaler.step`` leaves to an optimizer's own step, ``None`` for none."""
     if not unscales_in_step(optimizer):
         return None  # unscaled already, whatever the attribute `grad_scale` is
     if "grad_scaler" in keywords:

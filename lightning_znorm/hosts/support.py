@@ -20,12 +20,7 @@ _PRECISIONS = {
 
 
 def refuse_unsupported(owner: str, strategy: Any, precision: Any) -> None:
-    """Raise if a strategy or precision plugin of a Trainer or of Fabric is not supported.
-
-    Raises:
-        MisconfigurationError: Naming the setting and the remedy.
-
-    """
+    """Raise if a strategy or precision plugin of a Trainer or of Fabric is not supported."""
     if nearest_class(strategy) not in _STRATEGIES:
         raise MisconfigurationError(
             f"`{owner}` does not support `strategy={strategy.__class__.__name__}` yet: it may shard gradients or"
@@ -53,7 +48,8 @@ def refuse_unsupported(owner: str, strategy: Any, precision: Any) -> None:
 
 def refuse_twins(transform: Transform, trainer: "pl.Trainer") -> None:
     """Raise if the Trainer has the same transform twice."""
-    twins = find_twins(transform, trainer)
+    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+    twins = [callback for callback in callbacks if isinstance(callback, transform._kind()) and callback.enabled]
     if len(twins) > 1:
         raise MisconfigurationError(
             f"The Trainer has {len(twins)} enabled `{transform._kind().__name__}` callbacks, which would transform each"
@@ -61,12 +57,6 @@ def refuse_twins(transform: Transform, trainer: "pl.Trainer") -> None:
             " `configure_callbacks` of the LightningModule and, on the command line, in both `--znorm` and"
             " `--trainer.callbacks`."
         )
-
-
-def find_twins(transform: Transform, trainer: "pl.Trainer") -> list[Any]:
-    """Return the Trainer's enabled callbacks of a transform's kind."""
-    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
-    return [callback for callback in callbacks if isinstance(callback, transform._kind()) and callback.enabled]
 
 
 def scaler_of(trainer: "pl.Trainer") -> GradScaler | None:

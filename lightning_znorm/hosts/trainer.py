@@ -36,18 +36,9 @@ if TYPE_CHECKING:
 class Fit:
     """Applies one transform to the optimizers of one ``fit``, until :meth:`close`.
 
-    Args:
-        transform: The transform.
-        trainer: The Trainer.
-        pl_module: The module that it trains.
-        counts: Counters of skipped steps.
-
     Attributes:
         transform: The transform.
         step: Function that transforms the gradients of an optimizer that is about to step.
-
-    Raises:
-        MisconfigurationError: If the strategy or the precision is not supported.
 
     """
 
@@ -72,12 +63,7 @@ class Fit:
         warn_about_clip_val(transform, trainer)
 
     def start(self) -> None:
-        """Match ``exclude``, and check optimizers and parameters, now that they exist.
-
-        Raises:
-            MisconfigurationError: If an optimizer or a parameter is not supported, or a pattern matches no parameter.
-
-        """
+        """Match ``exclude``, and check optimizers and parameters, now that they exist."""
         self.close()
         trainer, pl_module = self._trainer, self._pl_module
         self._engine = Engine(self.transform, self._name_parameters, self._counts)

@@ -16,14 +16,7 @@ _ACCELERATED = "accelerate.optimizer.AcceleratedOptimizer"
 def find_optimizer(optimizer: Any, owner: str, enabled: bool) -> Any:
     """Return the optimizer inside the wrappers of Lightning, Fabric and accelerate.
 
-    Args:
-        optimizer: The optimizer, wrapped or not.
-        owner: Name of the transform to attach.
-        enabled: Whether to refuse unsupported strategies and precisions.
-
-    Raises:
-        MisconfigurationError: Naming the setting and the remedy.
-
+    If the transform is enabled, raise for an unsupported strategy or precision.
     """
     wrapped = unwrap_optimizer(optimizer)
     if wrapped is not None:

@@ -25,13 +25,7 @@ _MAX_DECADES = 16.0
 
 
 def check_picture(path: str | PathLike[str], owner: str) -> None:
-    """Raise if a picture cannot be written in the format of its suffix.
-
-    Raises:
-        ModuleNotFoundError: If matplotlib is not installed.
-        ValueError: If matplotlib does not know the format.
-
-    """
+    """Raise if matplotlib is not installed, or does not support the format of the suffix."""
     require_packages(f"The picture of `{owner}`", "compare", "matplotlib")
     from matplotlib.figure import Figure
 
@@ -67,21 +61,7 @@ def check_file(path: Path) -> None:
 
 
 def draw_gradients(records: Sequence[GradientRecord], min_ndim: int, owner: str) -> "Figure":
-    """Draw the standard deviations of raw and received gradients.
-
-    Args:
-        records: The records.
-        min_ndim: Smallest number of dimensions of the parameters to draw.
-        owner: Name of the callback, for errors.
-
-    Returns:
-        A figure without a window.
-
-    Raises:
-        ModuleNotFoundError: If matplotlib is not installed.
-        ValueError: If there is no gradient to draw.
-
-    """
+    """Draw the standard deviations of raw and received gradients, as :meth:`.GradientMonitor.plot` documents."""
     require_packages(f"The picture of `{owner}`", "compare", "matplotlib")
     from matplotlib.cm import ScalarMappable
     from matplotlib.figure import Figure

@@ -42,17 +42,10 @@ class _RawGradients:
 class GradientWatch:
     """Records gradients twice per step: before the Trainer's callbacks, and when the optimizer receives them.
 
-    Args:
-        owner: Name of the callback.
-        settings: Its arguments.
-        trainer: A Trainer whose optimizers exist.
-        pl_module: The module that it trains.
+    The optimizers of the Trainer must exist.
 
     Attributes:
         records: The records by the index of the optimizer.
-
-    Raises:
-        MisconfigurationException: If a pattern in ``exclude`` matches no parameter.
 
     """
 
