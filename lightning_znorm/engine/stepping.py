@@ -104,8 +104,6 @@ def is_stepping(optimizer: Optimizer) -> bool:
 
 
 def _is_nested(optimizer: Optimizer) -> bool:
-    """Return, in a step hook, whether it runs for a ``super().step()`` inside the outermost step.
-
-    It inspects the stack, because a counter of calls would be wrong after a step that raised an error.
-    """
+    """Return, in a step hook, whether it runs for a ``super().step()`` inside the outermost step."""
+    # by the stack: a counter of calls would be wrong after a step that raised an error
     return calls_hooks_of_parents(optimizer) and count_step_calls(optimizer) > 1
