@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from lightning_znorm.backends.moments import conclude
+from lightning_znorm.backends.moments import compute_edit
 from tests import distributions
 
 BACKENDS = {"cpu": ("cpu", "generic"), "cuda": ("generic", "triton")}
@@ -98,7 +98,7 @@ def measure_verbs(backend: str, device: torch.device, sizes: tuple[int, ...]) ->
             gradient = gradient.to(device)
             copy = gradient.clone()
             moments = module.measure([gradient])
-            module.apply_([gradient], *conclude(moments, eps)[:2])
+            module.apply_([gradient], *compute_edit(moments, eps)[:2])
             module.znorm_([copy], eps, center=False)
             row: dict[str, Any] = {"backend": backend, "size": size}
             row |= {"distribution": name, "mean": mean, "scale": scale}

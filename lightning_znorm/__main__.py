@@ -1,6 +1,6 @@
 """The command ``lightning-znorm fit|validate|test|predict|compare``, also as ``python -m lightning_znorm``.
 
-Lightning takes seconds to import, so that nothing here imports it before it is clear that it is needed.
+Importing Lightning takes seconds, so this module imports it only for commands that need it.
 """
 
 import os
@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 
 from lightning_znorm import __version__
-from lightning_znorm.errors import did_you_mean, fail, own_message
+from lightning_znorm.errors import did_you_mean, fail, user_message
 
 _COMMANDS = {
     "fit": "train a LightningModule; --znorm switches z-score gradient normalization on",
@@ -20,7 +20,7 @@ _COMMANDS = {
     "compare": "does ZNorm help? Train with several gradient transforms, settings and seeds, and report",
 }
 _EPILOG = """`lightning-znorm COMMAND --help` lists the options of a command. Models and data are given by class path;
-the working directory is searched, too:
+modules in the working directory are found, too:
 
   lightning-znorm fit --model my_module.MyModel --data my_module.MyData --znorm
   lightning-znorm compare --config my_config.yaml --compare.sweep model.init_args.lr=0.001,0.01,0.1"""
@@ -29,9 +29,9 @@ the working directory is searched, too:
 def main(args: Sequence[str] | None = None) -> None:
     """Run ``lightning-znorm``.
 
-    Modules of the working directory can be named without further ado. An error that this package raises on purpose (a
-    wrong argument, an unsupported configuration, a missing extra) or that the parser finds is printed in a few lines,
-    with exit status 2; any other error keeps its traceback. What the streams cannot encode is printed as ``?``.
+    Class paths may name modules in the working directory. Errors of the parser and those that this package raises on
+    purpose (a wrong argument, an unsupported configuration, a missing extra) are printed in a few lines, with exit
+    status 2; any other error keeps its traceback. Characters that the terminal cannot encode are printed as ``?``.
 
     Args:
         args: Command-line arguments, ``sys.argv[1:]`` by default.
@@ -42,18 +42,18 @@ def main(args: Sequence[str] | None = None) -> None:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")
     position = _find_command(tokens)
-    general = tokens[:position]
-    if {"-h", "--help"} & {*general}:
+    options = tokens[:position]
+    if {"-h", "--help"} & {*options}:
         _make_parser().print_help()
-    elif "--version" in general:
-        print(f"lightning-znorm {__version__} ({', '.join(_versions())})")
+    elif "--version" in options:
+        print(f"lightning-znorm {__version__} ({', '.join(_list_versions())})")
     elif position is None and not any(token.startswith(("-c", "--config")) for token in tokens):
-        fail(f"A command is needed: {', '.join(_COMMANDS)}. `lightning-znorm --help` explains them.")
+        fail(f"A command is missing: {', '.join(_COMMANDS)}. See `lightning-znorm --help`.")
     elif position is not None and tokens[position] not in _COMMANDS:
         hint = did_you_mean(tokens[position], list(_COMMANDS))
-        fail(f"There is no command {tokens[position]!r}.{hint} Known are {', '.join(_COMMANDS)}.")
+        fail(f"Unknown command {tokens[position]!r}.{hint} The commands are {', '.join(_COMMANDS)}.")
     elif position is not None and tokens[position] == "compare":
-        _run("compare", [*general, *tokens[position + 1 :]])
+        _run("compare", [*options, *tokens[position + 1 :]])
     else:
         _run("fit", tokens)
 
@@ -74,7 +74,7 @@ def _run(command: str, tokens: list[str]) -> None:
 
             run_trainer_command(tokens)
     except Exception as error:
-        message = own_message(error)
+        message = user_message(error)
         if message is None:
             raise
         fail(message)
@@ -102,14 +102,14 @@ def _make_parser() -> ArgumentParser:
     return parser
 
 
-def _versions() -> list[str]:
-    found = []
+def _list_versions() -> list[str]:
+    versions = []
     for package in ("lightning", "pytorch-lightning", "torch"):
         try:
-            found.append(f"{package} {version(package)}")
+            versions.append(f"{package} {version(package)}")
         except PackageNotFoundError:
             continue
-    return found
+    return versions
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""Lightning under its two names, ``lightning.pytorch`` and ``pytorch_lightning``, and every private attribute of it.
+"""Lightning under its two names, ``lightning.pytorch`` and ``pytorch_lightning``, and the private attributes used here.
 
-Where an attribute is missing, in another version, something public stands in for it, or the configuration is refused.
+Where a version of Lightning lacks an attribute, a public one replaces it, or the configuration is refused.
 """
 
 from importlib import import_module
@@ -18,20 +18,20 @@ __all__ = [
     "MisconfigurationError",
     "averages_models",
     "batches_that_stepped",
-    "begin_epoch_anew",
     "find_classes",
     "import_all",
     "import_lightning",
     "is_logging_due",
     "nearest_class",
     "rank_zero_warn",
+    "restart_epoch",
     "unwrap_fabric_module",
     "unwrap_optimizer",
 ]
 
 _PACKAGES = ("lightning.pytorch", "pytorch_lightning")
-_STEPPED, _LOGS, _FETCHER = "_batches_that_stepped", "_logger_connector", "_data_fetcher"
-_TOP_LEVEL = ("lightning", "lightning_fabric", "pytorch_lightning")
+_BATCH_COUNT, _LOGGER_CONNECTOR, _DATA_FETCHER = "_batches_that_stepped", "_logger_connector", "_data_fetcher"
+_TOP_LEVEL_PACKAGES = ("lightning", "lightning_fabric", "pytorch_lightning")
 _OPTIMIZER_WRAPPERS = {
     "lightning.fabric.wrappers._FabricOptimizer",
     "lightning_fabric.wrappers._FabricOptimizer",
@@ -41,15 +41,15 @@ _OPTIMIZER_WRAPPERS = {
 
 
 def import_all(module: str) -> list[ModuleType]:
-    """Import ``module`` (the package itself if it is empty) from each Lightning package that is installed."""
-    found = [
+    """Import ``module`` (the package itself if it is empty) from each installed Lightning package."""
+    modules = [
         import_module(f"{package}.{module}".rstrip("."))
         for package in _PACKAGES
         if find_spec(package.partition(".")[0]) is not None
     ]
-    if not found:
+    if not modules:
         raise MissingPackageError("lightning_znorm needs PyTorch Lightning. Install it: `pip install lightning`.")
-    return found
+    return modules
 
 
 def import_lightning(module: str) -> ModuleType:
@@ -58,13 +58,13 @@ def import_lightning(module: str) -> ModuleType:
 
 
 def find_classes(module: str, *names: str) -> tuple[Any, ...]:
-    """Return the classes of these names in each Lightning package that is installed, as ``isinstance`` takes them."""
-    return tuple(getattr(found, name) for found in import_all(module) for name in names)
+    """Return the classes with these names from each installed Lightning package, for use with ``isinstance``."""
+    return tuple(getattr(imported, name) for imported in import_all(module) for name in names)
 
 
-def _join(module: str, name: str) -> type:
-    """Return a class that derives from ``name`` in every Lightning package that is installed."""
-    bases = tuple(dict.fromkeys(getattr(found, name) for found in import_all(module)))
+def _derive_class(module: str, name: str) -> type:
+    """Return a class that derives from ``name`` in every installed Lightning package."""
+    bases = tuple(dict.fromkeys(getattr(imported, name) for imported in import_all(module)))
     return type(name, bases, {"__module__": __name__, "__doc__": bases[0].__doc__})
 
 
@@ -74,12 +74,12 @@ if TYPE_CHECKING:
     from lightning_utilities.core.rank_zero import rank_zero_warn
 else:
     rank_zero_warn = import_lightning("utilities.rank_zero").rank_zero_warn
-    Callback = _join("callbacks", "Callback")
-    _Misconfiguration = _join("utilities.exceptions", "MisconfigurationException")
+    Callback = _derive_class("callbacks", "Callback")
+    _Misconfiguration = _derive_class("utilities.exceptions", "MisconfigurationException")
 
 
 class MisconfigurationError(ZNormError, _Misconfiguration):
-    """A module, an optimizer or a Trainer's setting does not go with what is asked of this package.
+    """This package does not support a LightningModule, an optimizer or a setting of the Trainer.
 
     ``except MisconfigurationException`` catches it under either of Lightning's names.
     """
@@ -88,25 +88,25 @@ class MisconfigurationError(ZNormError, _Misconfiguration):
 def batches_that_stepped(trainer: "pl.Trainer") -> int:
     """Return the number of the current step as the loggers of ``self.log`` count them."""
     loop = trainer.fit_loop.epoch_loop
-    count: int = getattr(loop, _STEPPED) if hasattr(loop, _STEPPED) else trainer.global_step
+    count: int = getattr(loop, _BATCH_COUNT) if hasattr(loop, _BATCH_COUNT) else trainer.global_step
     return count
 
 
-def begin_epoch_anew(trainer: "pl.Trainer") -> None:
-    """Let a training that was resumed from a checkpoint of an epoch's start begin that epoch as any other.
+def restart_epoch(trainer: "pl.Trainer") -> None:
+    """Begin the epoch of a training that was resumed from a checkpoint of its start as if it was not resumed.
 
-    Its loaders draw from the random number generators as they are now; those of another version of Lightning, which
-    hides them elsewhere, keep what they drew before.
+    The data loaders draw again from the random number generators. In a version of Lightning without this attribute
+    they keep the order that they have drawn already.
     """
     trainer.fit_loop.restarting = False
-    fetcher = getattr(trainer.fit_loop, _FETCHER, None)
+    fetcher = getattr(trainer.fit_loop, _DATA_FETCHER, None)
     if fetcher is not None:
         iter(fetcher)
 
 
 def is_logging_due(trainer: "pl.Trainer") -> bool:
-    """Say whether the module's ``self.log`` reaches the loggers in the current step."""
-    due: bool | None = getattr(getattr(trainer, _LOGS, None), "should_update_logs", None)
+    """Return whether the module's ``self.log`` reaches the loggers in the current step."""
+    due: bool | None = getattr(getattr(trainer, _LOGGER_CONNECTOR, None), "should_update_logs", None)
     if due is not None:
         return due
     interval: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
@@ -114,15 +114,15 @@ def is_logging_due(trainer: "pl.Trainer") -> bool:
 
 
 def averages_models(strategy: Any) -> bool:
-    """Say whether ``DDPStrategy(model_averaging_period=…)`` lets the ranks train apart."""
+    """Return whether ``DDPStrategy(model_averaging_period=…)`` lets the weights of the ranks differ."""
     return getattr(strategy, "_model_averaging_period", None) is not None
 
 
 def nearest_class(instance: object) -> str:
-    """Return the name of the nearest of Lightning's own classes, so that a user's subclass counts as its parent."""
-    # `__class__`, as the Trainer hands out weak proxies of its strategy
+    """Return the name of the nearest class of Lightning, so that a user's subclass counts as its parent."""
+    # `__class__`, because the Trainer returns weak proxies of its strategy
     for cls in instance.__class__.__mro__:
-        if cls.__module__.partition(".")[0] in _TOP_LEVEL:
+        if cls.__module__.partition(".")[0] in _TOP_LEVEL_PACKAGES:
             return cls.__name__
     return instance.__class__.__name__
 
@@ -131,20 +131,20 @@ def unwrap_optimizer(optimizer: Any) -> tuple[Any, Any] | None:
     """Return the optimizer inside Lightning's or Fabric's wrapper, and the strategy; ``None`` for any other object.
 
     Raises:
-        MisconfigurationError: If the wrapper does not show them.
+        MisconfigurationError: If the wrapper lacks these attributes.
 
     """
-    # by name, so that no package is imported
+    # by name, to import no package
     if not {f"{cls.__module__}.{cls.__qualname__}" for cls in type(optimizer).__mro__} & _OPTIMIZER_WRAPPERS:
         return None
     if not hasattr(optimizer, "_optimizer") or not hasattr(optimizer, "_strategy"):
         raise MisconfigurationError(
-            f"The optimizer inside `{type(optimizer).__name__}` of this version of Lightning cannot be found. Attach to"
-            " the optimizer before `fabric.setup`."
+            f"The optimizer inside `{type(optimizer).__name__}` of this version of Lightning cannot be found. Attach"
+            " to the optimizer before `fabric.setup`."
         )
     return optimizer._optimizer, optimizer._strategy
 
 
 def unwrap_fabric_module(module: Any) -> Any | None:
-    """Return the module inside Fabric's wrapper, ``None`` for any other."""
+    """Return the module inside Fabric's wrapper, ``None`` for any other module."""
     return module._modules.get("_original_module")

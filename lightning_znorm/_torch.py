@@ -1,4 +1,4 @@
-"""Every private attribute of PyTorch that this package reads, with what stands in for it where it is missing."""
+"""Every private attribute of PyTorch that this package reads, and a substitute for versions that lack it."""
 
 import sys
 from collections.abc import Sequence
@@ -11,13 +11,13 @@ from torch.amp import GradScaler, grad_scaler
 from torch.optim import Optimizer
 from torch.optim import optimizer as _optimizer_module
 
-COMPILED_PREFIX = "_orig_mod."  # of the names of parameters in what `torch.compile` returns
+COMPILED_PREFIX = "_orig_mod."  # of parameter names in a module that `torch.compile` returns
 
 _HOOKS = ("_optimizer_step_pre_hooks", "_optimizer_step_post_hooks")
 
 
 def is_unscaled(scaler: GradScaler, optimizer: Optimizer) -> bool | None:
-    """Say whether a GradScaler has unscaled the optimizer's gradients, ``None`` if that cannot be known."""
+    """Return whether a GradScaler has unscaled the optimizer's gradients, ``None`` if unknown."""
     states, stages = getattr(scaler, "_per_optimizer_states", None), getattr(grad_scaler, "OptState", None)
     if states is None or stages is None:
         return None
@@ -26,13 +26,13 @@ def is_unscaled(scaler: GradScaler, optimizer: Optimizer) -> bool | None:
 
 
 def scale_of(scaler: GradScaler) -> Tensor | None:
-    """Return the scale of a GradScaler, where possible without waiting for the device."""
+    """Return the scale of a GradScaler, if possible without waiting for the device."""
     get_scale = getattr(scaler, "_get_scale_async", None)
     return torch.tensor(scaler.get_scale(), device="cpu") if get_scale is None else get_scale()
 
 
-def unscales_itself(optimizer: Optimizer) -> bool | None:
-    """Say whether the optimizer divides by a GradScaler's scale in its own step, ``None`` if that cannot be known."""
+def unscales_in_step(optimizer: Optimizer) -> bool | None:
+    """Return whether the optimizer divides gradients by a GradScaler's scale in its step, ``None`` if unknown."""
     unscales = getattr(optimizer, "_step_supports_amp_scaling", None)
     if unscales is None:
         return None if any(group.get("fused") for group in optimizer.param_groups) else False
@@ -40,25 +40,25 @@ def unscales_itself(optimizer: Optimizer) -> bool | None:
 
 
 def is_flattened(parameter: Tensor) -> bool:
-    """Say whether FullyShardedDataParallel has made the parameter a piece of a flat one."""
+    """Return whether the parameter is part of a flat parameter of FullyShardedDataParallel."""
     return "_fsdp_flattened" in vars(parameter)
 
 
 def unwrap_compiled_module(module: nn.Module) -> nn.Module | None:
-    """Return the module inside what ``torch.compile`` returns, ``None`` for any other."""
+    """Return the module inside the wrapper of ``torch.compile``, ``None`` for any other module."""
     return module._modules.get(COMPILED_PREFIX.rstrip("."))
 
 
 def version_of(tensor: Tensor | None) -> int | None:
-    """Return how often a tensor has been edited in place, ``None`` if that cannot be known."""
+    """Return how often a tensor was edited in place, ``None`` if unknown."""
     return getattr(tensor, "_version", None)
 
 
 def make_hookable(optimizer: Optimizer) -> bool:
-    """Make PyTorch call the step hooks of an optimizer, and say whether it will.
+    """Make PyTorch call the step hooks of an optimizer, and return whether it will.
 
-    Classes that do not call ``Optimizer.__init__`` are not prepared for hooks before their first ``zero_grad()``; a
-    step that was wrapped before, by a scheduler of the learning rate, goes on without them.
+    PyTorch prepares classes that do not call ``Optimizer.__init__`` for hooks only at their first ``zero_grad()``. A
+    step that a learning-rate scheduler wrapped before that never calls hooks.
     """
     if not all(hasattr(optimizer, name) for name in _HOOKS):
         return False
@@ -70,12 +70,12 @@ def make_hookable(optimizer: Optimizer) -> bool:
 
 
 def calls_hooks_of_parents(optimizer: Optimizer) -> bool:
-    """Say whether PyTorch may call the step hooks again for a ``super().step()`` inside the step."""
+    """Return whether PyTorch may call the step hooks again for a ``super().step()`` inside the step."""
     return sum(_is_hooked(vars(cls).get("step")) for cls in type(optimizer).__mro__) > 1
 
 
 def count_step_calls(optimizer: Optimizer) -> int:
-    """Return how many calls of the optimizer's ``step``, as PyTorch wraps it for its hooks, are on the stack."""
+    """Return how many calls of the optimizer's ``step``, in PyTorch's wrapper for hooks, are on the stack."""
     calls = 0
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
@@ -87,7 +87,7 @@ def count_step_calls(optimizer: Optimizer) -> int:
 
 
 def copy_all_(targets: list[Tensor], sources: list[Tensor]) -> None:
-    """Copy tensors into others, at once where PyTorch can."""
+    """Copy tensors into others, in one call if PyTorch has one."""
     copy_ = getattr(torch, "_foreach_copy_", None)
     if copy_ is not None:
         copy_(targets, sources)
@@ -97,7 +97,7 @@ def copy_all_(targets: list[Tensor], sources: list[Tensor]) -> None:
 
 
 def norm_all(tensors: Sequence[Tensor], norm_type: float, dtype: torch.dtype) -> Sequence[Tensor]:
-    """Return the norm of each tensor, computed in a dtype, at once where PyTorch can."""
+    """Return the norm of each tensor, computed in a dtype, in one call if PyTorch has one."""
     norm = getattr(torch, "_foreach_norm", None)
     if norm is not None:
         norms: Sequence[Tensor] = norm(tensors, norm_type, dtype)
@@ -106,7 +106,7 @@ def norm_all(tensors: Sequence[Tensor], norm_type: float, dtype: torch.dtype) ->
 
 
 def multiply_all_(tensors: Sequence[Tensor], factor: Tensor) -> None:
-    """Multiply tensors by a tensor of no dimensions, at once where PyTorch can."""
+    """Multiply tensors by a tensor of no dimensions, in one call if PyTorch has one."""
     multiply_ = getattr(torch, "_foreach_mul_", None)
     if multiply_ is not None:
         multiply_(tensors, factor)

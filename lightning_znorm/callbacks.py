@@ -7,14 +7,14 @@ from torch import Tensor
 
 from lightning_znorm.engine.nonfinite import Nonfinite
 from lightning_znorm.engine.transform import LogStats
-from lightning_znorm.errors import positive_number, with_known_keywords
+from lightning_znorm.errors import require_positive, with_known_keywords
 from lightning_znorm.functional import (
     GradientStats,
     centralize_gradients_,
     check_center,
     check_eps,
     clip_gradients_,
-    gradients_of,
+    list_gradients,
     znorm_gradients_,
 )
 from lightning_znorm.transform import GradientTransform
@@ -28,10 +28,10 @@ class ZNorm(GradientTransform):
     .. math::
         g \leftarrow \frac{g - \mu(g)}{\sigma(g) + \epsilon}
 
-    with the population mean and standard deviation over all elements of one parameter tensor, after the paper's update
+    with the population mean and standard deviation over all elements of one parameter tensor, the paper's update
     rule (arXiv 2408.01215). Works in the Trainers and command lines of ``lightning.pytorch`` and ``pytorch_lightning``.
 
-    ``center=False`` is a control that sets the scale alone, to the same L2 norm:
+    ``center=False`` is a control that only sets the scale, to the same L2 norm:
 
     .. math::
         g \leftarrow \frac{g}{\sqrt{\frac{1}{d} \sum_{i} g_i^2} + \epsilon}
@@ -40,36 +40,36 @@ class ZNorm(GradientTransform):
     plain training, the effect of scale.
 
     Note:
-        - A normalized gradient has L2 norm ``sqrt(numel)`` whatever the loss. Under plain SGD the baseline's learning
+        - A normalized gradient has L2 norm ``sqrt(numel)``, whatever the loss. Under plain SGD the baseline's learning
           rate is far too high: start at a hundredth of it. Adam is nearly invariant to the scale.
         - A parameter whose true gradient is zero (a convolution's bias before BatchNorm) has rounding noise for a
-          gradient, and noise of unit size after ZNorm: ``min_ndim=2`` leaves such parameters alone.
-        - What ``exclude`` and ``min_ndim`` leave out keeps its raw gradient: under SGD at ZNorm's learning rate it
-          practically stays where it is. Give it a parameter group with the rate of plain SGD.
-        - A gradient of one element, or with an inf or NaN, is left as it is; a constant one becomes zero (1 or -1
-          with ``center=False``).
+          gradient, and noise of unit size after ZNorm: ``min_ndim=2`` leaves such parameters out.
+        - Parameters that ``exclude`` and ``min_ndim`` leave out keep their raw gradient: under SGD at ZNorm's learning
+          rate they hardly move. Give them a parameter group with the learning rate of plain SGD.
+        - A gradient of one element, or with an inf or NaN, stays unchanged; a constant one becomes zero (1 or -1 with
+          ``center=False``).
 
     Args:
         eps: Added to each standard deviation or root mean square, in the units of the gradient.
-        exclude: Shell-style patterns of parameter names whose gradients are left as they are, see
+        exclude: Shell-style patterns of parameter names whose gradients stay unchanged, see
             :class:`~lightning_znorm.GradientTransform`.
         min_ndim: Parameters with fewer dimensions keep their gradient.
         center: Whether the mean is subtracted; ``False`` only divides by the root mean square.
         start_step: First optimizer step (from 0) in which ZNorm runs.
         stop_step: First optimizer step in which it no longer runs, ``None`` for never.
-        nonfinite: ``"propagate"`` leaves a gradient with an inf or NaN as it is, ``"skip"`` skips the optimizer's
+        nonfinite: ``"propagate"`` leaves a gradient with an inf or NaN unchanged, ``"skip"`` skips the optimizer's
             step and counts it (``znorm/skipped_steps``), ``"raise"`` raises an error that names the parameter.
-        max_skips: Number of steps in a row that ``"skip"`` skips; the next one raises an error.
+        max_skips: Number of consecutive steps that ``"skip"`` skips; the next one raises an error.
         log_stats: ``False``, ``"summary"`` (``znorm/mean_abs``, ``znorm/std_min``, ``znorm/std_median``,
             ``znorm/std_max``, ``znorm/cosine_mean``, ``znorm/cosine_min``) or ``"layers"`` (``znorm/mean/<name>``,
             ``znorm/std/<name>``), all of the gradient before it is normalized.
-        enabled: ``False`` makes the callback do nothing at all.
+        enabled: ``False`` switches the callback off.
 
     Raises:
         TypeError: If an argument is unknown, or ``exclude`` is anything but strings.
         ValueError: If an argument is out of its range.
         MisconfigurationException: At the start of ``fit``, if the Trainer's configuration is not supported, a pattern
-            in ``exclude`` matches no parameter, or another enabled ``ZNorm`` is there.
+            in ``exclude`` matches no parameter, or there is another enabled ``ZNorm``.
 
     Example::
 
@@ -105,7 +105,7 @@ class ZNorm(GradientTransform):
 
     def transform(self, parameters: Sequence[Tensor], grad_scale: Tensor | None = None) -> GradientStats:
         """Normalize the gradients in place, as :func:`~lightning_znorm.znorm_` does."""
-        return znorm_gradients_(gradients_of(parameters), self.eps, grad_scale, self.center)
+        return znorm_gradients_(list_gradients(parameters), self.eps, grad_scale, self.center)
 
 
 class GradientCentralization(GradientTransform):
@@ -115,34 +115,34 @@ class GradientCentralization(GradientTransform):
         g_{i} \leftarrow g_{i} - \frac{1}{M} \sum_{j=1}^{M} g_{ij}
 
     for parameters of two or more dimensions, with :math:`i` the index of dimension 0 and :math:`j` that of the other
-    dimensions taken together. It is one of the methods that the ZNorm paper compares with. Works in the Trainers and
+    dimensions taken together. It is a baseline of the ZNorm paper. Works in the Trainers and
     command lines of ``lightning.pytorch`` and ``pytorch_lightning``, and with :func:`~lightning_znorm.attach`.
 
     Note:
         - It is a projection: the norm never grows, and the learning rate of plain training remains a good start.
-        - Channels of one element are left as they are, and so is a gradient with an inf or NaN.
+        - Channels of one element stay unchanged, and so does a gradient with an inf or NaN.
         - With ``ZNorm`` in the same Trainer both run, in the order of the callbacks.
 
     Args:
-        exclude: Shell-style patterns of parameter names whose gradients are left as they are, see
+        exclude: Shell-style patterns of parameter names whose gradients stay unchanged, see
             :class:`~lightning_znorm.GradientTransform`.
-        min_ndim: Parameters with fewer dimensions keep their gradient; below 2 it makes no difference. 4 restricts it
-            to two-dimensional convolutions.
+        min_ndim: Parameters with fewer dimensions keep their gradient; values below 2 make no difference. 4 restricts
+            it to two-dimensional convolutions.
         start_step: First optimizer step (from 0) in which it runs.
         stop_step: First optimizer step in which it no longer runs, ``None`` for never.
-        nonfinite: ``"propagate"`` leaves a gradient with an inf or NaN as it is, ``"skip"`` skips the optimizer's
+        nonfinite: ``"propagate"`` leaves a gradient with an inf or NaN unchanged, ``"skip"`` skips the optimizer's
             step and counts it (``gc/skipped_steps``), ``"raise"`` raises an error that names the parameter.
-        max_skips: Number of steps in a row that ``"skip"`` skips; the next one raises an error.
+        max_skips: Number of consecutive steps that ``"skip"`` skips; the next one raises an error.
         log_stats: ``False``, ``"summary"`` (``gc/mean_abs``, ``gc/std_min``, ``gc/std_median``, ``gc/std_max``,
             ``gc/cosine_mean``, ``gc/cosine_min``) or ``"layers"`` (``gc/mean/<name>``, ``gc/std/<name>``), all of the
             gradient before it is centralized.
-        enabled: ``False`` makes the callback do nothing at all.
+        enabled: ``False`` switches the callback off.
 
     Raises:
         TypeError: If an argument is unknown, or ``exclude`` is anything but strings.
         ValueError: If an argument is out of its range.
         MisconfigurationException: At the start of ``fit``, if the Trainer's configuration is not supported, a pattern
-            in ``exclude`` matches no parameter, or another enabled ``GradientCentralization`` is there.
+            in ``exclude`` matches no parameter, or there is another enabled ``GradientCentralization``.
 
     Reference:
         Yong, Huang, Hua and Zhang, *Gradient Centralization: A New Optimization Technique for Deep Neural Networks*,
@@ -178,7 +178,7 @@ class GradientCentralization(GradientTransform):
 
     def transform(self, parameters: Sequence[Tensor], grad_scale: Tensor | None = None) -> GradientStats:
         """Centralize the gradients in place, as :func:`~lightning_znorm.centralize_` does."""
-        return centralize_gradients_(gradients_of(parameters), grad_scale)
+        return centralize_gradients_(list_gradients(parameters), grad_scale)
 
 
 class GradientClipping(GradientTransform):
@@ -189,38 +189,38 @@ class GradientClipping(GradientTransform):
 
     with :math:`c` the largest norm, :math:`g` the gradients of all parameters of the optimizer that is about to step,
     taken as one vector, and the formula of :func:`torch.nn.utils.clip_grad_norm_`. It is what the Trainer's
-    ``gradient_clip_val`` does, as a transform: also with manual optimization, with :func:`~lightning_znorm.attach`,
-    with a schedule, and in one list with other transforms. The norm is that of float64.
+    ``gradient_clip_val`` does, as a transform: also for manual optimization, with :func:`~lightning_znorm.attach`,
+    with a schedule, and among other transforms. The norm is computed as in float64.
 
     Note:
-        - What ``exclude`` and ``min_ndim`` leave out does not count in the norm either. By default nothing is left out.
-        - If an element is inf or NaN, so is the norm, and all gradients are left as they are.
-        - The Trainer's ``gradient_clip_val`` clips once more, after it: one of the two is enough, as a warning says.
+        - Parameters that ``exclude`` and ``min_ndim`` leave out do not count in the norm. By default there are none.
+        - If an element is inf or NaN, so is the norm, and all gradients stay unchanged.
+        - The Trainer's ``gradient_clip_val`` clips a second time, after it; a warning asks to remove one of the two.
 
     Args:
-        max_norm: The largest norm that the gradients keep, in their units.
+        max_norm: Largest norm after clipping, in the units of the gradient.
         norm_type: The exponent :math:`p` of the norm, a positive number; ``inf`` is the largest absolute element.
-        exclude: Shell-style patterns of parameter names whose gradients are left as they are, see
+        exclude: Shell-style patterns of parameter names whose gradients stay unchanged, see
             :class:`~lightning_znorm.GradientTransform`.
         min_ndim: Parameters with fewer dimensions keep their gradient.
         start_step: First optimizer step (from 0) in which it runs.
         stop_step: First optimizer step in which it no longer runs, ``None`` for never.
-        nonfinite: ``"propagate"`` leaves all gradients as they are if one has an inf or NaN, ``"skip"`` skips the
+        nonfinite: ``"propagate"`` leaves all gradients unchanged if one has an inf or NaN, ``"skip"`` skips the
             optimizer's step and counts it (``clip/skipped_steps``), ``"raise"`` raises an error that names the
             parameter.
-        max_skips: Number of steps in a row that ``"skip"`` skips; the next one raises an error.
+        max_skips: Number of consecutive steps that ``"skip"`` skips; the next one raises an error.
         log_stats: ``False``, ``"summary"`` (``clip/mean_abs``, ``clip/std_min``, ``clip/std_median``,
             ``clip/std_max``, ``clip/cosine_mean``, ``clip/cosine_min``) or ``"layers"`` (``clip/mean/<name>``,
-            ``clip/std/<name>``), all of the gradient before it is clipped. Clipping needs none of them, so that without
-            ``log_stats`` they are not measured: what it returns, the ``stats`` of :func:`~lightning_znorm.attach`
-            included, has no entries then.
-        enabled: ``False`` makes the callback do nothing at all.
+            ``clip/std/<name>``), all of the gradient before it is clipped. Clipping needs none of them, so without
+            ``log_stats`` they are not measured, and the statistics, also ``stats`` of
+            :func:`~lightning_znorm.attach`, have no entries.
+        enabled: ``False`` switches the callback off.
 
     Raises:
         TypeError: If an argument is unknown, or ``exclude`` is anything but strings.
         ValueError: If an argument is out of its range.
         MisconfigurationException: At the start of ``fit``, if the Trainer's configuration is not supported, a pattern
-            in ``exclude`` matches no parameter, or another enabled ``GradientClipping`` is there.
+            in ``exclude`` matches no parameter, or there is another enabled ``GradientClipping``.
 
     Example::
 
@@ -250,14 +250,14 @@ class GradientClipping(GradientTransform):
         log_stats: LogStats = False,
         enabled: bool = True,
     ) -> None:
-        self.max_norm = positive_number("max_norm", max_norm, "The usual value is 1.0.")
+        self.max_norm = require_positive("max_norm", max_norm, "The usual value is 1.0.")
         self.norm_type = (
-            math.inf if norm_type == math.inf else positive_number("norm_type", norm_type, "inf is allowed.")
+            math.inf if norm_type == math.inf else require_positive("norm_type", norm_type, "inf is allowed.")
         )
         super().__init__(exclude, min_ndim, start_step, stop_step, nonfinite, max_skips, log_stats, enabled)
 
     def transform(self, parameters: Sequence[Tensor], grad_scale: Tensor | None = None) -> GradientStats:
         """Clip the gradients in place."""
         return clip_gradients_(
-            gradients_of(parameters), self.max_norm, self.norm_type, grad_scale, with_stats=bool(self.log_stats)
+            list_gradients(parameters), self.max_norm, self.norm_type, grad_scale, with_stats=bool(self.log_stats)
         )

@@ -1,7 +1,8 @@
-"""Errors that this package raises on purpose, what their messages are made of, and the checks that raise them.
+"""Errors that this package raises on purpose, helpers for their messages, and the checks of arguments.
 
-Each class is also the built-in one that a reader expects, so that ``except ValueError`` goes on working. The command
-``lightning-znorm`` prints them in a line; every other error keeps its traceback. Nothing here needs torch or Lightning.
+Each class derives from the matching built-in error, so that ``except ValueError`` catches it, too. The command
+``lightning-znorm`` prints these errors in one line; all others keep their traceback. Nothing here needs torch or
+Lightning.
 """
 
 import math
@@ -60,11 +61,11 @@ class ComparisonError(ZNormError, ValueError):
 
 
 class DataError(ZNormError, ValueError):
-    """An image, a mask or another part of a data set is damaged or not of the form that is expected."""
+    """An image, a mask or another part of a data set is damaged or not in the expected format."""
 
 
 class DownloadError(ZNormError, RuntimeError):
-    """A data set cannot be downloaded, or what is left of an earlier download is incomplete."""
+    """A data set cannot be downloaded, or the files of an earlier download are incomplete."""
 
 
 class FileError(ZNormError, OSError):
@@ -76,15 +77,15 @@ class MissingFileError(FileError, FileNotFoundError):
 
 
 class MissingPackageError(ZNormError, ModuleNotFoundError):
-    """A package is not installed; the message names the extra that brings it."""
+    """A package is not installed; the message names the extra that installs it."""
 
 
 class NonfiniteGradientError(ZNormError, RuntimeError):
-    """A gradient has an inf or NaN, with ``nonfinite="raise"`` or too often in a row with ``"skip"``."""
+    """A gradient has an inf or NaN, with ``nonfinite="raise"`` or in too many consecutive steps with ``"skip"``."""
 
 
 def require_packages(owner: str, extra: str, *modules: str) -> None:
-    """Raise :class:`MissingPackageError` if one of the modules that an extra brings cannot be imported.
+    """Raise :class:`MissingPackageError` if one of the modules that an extra installs cannot be imported.
 
     Example::
 
@@ -106,39 +107,39 @@ def require_packages(owner: str, extra: str, *modules: str) -> None:
 
 
 def fail(message: str) -> NoReturn:
-    """End the command with an error of its own: one line, and exit status 2."""
+    """Print an error in one line and exit with status 2."""
     print(f"lightning-znorm: error: {message}", file=sys.stderr)
     sys.exit(2)
 
 
-def own_message(error: BaseException) -> str | None:
-    """Return the message of an error of this package, also if jsonargparse has wrapped it; ``None`` for any other."""
-    behind: BaseException | None = error
-    while behind is not None and _is_raised_by_jsonargparse(behind):
-        behind = behind.__cause__ or behind.__context__
-    if not isinstance(behind, ZNormError):
+def user_message(error: BaseException) -> str | None:
+    """Return the message of a :class:`ZNormError`, also one that jsonargparse wraps; ``None`` for any other error."""
+    cause: BaseException | None = error
+    while cause is not None and _is_raised_by_jsonargparse(cause):
+        cause = cause.__cause__ or cause.__context__
+    if not isinstance(cause, ZNormError):
         return None
-    # a DataLoader hands over what a worker raised with the whole traceback as its message
-    return str(behind).rpartition(f"{type(behind).__module__}.{type(behind).__qualname__}: ")[2].strip()
+    # a DataLoader raises the error of a worker again with the worker's traceback as its message
+    return str(cause).rpartition(f"{type(cause).__module__}.{type(cause).__qualname__}: ")[2].strip()
 
 
 def _is_raised_by_jsonargparse(error: BaseException) -> bool:
-    """Say whether an error comes from jsonargparse itself, not from what it calls."""
+    """Return whether jsonargparse itself raised an error, not code that it calls."""
     frames = [frame for frame, _ in walk_tb(error.__traceback__)]
     return bool(frames) and str(frames[-1].f_globals.get("__name__")).partition(".")[0] == "jsonargparse"
 
 
-def listing(names: Sequence[str], limit: int = 20) -> str:
-    """Join names for an error message."""
-    shown = ", ".join(names[:limit])
-    return shown + (f", … ({len(names)} in all)" if len(names) > limit else "") if names else "none at all"
+def join_names(names: Sequence[str], limit: int = 20) -> str:
+    """Join names for an error message, at most ``limit`` of them."""
+    first_names = ", ".join(names[:limit])
+    return first_names + (f", … ({len(names)} in all)" if len(names) > limit else "") if names else "none"
 
 
-def did_you_mean(name: str, known: Sequence[str], most: int = 1) -> str:
-    """Return a hint at the nearest of the known names, upper or lower case, or nothing."""
-    by_lower_case = {other.lower(): repr(other) for other in known}
-    near = [by_lower_case[match] for match in get_close_matches(name.lower(), by_lower_case, n=most)]
-    return f" Did you mean {' or '.join(near)}?" if near else ""
+def did_you_mean(name: str, choices: Sequence[str], limit: int = 1) -> str:
+    """Return a hint at the choices nearest to a name, whatever their case; an empty text if none is near."""
+    by_lower_case = {choice.lower(): repr(choice) for choice in choices}
+    matches = [by_lower_case[match] for match in get_close_matches(name.lower(), by_lower_case, n=limit)]
+    return f" Did you mean {' or '.join(matches)}?" if matches else ""
 
 
 def unknown_choice(argument: str, value: object, choices: Iterable[str]) -> ArgumentValueError:
@@ -152,13 +153,13 @@ def unknown_choice(argument: str, value: object, choices: Iterable[str]) -> Argu
     """
     names = sorted(choices)
     return ArgumentValueError(
-        f"Expected argument `{argument}` to be one of {listing([*map(repr, names)])}, but got {describe(value)}."
-        f"{did_you_mean(str(value), names, most=3)}"
+        f"Expected argument `{argument}` to be one of {join_names([*map(repr, names)])}, but got {describe(value)}."
+        f"{did_you_mean(str(value), names, limit=3)}"
     )
 
 
 def describe(value: object) -> str:
-    """Return a wrong argument as an error shows it: a plain value as it is, a network or the like by its type.
+    """Describe a wrong argument in an error: numbers and text by their value, other objects by their type.
 
     Example::
 
@@ -173,7 +174,7 @@ def describe(value: object) -> str:
     return f"an object of type `{type(value).__name__}`"
 
 
-def finite_number(value: object) -> float | None:
+def to_finite_number(value: object) -> float | None:
     """Return a finite real number of any type as a ``float``, ``None`` for anything else and for a bool."""
     if isinstance(value, bool) or not isinstance(value, Real):
         return None
@@ -184,22 +185,22 @@ def finite_number(value: object) -> float | None:
     return number if math.isfinite(number) else None
 
 
-def positive_number(name: str, value: object, remedy: str, kind: str = "positive number") -> float:
+def require_positive(name: str, value: object, remedy: str, kind: str = "positive number") -> float:
     """Return the argument ``name`` as a ``float``; raise ``ValueError`` unless it is a positive finite number."""
-    number = finite_number(value)
+    number = to_finite_number(value)
     if number is None or number <= 0:
         raise ArgumentValueError(f"Expected argument `{name}` to be a {kind}, but got {describe(value)}. {remedy}")
     return number
 
 
-def integer(value: object) -> int | None:
+def to_integer(value: object) -> int | None:
     """Return an integer of any type as an ``int``, ``None`` for anything else and for a bool."""
     return None if isinstance(value, bool) or not isinstance(value, Integral) else int(value)
 
 
-def count(name: str, value: object, least: int = 0) -> int:
-    """Return the argument ``name`` as an ``int``; raise ``ValueError`` unless it is an integer from ``least`` on."""
-    number = integer(value)
+def require_count(name: str, value: object, least: int = 0) -> int:
+    """Return the argument ``name`` as an ``int``; raise ``ValueError`` unless it is an integer of ``least`` or more."""
+    number = to_integer(value)
     if number is None or number < least:
         raise ArgumentValueError(
             f"Expected argument `{name}` to be an integer of at least {least}, but got {describe(value)}."
@@ -207,21 +208,16 @@ def count(name: str, value: object, least: int = 0) -> int:
     return number
 
 
-def share(name: str, value: object) -> float:
-    """Return the argument ``name`` as a ``float``; raise ``ValueError`` unless it is between 0 and 1, and neither."""
-    number = finite_number(value)
+def require_fraction(name: str, value: object) -> float:
+    """Return the argument ``name`` as a ``float``; raise ``ValueError`` unless it is between 0 and 1, both excluded."""
+    number = to_finite_number(value)
     if number is None or not 0 < number < 1:
         raise ArgumentValueError(f"Expected argument `{name}` to be between 0 and 1, but got {describe(value)}.")
     return number
 
 
-def patterns(value: object) -> tuple[str, ...]:
-    """Return the argument ``exclude`` as a tuple; a single string is one pattern.
-
-    Raises:
-        ArgumentTypeError: If it is anything but a string or strings.
-
-    """
+def require_patterns(value: object) -> tuple[str, ...]:
+    """Return the argument ``exclude`` as a tuple; raise ``TypeError`` unless it is one string or several."""
     if isinstance(value, str):
         return (value,)
     expected = "Expected argument `exclude` to be a pattern or a list of patterns, such as ['*.bias', 'head.*']"
@@ -235,17 +231,17 @@ def patterns(value: object) -> tuple[str, ...]:
 
 
 def with_known_keywords(init: Callable[P, None]) -> Callable[P, None]:
-    """Make a constructor name the nearest of its arguments in the error for an unknown keyword."""
-    known = [*signature(init).parameters][1:]
+    """Decorate a constructor so that its error for an unknown keyword suggests the nearest argument."""
+    names = [*signature(init).parameters][1:]
 
     @wraps(init)
-    def checked(*args: P.args, **kwargs: P.kwargs) -> None:
+    def checked_init(*args: P.args, **kwargs: P.kwargs) -> None:
         for name in kwargs:
-            if name not in known:
+            if name not in names:
                 raise ArgumentTypeError(
-                    f"`{type(args[0]).__name__}` has no argument `{name}`.{did_you_mean(name, known)} Its arguments"
-                    f" are {listing(known)}."
+                    f"`{type(args[0]).__name__}` has no argument `{name}`.{did_you_mean(name, names)} Its arguments"
+                    f" are {join_names(names)}."
                 )
         init(*args, **kwargs)
 
-    return checked
+    return checked_init

@@ -7,23 +7,23 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lightning_znorm.backends import choose_centralize_, choose_clipping, choose_verbs, choose_znorm_, clipping
+from lightning_znorm.backends import choose_centralize_, choose_clipping, choose_stepwise, choose_znorm_, clipping
 from lightning_znorm.backends.gradients import are_plain, group_by_device, require_transformable
-from lightning_znorm.errors import ArgumentTypeError, ArgumentValueError, describe, positive_number
+from lightning_znorm.errors import ArgumentTypeError, ArgumentValueError, describe, require_positive
 
 __all__ = ["DeviceStats", "GradientStats", "centralize_", "znorm_"]
 
 
 @dataclass(frozen=True)
 class DeviceStats:
-    """Statistics of those gradients that live on one device.
+    """Statistics of the gradients on one device.
 
     Attributes:
         index: Positions of these gradients among all parameters that have a gradient, of length ``n``.
-        mean: Mean of each gradient before it was transformed, shape ``(n,)``, float64 (float32 on MPS, which has no
+        mean: Mean of each gradient before the transform, shape ``(n,)``, float64 (float32 on MPS, which has no
             float64), on the device.
-        std: Population standard deviation before, shape ``(n,)``.
-        cosine: Cosine between the gradient before and after, shape ``(n,)``.
+        std: Population standard deviation before the transform, shape ``(n,)``.
+        cosine: Cosine between the gradient before and after the transform, shape ``(n,)``.
 
     """
 
@@ -35,14 +35,14 @@ class DeviceStats:
 
 @dataclass(frozen=True)
 class GradientStats:
-    r"""What :func:`znorm_` or :func:`centralize_` found, one entry per parameter with a gradient, in their order.
+    r"""Statistics of :func:`znorm_` or :func:`centralize_`: an entry per parameter with a gradient, in the same order.
 
-    The statistics stay on the devices of their gradients, so that making them waits for no device. A gradient that was
-    left as it is (one element, inf or NaN) has the statistics of that untouched gradient and a cosine of 1.
+    The statistics stay on the devices of their gradients, so that computing them waits for no device. A gradient that
+    was left unchanged (one element, inf or NaN) has its statistics and a cosine of 1.
 
-    ``mean``, ``std`` and ``cosine`` are tensors of shape ``(n,)``: on the device itself when all gradients share one,
-    gathered on the CPU (which waits for the devices) when they do not. The cosine between the gradient before and
-    after, for ZNorm :math:`\sigma / \sqrt{\mu^2 + \sigma^2}`, tells by its sign that the step still points downhill.
+    ``mean``, ``std`` and ``cosine`` are tensors of shape ``(n,)``: on the device if all gradients share one, otherwise
+    on the CPU (which waits for the devices). A positive cosine between the gradient before and after, for ZNorm
+    :math:`\sigma / \sqrt{\mu^2 + \sigma^2}`, means that the step still points downhill.
 
     Attributes:
         by_device: The statistics of each device, in the order of first appearance.
@@ -86,9 +86,9 @@ class GradientStats:
         if len(groups) == 1:
             values: Tensor = getattr(groups[0], name)
             return values
-        joined = torch.cat([getattr(stats, name).cpu() for stats in groups])
+        gathered = torch.cat([getattr(stats, name).cpu() for stats in groups])
         order = torch.tensor([i for stats in groups for i in stats.index], device="cpu")
-        return torch.empty_like(joined).index_copy_(0, order, joined)
+        return torch.empty_like(gathered).index_copy_(0, order, gathered)
 
 
 @torch.no_grad()
@@ -106,12 +106,14 @@ def znorm_(
     .. math::
         g \leftarrow \frac{g}{\sqrt{\frac{1}{d} \sum_{i} g_i^2} + \epsilon}
 
-    Afterwards every normalized gradient has L2 norm :math:`\sqrt{d}`. The result is that of float64 to 1e-6 of its norm
-    for float32 gradients with a mean of up to ten standard deviations (the worst measured on a CPU is 5.4e-7, over
-    normal noise, signs, few or rounded values, zeros, outliers, denormals and values near the largest of float32), to
-    1e-12 for float64, and rounded once for float16 and bfloat16. No finite gradient becomes inf or NaN. Parameters
-    without a gradient and empty ones are skipped, a parameter that is listed twice is normalized once, a gradient of
-    one element or with an inf or NaN stays as it is, and a constant gradient becomes exactly zero (with
+    Afterwards every normalized gradient has L2 norm :math:`\sqrt{d}`. Compared with float64 arithmetic, the error is at
+    most 1e-6 of the norm for float32 gradients with a mean of up to ten standard deviations (the worst measured on a
+    CPU is 5.4e-7, over normal noise, signs, few or rounded values, zeros, outliers, denormals and values near the
+    largest of float32), 1e-12 for float64, and one rounding for float16 and bfloat16. No finite gradient becomes inf or
+    NaN.
+
+    Parameters without a gradient and empty ones are skipped, a parameter that is listed twice is normalized once, a
+    gradient of one element or with an inf or NaN stays unchanged, and a constant gradient becomes exactly zero (with
     ``center=False``, each of its elements becomes 1 or -1 but for ``eps``, and zeros stay).
 
     Args:
@@ -120,7 +122,7 @@ def znorm_(
         eps: Added to each standard deviation or root mean square, in the units of the gradient.
         grad_scale: For gradients that a :class:`torch.amp.GradScaler` has not unscaled yet: its scale, a tensor of one
             element. The result is multiplied by it, ``eps`` and the statistics refer to the gradients without it, so
-            that an optimizer that divides by it itself (a fused one) makes the right step.
+            that a fused optimizer, which divides by it, makes the right step.
         center: Whether the mean is subtracted.
 
     Returns:
@@ -162,8 +164,8 @@ def centralize_(parameters: Tensor | Iterable[Tensor], grad_scale: Tensor | None
 
     for gradients of two or more dimensions, with :math:`i` the index of dimension 0 (the output channel of ``Linear``
     and ``Conv``, the input channel of ``ConvTranspose``, the row of ``Embedding``) and :math:`j` that of the other
-    dimensions taken together, of :math:`M` elements. Gradients of fewer dimensions stay as they are, and so do channels
-    of one element, which would always become zero. Exactness and everything special as in :func:`znorm_`.
+    dimensions taken together, of :math:`M` elements. Gradients of fewer dimensions stay unchanged, and so do channels
+    of one element, which would always become zero. Exactness and special cases are as for :func:`znorm_`.
 
     Args:
         parameters: A tensor, or an iterable of tensors, whose ``.grad`` is centralized.
@@ -198,13 +200,15 @@ def centralize_(parameters: Tensor | Iterable[Tensor], grad_scale: Tensor | None
 def znorm_gradients_(
     gradients: Sequence[Tensor], eps: float, grad_scale: Tensor | None = None, center: bool = True
 ) -> GradientStats:
-    """Do what :func:`znorm_` does, with gradients that are known to be transformable, each once."""
-    return _edit(gradients, lambda members: choose_znorm_(members[0].device)(members, eps, grad_scale, center))
+    """Normalize as :func:`znorm_`, without its checks, gradients of which none occurs twice."""
+    return _edit_by_device(
+        gradients, lambda members: choose_znorm_(members[0].device)(members, eps, grad_scale, center)
+    )
 
 
 def centralize_gradients_(gradients: Sequence[Tensor], grad_scale: Tensor | None = None) -> GradientStats:
-    """Do what :func:`centralize_` does, with gradients that are known to be transformable, each once."""
-    return _edit(gradients, lambda members: choose_centralize_(members[0].device)(members, grad_scale))
+    """Centralize as :func:`centralize_`, without its checks, gradients of which none occurs twice."""
+    return _edit_by_device(gradients, lambda members: choose_centralize_(members[0].device)(members, grad_scale))
 
 
 def clip_gradients_(
@@ -216,41 +220,40 @@ def clip_gradients_(
 ) -> GradientStats:
     """Scale all gradients by one factor so that their joint norm is at most ``max_norm``, and return their statistics.
 
-    They are known to be transformable, each once. If an element is inf or NaN, all are left as they are. Statistics
-    take two more passes over the gradients.
+    The gradients are not checked, and none may occur twice. If an element is inf or NaN, all stay unchanged. Statistics
+    need two more passes over the gradients.
     """
     groups = group_by_device(gradients)
     norms = [choose_clipping(device).norm(members, norm_type) for device, (_, members) in groups.items()]
     norm = clipping.combine(norms, norm_type)
     scale = 1.0 if grad_scale is None else grad_scale.to(norm).reshape(())
     factor = clipping.bound(norm, max_norm, scale)
-    found = {}
+    stats = {}
     for device, (index, members) in groups.items():
         if with_stats:
-            found[device] = DeviceStats(index, *choose_verbs(device).measure(members).statistics(scale))
+            stats[device] = DeviceStats(index, *choose_stepwise(device).measure(members).statistics(scale))
         choose_clipping(device).scale_(members, factor.to(device))
-    return GradientStats(found)
+    return GradientStats(stats)
 
 
-def gradients_of(parameters: Iterable[Tensor]) -> list[Tensor]:
-    """Return the gradients that are there."""
+def list_gradients(parameters: Iterable[Tensor]) -> list[Tensor]:
+    """Return the gradients of the parameters that have one."""
     return [gradient for parameter in parameters if (gradient := parameter.grad) is not None]
 
 
-def _edit(gradients: Sequence[Tensor], edit_: Callable[[list[Tensor]], Tensor]) -> GradientStats:
-    """Edit the gradients, those of one device at a time."""
+def _edit_by_device(gradients: Sequence[Tensor], edit_: Callable[[list[Tensor]], Tensor]) -> GradientStats:
     groups = group_by_device(gradients)
     return GradientStats({device: DeviceStats(index, *edit_(members)) for device, (index, members) in groups.items()})
 
 
 def _require_gradients(parameters: Tensor | Iterable[Tensor], grad_scale: Tensor | None) -> list[Tensor]:
     """Return the gradients of the parameters, each once, or raise if one of them cannot be transformed."""
-    parameters = list(dict.fromkeys(_tensors(parameters)))
+    parameters = list(dict.fromkeys(_require_tensors(parameters)))
     if not parameters:
         warnings.warn(
             "`parameters` is empty (an exhausted generator?): no gradient was transformed.", UserWarning, stacklevel=4
         )
-    gradients = [gradient for gradient in gradients_of(parameters) if gradient.numel()]
+    gradients = [gradient for gradient in list_gradients(parameters) if gradient.numel()]
     if not are_plain(gradients, scaled=grad_scale is not None):
         for i, parameter in enumerate(parameters):
             if parameter.grad is not None and parameter.grad.numel():
@@ -258,8 +261,8 @@ def _require_gradients(parameters: Tensor | Iterable[Tensor], grad_scale: Tensor
     return gradients
 
 
-def _tensors(parameters: Tensor | Iterable[Tensor]) -> list[Tensor]:
-    """Return the argument ``parameters`` as a list; raise ``TypeError`` for anything but tensors."""
+def _require_tensors(parameters: Tensor | Iterable[Tensor]) -> list[Tensor]:
+    """Return the argument ``parameters`` as a list; raise ``TypeError`` unless it is one or more tensors."""
     if isinstance(parameters, Tensor):
         return [parameters]
     expected = "Expected argument `parameters` to be a tensor or an iterable of tensors"
@@ -268,14 +271,14 @@ def _tensors(parameters: Tensor | Iterable[Tensor]) -> list[Tensor]:
         raise ArgumentTypeError(f"{expected}, but got {describe(parameters)}. {remedy}")
     parameters = list(parameters)
     if not all(issubclass(cls, Tensor) for cls in {*map(type, parameters)}):
-        wrong = next(entry for entry in parameters if not isinstance(entry, Tensor))
-        raise ArgumentTypeError(f"{expected}, but one of its entries is {describe(wrong)}. {remedy}")
+        other = next(entry for entry in parameters if not isinstance(entry, Tensor))
+        raise ArgumentTypeError(f"{expected}, but one of its entries is {describe(other)}. {remedy}")
     return parameters
 
 
 def check_eps(eps: float) -> float:
     """Return ``eps`` as a ``float``; raise ``ValueError`` unless it is a positive finite number."""
-    return positive_number("eps", eps, "The default is 1e-10.", kind="positive finite number")
+    return require_positive("eps", eps, "The default is 1e-10.", kind="positive finite number")
 
 
 def check_center(center: bool) -> bool:

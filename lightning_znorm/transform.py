@@ -25,16 +25,16 @@ class GradientTransform(Transform, Callback):
     the parameters of that optimizer alone, each once. A subclass implements :meth:`transform`; overriding
     :meth:`should_transform` replaces the schedule.
 
-    Gradients are edited in place. Under DDP they are the same on all ranks when the hook runs, so that no communication
-    is needed.
+    Gradients are edited in place. Under DDP they are the same on all ranks when the hook runs, so no communication is
+    needed.
 
     Supported are one device and DDP, every precision of the Trainer but ``transformer-engine`` and quantization,
-    automatic and manual optimization. Anything else is refused before the first step. (An optimizer other than LBFGS
+    automatic and manual optimization. Everything else is refused before the first step. (An optimizer other than LBFGS
     that evaluates its closure again can only be detected during its first step.) Outside a Trainer, see
     :func:`~lightning_znorm.attach`.
 
-    The learning-rate finder and the batch-size scaler take the Trainer's callbacks away while they search; a transform
-    among these callbacks goes on working there.
+    The learning-rate finder and the batch-size scaler remove the Trainer's callbacks while they search; a transform
+    among these callbacks keeps working.
 
     Args:
         exclude: Shell-style patterns (:mod:`fnmatch`) of parameter names, as in ``model.named_parameters()`` without
@@ -46,16 +46,16 @@ class GradientTransform(Transform, Callback):
             optimizers) in which the transform runs.
         stop_step: First optimizer step in which it no longer runs, ``None`` for never.
         nonfinite: What to do in a step in which a gradient of the optimizer, excluded ones included, has an inf or NaN.
-            ``"propagate"``: the tensor is left as it is, and the step is made. ``"skip"``: every ``.grad`` of the
-            optimizer is set to ``None`` on all ranks together, so that the step does nothing; under an enabled
-            GradScaler, which skips such steps itself, that is left to it. ``"raise"``: an error names the parameter.
+            ``"propagate"``: the tensor stays unchanged, and the step is made. ``"skip"``: every ``.grad`` of the
+            optimizer is set to ``None`` on all ranks, so that the step does nothing; an enabled GradScaler
+            skips such steps itself, and is left to do so. ``"raise"``: an error names the parameter.
             The last two wait for the device in every step in which the transform runs.
-        max_skips: Number of steps in a row that ``nonfinite="skip"`` skips; the next one raises an error. The
-            counters are kept in the Trainer's checkpoints.
-        log_stats: ``"summary"`` logs a few figures over all tensors, ``"layers"`` one mean and one standard deviation
+        max_skips: Number of consecutive steps that ``nonfinite="skip"`` skips; the next one raises an error. The
+            counters are saved in the Trainer's checkpoints.
+        log_stats: ``"summary"`` logs a few metrics over all tensors, ``"layers"`` one mean and one standard deviation
             per parameter name, both to the Trainer's loggers in steps in which these are due; ``False`` logs nothing.
-            With several optimizers the summary of each has its number in its name (``optimizer_0``).
-        enabled: ``False`` makes the callback do nothing at all, for configuration files.
+            With several optimizers, the names of a summary contain the optimizer's index (``optimizer_0``).
+        enabled: ``False`` switches the callback off, for configuration files.
 
     Raises:
         TypeError: If an argument is unknown, or ``exclude`` is anything but strings.
@@ -80,7 +80,7 @@ class GradientTransform(Transform, Callback):
     _search: Search | None = None
 
     def setup(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", stage: str) -> None:
-        """Refuse, before anything is trained, what the Trainer's configuration alone shows to be unsupported."""
+        """Refuse unsupported configurations of the Trainer."""
         if not self.enabled or stage != "fit":
             return
         self._close()  # a search that failed; Lightning calls no hook then
@@ -99,7 +99,7 @@ class GradientTransform(Transform, Callback):
             self._fit.start()
 
     def on_train_start(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
-        """Remember where this ``fit`` begins, now that a checkpoint is restored."""
+        """Begin to watch the training, now that a checkpoint is restored."""
         if self._fit is not None:
             self._fit.begin()
 
@@ -111,38 +111,38 @@ class GradientTransform(Transform, Callback):
             return
         if self._fit is None:
             raise MisconfigurationError(
-                f"`{type(self).__name__}` was switched on in the middle of training, past its checks. Construct it with"
+                f"`{type(self).__name__}` was switched on in the middle of training, without its checks. Create it with"
                 " `enabled=True` and use `start_step`, or override `should_transform`."
             )
         self._fit.step(optimizer)
 
     def on_train_end(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
-        """Warn if batches were trained on and no gradient was transformed."""
+        """Warn if there were batches and no gradient was transformed."""
         if self.enabled and self._fit is not None:
             self._fit.end()
 
     def teardown(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", stage: str) -> None:
-        """Let go of the module and its optimizers."""
+        """Release the module and its optimizers."""
         self._close()
 
     def on_exception(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", exception: BaseException) -> None:
-        """Let go of the module and its optimizers where Lightning calls no ``teardown``."""
+        """Release the module and its optimizers, as Lightning calls no ``teardown`` after an exception."""
         self._close()
 
     def on_save_checkpoint(
         self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", checkpoint: dict[str, Any]
     ) -> None:
-        """Add the counters of skipped steps to the checkpoint, where the Trainer keeps its callbacks' states."""
-        # not by `state_dict`: a Trainer takes only one stateful callback of a type, also where others are not enabled
+        """Add the counters of skipped steps to the states of callbacks in the checkpoint."""
+        # not in `state_dict`: a Trainer refuses two stateful callbacks of one class, even if only one is enabled
         if self.enabled and self.nonfinite == "skip":
             checkpoint.setdefault("callbacks", {})[self.state_key] = self._skip_counts[0].state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore the counters of skipped steps; what another version did not store is 0."""
+        """Restore the counters of skipped steps; missing ones are 0."""
         self._skip_counts[0].load_state_dict(state_dict)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave the running training behind in copies, such as those that go to spawned processes."""
+        """Leave out the running training in copies, such as those for spawned processes."""
         return {**vars(self), "_fit": None, "_search": None}
 
     def _close(self) -> None:

@@ -55,7 +55,7 @@ PARAMS = [
 @pytest.fixture(params=PARAMS, name="znorm_")
 def backend(request, monkeypatch):
     if request.param == "float32 alone":
-        monkeypatch.setattr(generic, "widest", lambda device: torch.float32)
+        monkeypatch.setattr(generic, "widest_dtype", lambda device: torch.float32)
     return BACKENDS[request.param]
 
 

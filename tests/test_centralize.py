@@ -195,7 +195,7 @@ def lay_out(gradient, layout):
 @pytest.mark.parametrize("backend", ["cpu", "generic", "float32 alone"])
 def test_backends_agree_with_the_reference(mean, backend, monkeypatch):
     if backend == "float32 alone":
-        monkeypatch.setattr(generic, "widest", lambda device: torch.float32)
+        monkeypatch.setattr(generic, "widest_dtype", lambda device: torch.float32)
     ours = cpu_centralize if backend == "cpu" else generic
     shapes = [(64, 300), (1, 5000), (300, 2), (3, 7, 3, 3)]
     layouts = ["contiguous", "transposed", "channels_last", "every other"]
@@ -216,7 +216,7 @@ def test_backends_agree_with_the_reference(mean, backend, monkeypatch):
 @pytest.fixture(params=["reference", "cpu", "generic", "float32 alone"], name="backend")
 def backend_of_centralization(request, monkeypatch):
     if request.param == "float32 alone":
-        monkeypatch.setattr(generic, "widest", lambda device: torch.float32)
+        monkeypatch.setattr(generic, "widest_dtype", lambda device: torch.float32)
     return {"reference": reference, "cpu": cpu_centralize}.get(request.param, generic)
 
 

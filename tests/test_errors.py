@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 import lightning_znorm
 from lightning_znorm import ZNormError, errors
 from lightning_znorm._lightning import MisconfigurationError, find_classes
-from lightning_znorm.errors import DataError, did_you_mean, own_message, require_packages, share
+from lightning_znorm.errors import DataError, did_you_mean, require_fraction, require_packages, user_message
 
 BUILT_IN = {
     "ArgumentTypeError": TypeError,
@@ -97,8 +97,8 @@ def test_the_nearest_name_in_upper_or_lower_case():
 @pytest.mark.parametrize("value", [0, 1, -0.1, 1.5, float("nan"), "0.5", True, None])
 def test_what_is_no_share(value):
     with pytest.raises(ValueError, match="`val_share` to be between 0 and 1"):
-        share("val_share", value)
-    assert share("val_share", 0.5) == 0.5
+        require_fraction("val_share", value)
+    assert require_fraction("val_share", 0.5) == 0.5
 
 
 class Damaged:
@@ -114,6 +114,6 @@ def test_the_message_of_a_worker_of_a_data_loader(num_workers):
     try:
         next(iter(DataLoader(Damaged(), num_workers=num_workers)))
     except DataError as error:
-        message = own_message(error)
+        message = user_message(error)
     gc.collect()  # the traceback holds the iterator, which ends its worker when it goes
     assert message == "0.png is not\na readable image."

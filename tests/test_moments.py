@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from lightning_znorm.backends import cpu, generic, reference
-from lightning_znorm.backends.moments import conclude
+from lightning_znorm.backends.moments import compute_edit
 from tests import distributions
 from tests.helpers import relative_error, znorm_by_numpy
 
@@ -30,7 +30,7 @@ def backend_in_two_verbs(request):
 
 @pytest.fixture(name="without_float64")
 def pairs_of_float32(monkeypatch):
-    monkeypatch.setattr(generic, "widest", lambda device: torch.float32)
+    monkeypatch.setattr(generic, "widest_dtype", lambda device: torch.float32)
 
 
 def draw(size, mean=0.0, scale=1.0, dtype=torch.float32):
@@ -153,7 +153,7 @@ def test_the_parts_make_the_whole(backend):
     mean = (parts.count * parts.mean).sum() / count
     squares = (parts.squares + parts.count * (parts.mean - mean).square()).sum()
     moments = type(parts)(count.view(1), mean.view(1), squares.view(1))
-    mean, factor, statistics = conclude(moments, eps=1e-4)
+    mean, factor, statistics = compute_edit(moments, eps=1e-4)
     backend.apply_(pieces, mean.expand(3), factor.expand(3))
     assert relative_error(whole, expected) < 1e-6
     assert statistics.flatten().tolist() == pytest.approx([3e-3, 1e-3, 0.3162], rel=0.02)
@@ -185,6 +185,6 @@ def test_nothing_waits_for_the_device(backend):
     """Tensors without values: reading one is an error."""
     gradients = [torch.empty(shape, device="meta") for shape in [(), (0,), (100, 100)]]
     moments = backend.measure(gradients)
-    mean, factor, statistics = conclude(moments, 1e-10, torch.empty((), device="meta"))
+    mean, factor, statistics = compute_edit(moments, 1e-10, torch.empty((), device="meta"))
     backend.apply_(gradients, mean, factor)
     assert statistics.shape == (3, 3)

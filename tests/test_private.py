@@ -13,7 +13,7 @@ import torch
 from lightning.fabric import Fabric
 
 from lightning_znorm import GradientMonitor, ZNorm, _lightning, _torch, attach
-from lightning_znorm.engine.scaling import scale_in_gradients
+from lightning_znorm.engine.scaling import find_pending_scale
 from lightning_znorm.errors import ZNormError
 from tests import house
 from tests.helpers import PACKAGES, make_module, make_trainer, recording_logger, small_network
@@ -152,8 +152,8 @@ def test_a_training_goes_on_without_what_only_the_loggers_need(package, monkeypa
         logger=recording_logger(package, ("znorm", "grad")),
         callbacks=[ZNorm(log_stats="summary"), GradientMonitor()],
     )
-    monkeypatch.setattr(_lightning, "_LOGS", "renamed")
-    monkeypatch.setattr(_lightning, "_STEPPED", "renamed")
+    monkeypatch.setattr(_lightning, "_LOGGER_CONNECTOR", "renamed")
+    monkeypatch.setattr(_lightning, "_BATCH_COUNT", "renamed")
     trainer.fit(make_module(package))
     assert [step for step, _ in trainer.logger.rows] == [1, 1, 3, 3]
 
@@ -171,7 +171,7 @@ def test_a_scaler_that_does_not_say_what_it_did_is_refused(monkeypatch):
     parameter = torch.nn.Parameter(torch.ones(2))
     optimizer, scaler = torch.optim.SGD([parameter], lr=0.1), torch.amp.GradScaler("cpu")
     with pytest.raises(ZNormError, match="`GradScaler` does not say whether it has unscaled the gradients"):
-        scale_in_gradients(scaler, optimizer)
+        find_pending_scale(scaler, optimizer)
 
 
 @pytest.mark.parametrize("host", ["attach", "trainer"])

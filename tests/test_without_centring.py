@@ -19,7 +19,7 @@ SIZES = [2, 100, 4096, 4097, 50_000]
 @pytest.fixture(params=BACKENDS, name="scale_")
 def backend(request, monkeypatch):
     if request.param == "float32 alone":
-        monkeypatch.setattr(generic, "widest", lambda device: torch.float32)
+        monkeypatch.setattr(generic, "widest_dtype", lambda device: torch.float32)
     return lambda gradients, eps, scale=None: BACKENDS[request.param].znorm_(gradients, eps, scale, center=False)
 
 

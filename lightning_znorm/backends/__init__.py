@@ -1,15 +1,16 @@
-"""Ways to transform a list of gradients in place, one module each; all agree with ``reference``.
+"""Implementations of the gradient transforms, one module each; all agree with ``reference``.
 
 Every backend has a function ``znorm_(gradients, eps, grad_scale) -> Tensor``. It edits the gradients (dense, real, on
 one device) in place and returns their statistics before the edit as a tensor of shape ``(3, len(gradients))``: mean,
-standard deviation and the cosine between the gradient before and after. All but ``triton`` take ``center=False``, too,
-and have ``centralize_(gradients, grad_scale)`` (that of ``cpu`` is in ``cpu_centralize``).
+standard deviation and the cosine between the gradient before and after. All but ``triton`` accept ``center=False``
+and have ``centralize_(gradients, grad_scale)`` (for ``cpu`` in ``cpu_centralize``).
 
-The same in two verbs, for where something comes in between, is ``measure(gradients) -> Moments``, which edits nothing,
-and ``apply_(gradients, mean, factor)``; :func:`.moments.conclude` makes the arguments of the latter from the former.
+The two steps of ``znorm_`` can be called separately: ``measure(gradients) -> Moments`` edits nothing, and
+``apply_(gradients, mean, factor)`` edits the gradients; :func:`.moments.compute_edit` computes mean and factor from the
+moments.
 
-Clipping needs less: ``norm(gradients, norm_type)`` of all together and ``scale_(gradients, factor)``, in ``clipping``
-for any device and in ``cpu_clipping``.
+Clipping consists of ``norm(gradients, norm_type)`` of all gradients together and ``scale_(gradients, factor)``, in
+``clipping`` for any device and in ``cpu_clipping``.
 """
 
 from collections.abc import Sequence
@@ -21,11 +22,11 @@ from torch import Tensor
 from lightning_znorm.backends import clipping, cpu, cpu_centralize, cpu_clipping, generic
 from lightning_znorm.backends.moments import Moments
 
-__all__ = ["choose_centralize_", "choose_clipping", "choose_verbs", "choose_znorm_"]
+__all__ = ["choose_centralize_", "choose_clipping", "choose_stepwise", "choose_znorm_"]
 
 
 class ZNormFunction(Protocol):
-    """How a backend normalizes."""
+    """The signature of ``znorm_``."""
 
     def __call__(
         self, gradients: list[Tensor], eps: float, grad_scale: Tensor | None = None, center: bool = True
@@ -34,14 +35,14 @@ class ZNormFunction(Protocol):
 
 
 class CentralizeFunction(Protocol):
-    """How a backend centralizes."""
+    """The signature of ``centralize_``."""
 
     def __call__(self, gradients: list[Tensor], grad_scale: Tensor | None = None) -> Tensor:
         """Centralize the gradients in place and return their statistics."""
 
 
-class Verbs(Protocol):
-    """A backend in two verbs."""
+class StepwiseBackend(Protocol):
+    """A backend with the two separate steps."""
 
     def measure(self, gradients: Sequence[Tensor]) -> Moments:
         """Return the moments of each gradient."""
@@ -51,7 +52,7 @@ class Verbs(Protocol):
 
 
 class Clipping(Protocol):
-    """A norm of all gradients on one device, and what bounds it."""
+    """The norm of all gradients on one device, and their multiplication by a factor."""
 
     def norm(self, gradients: Sequence[Tensor], norm_type: float) -> Tensor:
         """Return the norm of all gradients together."""
@@ -60,15 +61,15 @@ class Clipping(Protocol):
         """Multiply each gradient by the factor, in place, unless it is NaN."""
 
 
-def choose_verbs(device: torch.device) -> Verbs:
-    """Return the fastest backend for a device that has the two verbs."""
+def choose_stepwise(device: torch.device) -> StepwiseBackend:
+    """Return the fastest backend with separate steps for a device."""
     return cpu if device.type == "cpu" else generic
 
 
 def choose_znorm_(device: torch.device) -> ZNormFunction:
-    """Return the ``znorm_`` of the fastest backend that has been proven on a device.
+    """Return the ``znorm_`` of the fastest backend that was tested on a device.
 
-    The kernel of ``triton`` has not run on a GPU yet, and always centres; CUDA is ``generic``, too.
+    CUDA uses ``generic``, too: the kernel of ``triton`` has not run on a GPU yet, and always subtracts the mean.
     """
     return cpu.znorm_ if device.type == "cpu" else generic.znorm_
 

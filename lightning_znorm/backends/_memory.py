@@ -1,4 +1,4 @@
-"""What the backends share."""
+"""Helpers that the backends share."""
 
 from collections.abc import Sequence
 from functools import lru_cache
@@ -7,55 +7,55 @@ from typing import Any
 import torch
 from torch import Tensor
 
-Figures = tuple[float, float, float]  # mean, standard deviation, cosine
+Statistics = tuple[float, float, float]  # mean, standard deviation, cosine
 
-# float32 holds the squares of all elements that matter to a variance between these
+# float32 represents the squares of all elements that matter to a variance between these
 SMALLEST_VARIANCE, LARGEST_VARIANCE = 1e-30, 1e30
-# elements whose squares are added in float32: PyTorch adds those of each SIMD lane one after the other, and equal ones
-# are all rounded the same way. Of 128, with 8 lanes, a norm is good to 9e-7 whatever they are
+# elements whose squares are summed in float32: PyTorch adds those of a SIMD lane one after the other, and the rounding
+# errors of equal ones add up. With 128 elements in 8 lanes, the error of a norm is at most 9e-7
 PIECE = 128
 
 
-def are_trusted(rest: Any, variance: Any) -> Any:
-    """Say whether a variance from sums of squares in float32 is as exact as the sums are.
+def are_trusted(residual: Any, variance: Any) -> Any:
+    """Return whether a variance from sums of squares in float32 is as exact as the sums are.
 
     Args:
-        rest: Mean of what was squared, a float or a tensor.
-        variance: Mean of the squares without the square of the mean.
+        residual: Mean of the squared elements before they were squared, a float or a tensor.
+        variance: Mean of the squares minus the square of the mean.
 
     """
-    return (rest * rest <= variance) & (variance > SMALLEST_VARIANCE) & (variance < LARGEST_VARIANCE)
+    return (residual * residual <= variance) & (variance > SMALLEST_VARIANCE) & (variance < LARGEST_VARIANCE)
 
 
 @lru_cache(maxsize=1024)
-def choose_width(count: int, widest: int) -> int:
-    """Return the widest tile that divides a number of elements, the widest of all if those are all narrow."""
-    widths = range(min(widest, count), widest // 2, -1)
-    return next((width for width in widths if count % width == 0), min(widest, count))
+def choose_width(count: int, limit: int) -> int:
+    """Return the widest tile between half the limit and the limit that divides a number of elements, else the limit."""
+    widths = range(min(limit, count), limit // 2, -1)
+    return next((width for width in widths if count % width == 0), min(limit, count))
 
 
 def add_squares(rows: Tensor) -> Tensor:
     """Return the sum of the squares of each row of a float32 matrix, in float64 between pieces."""
     count = rows.shape[1]
     width = choose_width(count, PIECE)
-    rest = count % width
-    pieces = (rows[:, :-rest] if rest else rows).view(len(rows), -1, width)
+    remainder = count % width
+    pieces = (rows[:, :-remainder] if remainder else rows).view(len(rows), -1, width)
     norms = torch.linalg.vector_norm(pieces, dim=2)
     squares: Tensor = torch.linalg.vector_norm(norms, dim=1, dtype=torch.float64).square_()
-    if rest:
-        squares += torch.linalg.vector_norm(rows[:, -rest:], dim=1).double().square_()
+    if remainder:
+        squares += torch.linalg.vector_norm(rows[:, -remainder:], dim=1).double().square_()
     return squares
 
 
-def in_order_of_memory(tensor: Tensor) -> Tensor | None:
-    """Return a flat view of a tensor that fills its memory without gaps, ``None`` of any other.
+def view_in_memory_order(tensor: Tensor) -> Tensor | None:
+    """Return a flat view of a tensor that fills its memory without gaps, ``None`` for any other tensor.
 
     Example::
 
         >>> import torch
-        >>> in_order_of_memory(torch.tensor([[1, 2], [3, 4]]).t())
+        >>> view_in_memory_order(torch.tensor([[1, 2], [3, 4]]).t())
         tensor([1, 2, 3, 4])
-        >>> in_order_of_memory(torch.arange(6)[::2]) is None
+        >>> view_in_memory_order(torch.arange(6)[::2]) is None
         True
 
     """
@@ -67,21 +67,21 @@ def in_order_of_memory(tensor: Tensor) -> Tensor | None:
 
 
 def has_no_gaps(tensor: Tensor) -> bool:
-    """Say whether a tensor fills its memory, in whatever order."""
-    return tensor.is_contiguous() or in_order_of_memory(tensor) is not None
+    """Return whether a tensor fills its memory without gaps, in any order of dimensions."""
+    return tensor.is_contiguous() or view_in_memory_order(tensor) is not None
 
 
-_kept: list[Tensor] = []  # what captured graphs will copy from whenever they are replayed
+_captured_tables: list[Tensor] = []  # the sources of copies in captured graphs, which read them at every replay
 
 
 def to_device(values: Sequence[float] | Tensor, dtype: torch.dtype, device: torch.device) -> Tensor:
     """Copy a few values to a device, without waiting if it is a GPU."""
-    # not on the default device, which may be another
+    # not on the default device, which may be a different one
     table = torch.as_tensor(values, dtype=dtype, device="cpu")
     if device.type != "cuda":
         return table.to(device)
-    # of fresh memory each time: the allocator does not give it away before the copy is done
-    staged = table.pin_memory()
+    # always new memory, which the allocator reuses only after the copy
+    pinned = table.pin_memory()
     if torch.cuda.is_current_stream_capturing():
-        _kept.append(staged)
-    return staged.to(device, non_blocking=True)
+        _captured_tables.append(pinned)
+    return pinned.to(device, non_blocking=True)

@@ -3,7 +3,7 @@
 import triton
 import triton.language as tl
 
-# what is to be done with a gradient
+# decisions about a gradient
 _UNKNOWN: tl.constexpr = tl.constexpr(0)
 _NORMALIZE: tl.constexpr = tl.constexpr(1)
 _LEAVE: tl.constexpr = tl.constexpr(2)
@@ -15,10 +15,10 @@ def znorm_kernel(
     sizes,  # (n,) int64: elements
     first_tiles,  # (n + 1,) int32: number of the first tile of each gradient
     owners,  # (tiles,) int32: gradient of each tile
-    items,  # (n_items,) int32, the work in its order: a tile to measure it, ~tile to normalize it
-    state,  # (1 + 2n,) int32, zeros: next item; of each gradient the measured tiles, and what is to be done
+    items,  # (n_items,) int32, the work in order: a tile to measure it, ~tile to normalize it
+    state,  # (1 + 2n,) int32, zeros: next item; of each gradient, the measured tiles and the decision
     partials,  # (2, tiles) float64: mean and sum of squared deviations of each tile
-    factors,  # (4, n) float32: 1 / unit, a power of two; in that unit mean, what float32 lacks of it, 1 / (std + eps)
+    factors,  # (4, n) float32: 1 / unit, a power of two; in that unit the mean, its rounding error, 1 / (std + eps)
     stats,  # (3, n) float64: mean, standard deviation, cosine
     grad_scale,  # (1,) float32, read if scaled
     n_items,
@@ -30,14 +30,14 @@ def znorm_kernel(
     is_scaled: tl.constexpr,
     is_aligned: tl.constexpr,
 ):
-    """Take items until there are none left.
+    """Process items until none is left.
 
-    To normalize a tile is to wait until its gradient is measured, by items of lower numbers, which other programs have
-    taken before and finish without waiting for anything: one program at work is enough.
+    Normalizing a tile waits until its gradient is measured, by items of lower numbers. Other programs have taken those
+    before and finish them without waiting, so that one running program is enough for progress.
     """
     item = tl.atomic_add(state, 1, sem="relaxed")
     while item < n_items:
-        following = tl.atomic_add(state, 1, sem="relaxed")  # now, so that the answer is there when it is needed
+        following = tl.atomic_add(state, 1, sem="relaxed")  # early, so that the result has arrived when it is needed
         entry = tl.load(items + item)
         tile = tl.where(entry < 0, ~entry, entry)
         owner = tl.load(owners + tile)
@@ -48,7 +48,7 @@ def znorm_kernel(
         if is_aligned:
             address = tl.multiple_of(address, 16)
         address += start
-        decision = state + 1 + n_gradients + owner
+        decision_address = state + 1 + n_gradients + owner
         if entry >= 0:
             mean, squares = _measure(address, size - start, tile_size)
             tl.store(partials + tile, mean)
@@ -62,14 +62,14 @@ def znorm_kernel(
                 if is_scaled:
                     scale = tl.load(grad_scale)
                 eps = tl.load(gradients + n_gradients).to(tl.float64, bitcast=True)
-                _conclude(mean, std, scale.to(tl.float64), eps, size, factors + owner, stats + owner, n_gradients)
+                _compute_edit(mean, std, scale.to(tl.float64), eps, size, factors + owner, stats + owner, n_gradients)
                 tl.debug_barrier()
-                tl.atomic_xchg(decision, tl.where(std == std, _NORMALIZE, _LEAVE), sem="release")
+                tl.atomic_xchg(decision_address, tl.where(std == std, _NORMALIZE, _LEAVE), sem="release")
         else:
-            known = tl.atomic_add(decision, 0, sem="acquire")
-            while known == _UNKNOWN:
-                known = tl.atomic_add(decision, 0, sem="acquire")
-            if known == _NORMALIZE:
+            decision = tl.atomic_add(decision_address, 0, sem="acquire")
+            while decision == _UNKNOWN:
+                decision = tl.atomic_add(decision_address, 0, sem="acquire")
+            if decision == _NORMALIZE:
                 _normalize(address, size - start, factors + owner, n_gradients, tile_size)
         item = following
 
@@ -85,21 +85,21 @@ def _measure(address, remaining, tile_size: tl.constexpr):
         values = tl.load(address + offsets, mask=inside, other=0.0, eviction_policy="evict_last").to(tl.float32)
         values = tl.where(inside, values, tl.load(address).to(tl.float32))
     count = tl.minimum(remaining, tile_size).to(tl.float32)
-    # in units of a power of two near the largest element, taken from the bits of the largest
+    # in units of a power of two near the largest element, from its bits
     largest = tl.max(values.to(tl.int32, bitcast=True) & 0x7FFFFFFF, axis=0)
     exponent = largest >> 23
     unit = (tl.maximum(254 - exponent, 1) << 23).to(tl.float32, bitcast=True)
-    # relative to what is nearest to 0 in its range, a constant tile is exactly 0
+    # relative to the value nearest to 0 in its range, a constant tile is exactly 0
     lowest, highest = tl.min(values, axis=0), tl.max(values, axis=0)
     origin = tl.where(lowest > 0.0, lowest, tl.where(highest < 0.0, highest, 0.0))
     deviations = tl.where(inside, values * unit - origin * unit, 0.0)
-    near = tl.sum(deviations, axis=0) / count
-    deviations = tl.where(inside, deviations - near, 0.0)
-    rest = tl.sum(deviations, axis=0) / count
+    center = tl.sum(deviations, axis=0) / count
+    deviations = tl.where(inside, deviations - center, 0.0)
+    residual = tl.sum(deviations, axis=0) / count
     squares = tl.sum(deviations * deviations, axis=0).to(tl.float64)
-    squares = tl.maximum(squares - (count * rest * rest).to(tl.float64), 0.0)
+    squares = tl.maximum(squares - (count * residual * residual).to(tl.float64), 0.0)
     unit = unit.to(tl.float64)
-    mean = origin.to(tl.float64) + (near.to(tl.float64) + rest.to(tl.float64)) / unit
+    mean = origin.to(tl.float64) + (center.to(tl.float64) + residual.to(tl.float64)) / unit
     squares = squares / (unit * unit)
     is_finite = exponent < 255
     return tl.where(is_finite, mean, float("nan")), tl.where(is_finite, squares, float("nan"))
@@ -129,10 +129,10 @@ def _join(partials, n_tiles, tiles, size, tile_size: tl.constexpr, join_size: tl
 
 
 @triton.jit
-def _conclude(mean, std, scale, eps, size, factors, stats, n_gradients):
-    """Write the statistics without the scale, and what the elements are to be normalized by."""
+def _compute_edit(mean, std, scale, eps, size, factors, stats, n_gradients):
+    """Write the statistics without the scale, and the factors that normalize the elements."""
     length = tl.sqrt(mean * mean + std * std)
-    # a unit near the elements, so that neither their deviations from the mean nor 1 / std are beyond float32
+    # a unit near the elements, so that float32 represents their deviations from the mean and 1 / std
     exponent = (length.to(tl.int64, bitcast=True) >> 52) - 1023
     exponent = tl.minimum(tl.maximum(exponent, -126), 126)
     unit = ((exponent + 1023) << 52).to(tl.float64, bitcast=True)
@@ -140,12 +140,12 @@ def _conclude(mean, std, scale, eps, size, factors, stats, n_gradients):
     tl.store(factors, (1.0 / unit).to(tl.float32))
     tl.store(factors + n_gradients, high)
     tl.store(factors + 2 * n_gradients, (mean / unit - high.to(tl.float64)).to(tl.float32))
-    inverse = tl.where(std == 0.0, 0.0, unit / (std / scale + eps))  # of a tiny eps alone it would be inf
+    inverse = tl.where(std == 0.0, 0.0, unit / (std / scale + eps))  # a tiny eps alone would give inf
     tl.store(factors + 3 * n_gradients, inverse.to(tl.float32))
-    is_left = (size == 1) | (std != std) | ((mean == 0.0) & (std == 0.0))
+    is_unchanged = (size == 1) | (std != std) | ((mean == 0.0) & (std == 0.0))
     tl.store(stats, mean / scale)
     tl.store(stats + n_gradients, std / scale)
-    tl.store(stats + 2 * n_gradients, tl.where(is_left, 1.0, std / tl.where(is_left, 1.0, length)))
+    tl.store(stats + 2 * n_gradients, tl.where(is_unchanged, 1.0, std / tl.where(is_unchanged, 1.0, length)))
 
 
 @triton.jit

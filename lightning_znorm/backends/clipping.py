@@ -28,27 +28,27 @@ def norm(gradients: Sequence[Tensor], norm_type: float) -> Tensor:
         [5.0, 3.0, 2.0]
 
     """
-    return combine(norm_all(gradients, norm_type, generic.widest(gradients[0].device)), norm_type)
+    return combine(norm_all(gradients, norm_type, generic.widest_dtype(gradients[0].device)), norm_type)
 
 
 def combine(norms: Sequence[Tensor], norm_type: float) -> Tensor:
-    """Return the norm of all, on the device of the first, from the norms of parts."""
+    """Return the norm of all gradients from the norms of parts, on the device of the first part."""
     first = norms[0]
-    joined = torch.stack([part.to(first.device, first.dtype) for part in norms])
-    whole: Tensor = torch.linalg.vector_norm(joined, norm_type)
-    return whole
+    joined = torch.stack([norm.to(first.device, first.dtype) for norm in norms])
+    total: Tensor = torch.linalg.vector_norm(joined, norm_type)
+    return total
 
 
 def bound(norm: Tensor, max_norm: float, scale: Tensor | float = 1.0) -> Tensor:
     """Return the factor that brings gradients of this norm to ``max_norm`` at most.
 
     Args:
-        norm: Of the gradients as they are.
-        max_norm: What it may be without the scale.
-        scale: By which the gradients are multiplied.
+        norm: Norm of the gradients, multiplied by the scale.
+        max_norm: Largest norm without the scale.
+        scale: Factor by which the gradients are multiplied.
 
     Returns:
-        A factor of at most 1; NaN, for gradients that are to be left alone, if the norm is inf or NaN.
+        A factor of at most 1; NaN, which leaves gradients unchanged, if the norm is inf or NaN.
 
     Example::
 
@@ -61,10 +61,10 @@ def bound(norm: Tensor, max_norm: float, scale: Tensor | float = 1.0) -> Tensor:
 
 
 def scale_(gradients: Sequence[Tensor], factor: Tensor) -> None:
-    """Multiply all gradients on one device by a factor, in place; NaN leaves them as they are.
+    """Multiply all gradients on one device by a factor, in place; NaN leaves them unchanged.
 
-    In float32 where that is enough, with a result that is rounded once. Factors below the smallest number of float32
-    that is no denormal lose digits.
+    The arithmetic is float32 where that is exact enough, and the result is rounded once. Factors below the smallest
+    normal number of float32 lose digits.
 
     Example::
 
@@ -76,9 +76,9 @@ def scale_(gradients: Sequence[Tensor], factor: Tensor) -> None:
     """
     factor = torch.where(factor.isnan(), 1.0, factor)
     for dtype in {gradient.dtype for gradient in gradients}:
-        alike = [gradient for gradient in gradients if gradient.dtype == dtype]
+        members = [gradient for gradient in gradients if gradient.dtype == dtype]
         if dtype.itemsize >= 4:
-            multiply_all_(alike, factor.to(dtype))
+            multiply_all_(members, factor.to(dtype))
             continue
-        for gradient in alike:  # at once, CUDA would round the factor to the dtype, too
+        for gradient in members:  # in one call, CUDA would round the factor to the dtype
             gradient.copy_(gradient.float().mul_(factor.float()))

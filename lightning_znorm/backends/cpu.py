@@ -1,4 +1,4 @@
-"""Moments and z-score on a CPU: float32 tiles joined in float64, in two reads and one pass of reading and writing."""
+"""Moments and z-score on a CPU: float32 sums of tiles, joined in float64; two passes to measure, one to edit."""
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
@@ -10,20 +10,20 @@ import torch
 from torch import Tensor
 
 from lightning_znorm.backends import reference
-from lightning_znorm.backends._memory import PIECE, Figures, are_trusted, choose_width, in_order_of_memory
+from lightning_znorm.backends._memory import PIECE, Statistics, are_trusted, choose_width, view_in_memory_order
 from lightning_znorm.backends._small import measure_together, normalize_together_
 from lightning_znorm.backends.moments import Moments
 
-_SMALL = 4096  # gradients of at most so many elements are taken together
-_CACHED = 1 << 21  # elements that are measured before they are normalized, while a cache may still have them
+_SMALL = 4096  # gradients of at most so many elements are normalized together
+_CACHED = 1 << 21  # elements that are measured before they are normalized, while they may still be in the cache
 _TILE = 8192  # elements that are summed in float32
-_JOINED = 128  # pieces that PyTorch joins; Python joins the rest
-_CHUNK = 1 << 19  # elements of which there may be a copy
-_SMALLEST_FACTOR = 1e-30  # and one over the largest, in float32
+_JOINED = 128  # pieces that PyTorch joins; Python joins the results
+_CHUNK = 1 << 19  # largest number of copied elements
+_SMALLEST_FACTOR = 1e-30  # in float32; the largest is its inverse
 
 
 def measure(gradients: Sequence[Tensor]) -> Moments:
-    """Do what :func:`lightning_znorm.backends.reference.measure` does, in float32 where that is enough.
+    """Compute :func:`lightning_znorm.backends.reference.measure`, in float32 where that is exact enough.
 
     Args:
         gradients: As for the reference, on the CPU.
@@ -39,16 +39,16 @@ def measure(gradients: Sequence[Tensor]) -> Moments:
 
     """
     sizes = [gradient.numel() for gradient in gradients]
-    small, large = _sort(gradients, sizes)
+    small, large = _split_by_size(gradients, sizes)
     moments: list[tuple[float, float] | None] = [None if size else (0.0, 0.0) for size in sizes]
     for batch in small:
-        found = measure_together([gradients[position] for position in batch])
-        for position, result in zip(batch, found, strict=True):
+        results = measure_together([gradients[position] for position in batch])
+        for position, result in zip(batch, results, strict=True):
             moments[position] = result
-    flats = [(position, flat) for position in large if (flat := in_order_of_memory(gradients[position])) is not None]
-    sums = _add_up([_in_float32(flat) for _, flat in flats])
+    flats = [(position, flat) for position in large if (flat := view_in_memory_order(gradients[position])) is not None]
+    sums = _sum_chunks([_in_float32(flat) for _, flat in flats])
     for (position, flat), (total, squares) in zip(flats, sums, strict=True):
-        moments[position] = _evaluate(flat, total, squares)
+        moments[position] = _compute_moments(flat, total, squares)
     rows = []
     for gradient, size, moment in zip(gradients, sizes, moments, strict=True):
         if moment is None:
@@ -61,10 +61,9 @@ def measure(gradients: Sequence[Tensor]) -> Moments:
 
 
 def apply_(gradients: Sequence[Tensor], mean: Tensor, factor: Tensor) -> None:
-    """Do what :func:`lightning_znorm.backends.reference.apply_` does, in float32 where that is enough.
+    """Compute :func:`lightning_znorm.backends.reference.apply_`, in float32 where that is exact enough.
 
-    A result beyond the largest number of the dtype, which the factor of a gradient's own moments never gives, becomes
-    inf.
+    A result beyond the largest number of the dtype becomes inf; the factor from a gradient's own moments gives none.
 
     Args:
         gradients: As for the reference, on the CPU.
@@ -85,7 +84,7 @@ def apply_(gradients: Sequence[Tensor], mean: Tensor, factor: Tensor) -> None:
     ):
         if math.isnan(multiplier) or (multiplier == 1 and subtracted == 0):
             continue
-        flat = None if gradient.dtype == torch.float64 else in_order_of_memory(gradient)
+        flat = None if gradient.dtype == torch.float64 else view_in_memory_order(gradient)
         if flat is None or not _SMALLEST_FACTOR < multiplier < 1 / _SMALLEST_FACTOR:
             edit = slice(position, position + 1)
             reference.apply_([gradient], mean[edit], factor[edit])
@@ -95,13 +94,13 @@ def apply_(gradients: Sequence[Tensor], mean: Tensor, factor: Tensor) -> None:
 
 
 def znorm_(gradients: Sequence[Tensor], eps: float, grad_scale: Tensor | None = None, center: bool = True) -> Tensor:
-    """Do what :func:`lightning_znorm.backends.reference.znorm_` does, in float32 where that is enough.
+    """Compute :func:`lightning_znorm.backends.reference.znorm_`, in float32 where that is exact enough.
 
-    Sums are those of tiles of 8,192 elements in float32, norms of pieces of 128, both joined in float64; good to
-    1e-6 of the standard deviation as long as the mean is not larger than it, and mostly to 1e-7. Where it is, the
-    statistics are taken again, of the gradient without its mean. What that cannot do either (constants, magnitudes
-    whose squares float32 does not hold, inf and NaN, strides that leave gaps) is left to the reference, and so are
-    gradients of float64. Small gradients are taken together.
+    Sums are computed in float32 over tiles of 8,192 elements, norms over pieces of 128, and both are joined in float64.
+    Their error is at most 1e-6 of the standard deviation, mostly 1e-7, unless the mean is larger than it; then the
+    statistics are computed again for the gradient minus its mean. The reference handles the remaining cases (constants,
+    magnitudes whose squares float32 cannot represent, inf and NaN, strides that leave gaps, float64). Small gradients
+    are normalized together.
 
     Args:
         gradients: Dense, real, non-empty floating-point tensors of any shape and strides, all on the CPU.
@@ -121,27 +120,27 @@ def znorm_(gradients: Sequence[Tensor], eps: float, grad_scale: Tensor | None = 
 
     """
     scale = 1.0 if grad_scale is None else float(grad_scale)
-    figures: list[Figures | None] = [None] * len(gradients)
+    statistics: list[Statistics | None] = [None] * len(gradients)
     sizes = [gradient.numel() for gradient in gradients]
-    small, large = _sort(gradients, sizes)
-    ways = [(batch, normalize_together_) for batch in small]
-    ways += [(batch, _normalize_) for batch in _batches(large, sizes)]
-    for batch, normalize_ in ways:
-        found = normalize_([gradients[position] for position in batch], eps, scale, center)
-        for position, these in zip(batch, found, strict=True):
-            figures[position] = these
+    small, large = _split_by_size(gradients, sizes)
+    batches = [(batch, normalize_together_) for batch in small]
+    batches += [(batch, _normalize_) for batch in _batch_by_cache(large, sizes)]
+    for batch, normalize_ in batches:
+        results = normalize_([gradients[position] for position in batch], eps, scale, center)
+        for position, result in zip(batch, results, strict=True):
+            statistics[position] = result
     return torch.tensor(
         [
-            these or reference.znorm_([gradient], eps, grad_scale, center).flatten().tolist()
-            for these, gradient in zip(figures, gradients, strict=True)
+            column or reference.znorm_([gradient], eps, grad_scale, center).flatten().tolist()
+            for column, gradient in zip(statistics, gradients, strict=True)
         ],
         dtype=torch.float64,
         device="cpu",
     ).T
 
 
-def _sort(gradients: Sequence[Tensor], sizes: Sequence[int]) -> tuple[Iterable[list[int]], list[int]]:
-    """Return the positions of small gradients, by dtype, and of large ones; neither of empty ones nor of float64."""
+def _split_by_size(gradients: Sequence[Tensor], sizes: Sequence[int]) -> tuple[Iterable[list[int]], list[int]]:
+    """Return the positions of small gradients, by dtype, and of large ones, without empty and float64 gradients."""
     small: dict[torch.dtype, list[int]] = {}
     large: list[int] = []
     for position, (gradient, size) in enumerate(zip(gradients, sizes, strict=True)):
@@ -154,44 +153,44 @@ def _sort(gradients: Sequence[Tensor], sizes: Sequence[int]) -> tuple[Iterable[l
     return small.values(), large
 
 
-def _normalize_(gradients: Sequence[Tensor], eps: float, scale: float, center: bool) -> list[Figures | None]:
-    """Normalize gradients in place; those whose statistics cannot be trusted stay and get no figures."""
-    figures: list[Figures | None] = [None] * len(gradients)
-    found = [(n, flat) for n, flat in enumerate(map(in_order_of_memory, gradients)) if flat is not None]
-    sums = _add_up([_in_float32(flat) for _, flat in found])
+def _normalize_(gradients: Sequence[Tensor], eps: float, scale: float, center: bool) -> list[Statistics | None]:
+    """Normalize gradients in place; those whose statistics cannot be trusted are left unchanged, with ``None``."""
+    statistics: list[Statistics | None] = [None] * len(gradients)
+    flats = [(n, flat) for n, flat in enumerate(map(view_in_memory_order, gradients)) if flat is not None]
+    sums = _sum_chunks([_in_float32(flat) for _, flat in flats])
     edits = []
-    for (position, flat), (total, squares) in zip(found, sums, strict=True):
-        moments = _evaluate(flat, total, squares)
+    for (position, flat), (total, squares) in zip(flats, sums, strict=True):
+        moments = _compute_moments(flat, total, squares)
         if moments is None:
             continue
         mean, std = moments[0], math.sqrt(moments[1])
         length = math.hypot(mean, std)
-        if not length:  # all 0, and to stay so
-            figures[position] = (0.0, 0.0, 1.0)
+        if not length:  # all elements are 0, and remain 0
+            statistics[position] = (0.0, 0.0, 1.0)
             continue
-        figures[position] = (mean / scale, std / scale, std / length if center else 1.0)
+        statistics[position] = (mean / scale, std / scale, std / length if center else 1.0)
         edits.append((flat, mean if center else 0.0, 1 / ((std if center else length) / scale + eps)))
     _apply_(edits)
-    return figures
+    return statistics
 
 
-def _evaluate(flat: Tensor, total: float, squares: float) -> tuple[float, float] | None:
+def _compute_moments(flat: Tensor, total: float, squares: float) -> tuple[float, float] | None:
     """Return mean and variance of a gradient, ``None`` if they cannot be trusted."""
     if squares == 0 and not flat.any():
         return 0.0, 0.0
     count, offset = flat.numel(), 0.0
-    rest = total / count
-    variance = squares / count - rest * rest
-    if rest * rest > variance:
-        offset = c_float(rest).value  # lest digits are lost
-        ((total, squares),) = _add_up([_in_float32(flat, offset)])
-        rest = total / count
-        variance = squares / count - rest * rest
-    return (offset + rest, variance) if are_trusted(rest, variance) else None
+    residual = total / count
+    variance = squares / count - residual * residual
+    if residual * residual > variance:
+        offset = c_float(residual).value  # rounded, so that subtracting it loses no digits
+        ((total, squares),) = _sum_chunks([_in_float32(flat, offset)])
+        residual = total / count
+        variance = squares / count - residual * residual
+    return (offset + residual, variance) if are_trusted(residual, variance) else None
 
 
-def _add_up(gradients: Iterable[Iterable[Tensor]]) -> list[tuple[float, float]]:
-    """Return sum and sum of squares of each gradient, which comes in flat chunks of float32."""
+def _sum_chunks(gradients: Iterable[Iterable[Tensor]]) -> list[tuple[float, float]]:
+    """Return the sum and the sum of squares of each gradient, an iterable of flat chunks of float32."""
     sums: list[Tensor] = []
     norms: list[Tensor] = []
     counts = []
@@ -211,36 +210,39 @@ def _add_up(gradients: Iterable[Iterable[Tensor]]) -> list[tuple[float, float]]:
         return []
     total = iter(torch.cat(sums).tolist())
     norm = iter(torch.linalg.vector_norm(torch.cat(norms).view(-1, _JOINED), dim=1, dtype=torch.float64).tolist())
-    return [(_add(islice(total, tiles)), _add(value * value for value in islice(norm, n))) for tiles, n in counts]
+    return [
+        (_sum_exactly(islice(total, tiles)), _sum_exactly(value * value for value in islice(norm, n)))
+        for tiles, n in counts
+    ]
 
 
 @lru_cache(maxsize=_JOINED)
 def _zeros(count: int) -> Tensor:
-    """Return zeros that serve in every mode."""
+    """Return zeros that are valid in every mode."""
     with torch.inference_mode(False):
         return torch.zeros(count, dtype=torch.float32, device="cpu")
 
 
-def _add(values: Iterable[float]) -> float:
-    """Return the sum, rounded once; NaN where there is an inf of either sign."""
+def _sum_exactly(values: Iterable[float]) -> float:
+    """Return the sum, rounded once; NaN if it overflows or if there are infs of both signs."""
     try:
         return math.fsum(values)
     except (OverflowError, ValueError):
         return math.nan
 
 
-def _split(flat: Tensor, widest: int) -> list[Tensor]:
-    """Return one or two matrices with the elements, whose rows are at most so long."""
+def _split(flat: Tensor, max_width: int) -> list[Tensor]:
+    """Return the elements as one or two matrices with rows of at most ``max_width`` elements."""
     count = flat.numel()
-    width = choose_width(count, widest)
+    width = choose_width(count, max_width)
     if count % width == 0:
         return [flat.view(-1, width)]
-    whole = count - count % width
-    return [flat[:whole].view(-1, width), flat[whole:].view(1, -1)]
+    stop = count - count % width
+    return [flat[:stop].view(-1, width), flat[stop:].view(1, -1)]
 
 
 def _in_float32(flat: Tensor, offset: float = 0.0) -> Iterator[Tensor]:
-    """Return the elements, less the offset, in one piece if they need not be copied."""
+    """Yield the elements minus the offset, in one piece if no copy is needed."""
     if flat.dtype == torch.float32 and not offset:
         yield flat
         return
@@ -250,8 +252,8 @@ def _in_float32(flat: Tensor, offset: float = 0.0) -> Iterator[Tensor]:
 
 def _apply_(edits: Sequence[tuple[Tensor, float, float]]) -> None:
     """Replace each element of each flat tensor by ``(element - mean) * factor``."""
-    # the mean is multiplied by the very factor that float32 makes of it, so that one rounding is left; where it is
-    # large, what float32 holds of it is subtracted first
+    # the mean is multiplied by the factor as rounded to float32, so that only one rounding remains; a large mean is
+    # subtracted first, as far as float32 represents it
     factors = [c_float(factor).value for _, _, factor in edits]
     offsets = [
         c_float(mean).value if abs(mean) * factor > 1 else 0.0
@@ -272,7 +274,7 @@ def _apply_(edits: Sequence[tuple[Tensor, float, float]]) -> None:
                 chunk.copy_(values)
 
 
-def _batches(positions: Iterable[int], sizes: Sequence[int]) -> Iterator[list[int]]:
+def _batch_by_cache(positions: Iterable[int], sizes: Sequence[int]) -> Iterator[list[int]]:
     batch: list[int] = []
     elements = 0
     for position in positions:

@@ -1,4 +1,4 @@
-"""Gradient centralization on a CPU, in float32 where that is enough."""
+"""Gradient centralization on a CPU, in float32 where that is exact enough."""
 
 import math
 from collections.abc import Sequence
@@ -10,20 +10,20 @@ from lightning_znorm.backends import cpu, reference
 from lightning_znorm.backends._memory import (
     LARGEST_VARIANCE,
     SMALLEST_VARIANCE,
-    Figures,
+    Statistics,
     add_squares,
-    in_order_of_memory,
+    view_in_memory_order,
 )
 
-_SMALL_DEVIATIONS = 1e-5  # relative to the mean of a row: below, the rounding of the mean shows
+_SMALL_DEVIATIONS = 1e-5  # relative to the mean of a row: for smaller ones, the rounding of the mean matters
 
 
 def centralize_(gradients: Sequence[Tensor], grad_scale: Tensor | None = None) -> Tensor:
-    """Do what :func:`lightning_znorm.backends.reference.centralize_` does, in three passes over float32.
+    """Compute :func:`lightning_znorm.backends.reference.centralize_` in three passes over float32.
 
-    Rows that deviate little from their mean are centralized again by the reference, as the result does not change with
-    what is added to a row. It also takes gradients of float64, with strides in another order or with gaps, with inf or
-    NaN, and with means so large that the deviations from them might overflow.
+    Rows that deviate little from their mean are centralized again by the reference, since a constant added to a row
+    does not change the result. The reference also handles gradients of float64, those whose strides leave gaps or do
+    not begin with the rows, those with inf or NaN, and those with means so large that deviations might overflow.
 
     Args:
         gradients: Dense, real, non-empty floating-point tensors of any shape and strides, all on the CPU.
@@ -48,59 +48,59 @@ def centralize_(gradients: Sequence[Tensor], grad_scale: Tensor | None = None) -
         stats[:2, unchanged] = torch.stack([moments.mean, (moments.squares / moments.count).sqrt()]) / scale
     changed = [position for position, gradient in enumerate(gradients) if _has_rows(gradient)]
     if changed:
-        figures = []
+        columns = []
         for gradient in [gradients[position] for position in changed]:
-            found = None if gradient.dtype == torch.float64 else _centralize_one_(gradient)
-            if found is None:
-                figures.append(reference.centralize_([gradient], grad_scale).flatten().tolist())
+            statistics = None if gradient.dtype == torch.float64 else _centralize_one_(gradient)
+            if statistics is None:
+                columns.append(reference.centralize_([gradient], grad_scale).flatten().tolist())
             else:
-                mean, std, cosine = found
-                figures.append([mean / scale, std / scale, cosine])
-        stats[:, changed] = torch.tensor(figures, dtype=torch.float64, device="cpu").T
+                mean, std, cosine = statistics
+                columns.append([mean / scale, std / scale, cosine])
+        stats[:, changed] = torch.tensor(columns, dtype=torch.float64, device="cpu").T
     return stats
 
 
-def _centralize_one_(gradient: Tensor) -> Figures | None:
-    rows = _rows(gradient)
+def _centralize_one_(gradient: Tensor) -> Statistics | None:
+    rows = _view_rows(gradient)
     if rows is None:
         return None
     values = rows.float()
     means = values.sum(dim=1).double().div_(values.shape[1])
-    # what is less than half the distance between the largest numbers turns none of them into inf
+    # subtracting less than half the distance between the largest two numbers cannot give inf
     if not means.abs().max() < torch.finfo(gradient.dtype).max * torch.finfo(gradient.dtype).eps / 4:
         return None
     offsets = means.float()
     values.sub_(offsets.unsqueeze(1))
-    if means.square().max() > values[0].square().mean():  # the rounding of the mean might show
-        rest = values.sum(dim=1).double().div_(values.shape[1])
-        values.sub_(rest.float().unsqueeze(1))
-        means = offsets.double() + rest
+    if means.square().max() > values[0].square().mean():  # the rounding of the mean might matter
+        residuals = values.sum(dim=1).double().div_(values.shape[1])
+        values.sub_(residuals.float().unsqueeze(1))
+        means = offsets.double() + residuals
     squares = add_squares(values)
     if not SMALLEST_VARIANCE < squares.sum().item() / values.numel() < LARGEST_VARIANCE:
         squares = torch.linalg.vector_norm(values, dim=1, dtype=torch.float64).square_()
-    near = squares <= _SMALL_DEVIATIONS**2 * values.shape[1] * means.square()
-    if near.any():
-        again = values[near]
-        means[near] = offsets[near].double() + again.double().mean(dim=1)
-        reference.centralize_([again])
-        values[near] = again
-        squares[near] = torch.linalg.vector_norm(again, dim=1, dtype=torch.float64).square_()
+    is_nearly_constant = squares <= _SMALL_DEVIATIONS**2 * values.shape[1] * means.square()
+    if is_nearly_constant.any():
+        recentered = values[is_nearly_constant]
+        means[is_nearly_constant] = offsets[is_nearly_constant].double() + recentered.double().mean(dim=1)
+        reference.centralize_([recentered])
+        values[is_nearly_constant] = recentered
+        squares[is_nearly_constant] = torch.linalg.vector_norm(recentered, dim=1, dtype=torch.float64).square_()
     if values.data_ptr() != rows.data_ptr():
         rows.copy_(values)
     after = math.sqrt(squares.sum().item())
     between = torch.linalg.vector_norm(means).item() * math.sqrt(values.shape[1])
-    before = math.hypot(after, between)  # what was subtracted is orthogonal to what is left
+    before = math.hypot(after, between)  # the subtracted means are orthogonal to the result
     std = math.hypot(after / math.sqrt(values.numel()), means.std(correction=0).item())
     return means.mean().item(), std, after / before if before else 1.0
 
 
 def _has_rows(gradient: Tensor) -> bool:
-    """Say whether there is anything to be centralized."""
+    """Return whether the gradient has rows of several elements."""
     return gradient.ndim > 1 and gradient.numel() > len(gradient)
 
 
-def _rows(gradient: Tensor) -> Tensor | None:
-    """Return a view with a row per index of dimension 0, ``None`` where there is none."""
-    flat = in_order_of_memory(gradient)
+def _view_rows(gradient: Tensor) -> Tensor | None:
+    """Return a view with a row per index of dimension 0, ``None`` if the strides allow none."""
+    flat = view_in_memory_order(gradient)
     is_outermost = gradient.stride(0) == max(gradient.stride()) or len(gradient) == 1
     return flat.view(len(gradient), -1) if flat is not None and is_outermost else None

@@ -8,18 +8,18 @@ from torch import Tensor
 
 from lightning_znorm._torch import multiply_all_
 from lightning_znorm.backends import clipping, reference
-from lightning_znorm.backends._memory import PIECE, SMALLEST_VARIANCE, in_order_of_memory
+from lightning_znorm.backends._memory import PIECE, SMALLEST_VARIANCE, view_in_memory_order
 
-_SMALL = 1 << 14  # gradients of at most so many elements are copied one after the other: a call costs more
-_CHUNK = 1 << 19  # elements of which there may be a copy
+_SMALL = 1 << 14  # gradients of at most so many elements are joined: a call costs more than a copy
+_CHUNK = 1 << 19  # largest number of copied elements
 _SMALLEST_FACTOR = 1e-30  # in float32
 
 
 def norm(gradients: Sequence[Tensor], norm_type: float) -> Tensor:
-    """Do what :func:`lightning_znorm.backends.reference.norm` does, the Euclidean norm in one pass over float32.
+    """Compute :func:`lightning_znorm.backends.reference.norm`, the Euclidean norm in one pass over float32.
 
-    Squares are added in float32 within pieces of 128 elements, and in float64 between them, whichever gradients these
-    are of. Gradients whose squares float32 does not hold are left to the reference, and so are inf and NaN.
+    Squares are summed in float32 within pieces of 128 elements, and in float64 between pieces, which may span
+    gradients. Gradients whose squares float32 cannot represent are left to the reference, and so are inf and NaN.
 
     Args:
         gradients: As for the reference, non-empty and on the CPU.
@@ -42,7 +42,7 @@ def norm(gradients: Sequence[Tensor], norm_type: float) -> Tensor:
 
 
 def scale_(gradients: Sequence[Tensor], factor: Tensor) -> None:
-    """Multiply all gradients by a factor, in place and in float32 where that is enough; NaN leaves them as they are.
+    """Multiply all gradients by a factor, in place, in float32 where that is exact enough; NaN changes nothing.
 
     Example::
 
@@ -59,17 +59,17 @@ def scale_(gradients: Sequence[Tensor], factor: Tensor) -> None:
         reference.apply_(gradients, torch.zeros_like(factors), factors)
         return
     for dtype in {gradient.dtype for gradient in gradients}:
-        # a number or a tensor of the dtype would be rounded to halves; another dtype takes longer
-        alike = [gradient for gradient in gradients if gradient.dtype == dtype]
-        multiply_all_(alike, factor.to(torch.promote_types(dtype, torch.float32)))
+        # a number, or a tensor of a half-precision dtype, would be rounded; other dtypes take longer
+        members = [gradient for gradient in gradients if gradient.dtype == dtype]
+        multiply_all_(members, factor.to(torch.promote_types(dtype, torch.float32)))
 
 
 def _in_float32(gradients: Sequence[Tensor]) -> Iterator[Tensor]:
-    """Return all elements in flat tensors, small gradients together."""
+    """Yield all elements in flat tensors, those of small gradients together."""
     small: list[Tensor] = []
     elements = 0
     for gradient in gradients:
-        flat = in_order_of_memory(gradient)
+        flat = view_in_memory_order(gradient)
         if flat is None:
             flat = gradient.flatten()
         size = flat.numel()
@@ -86,9 +86,9 @@ def _in_float32(gradients: Sequence[Tensor]) -> Iterator[Tensor]:
 
 
 def _norms_of_pieces(flat: Tensor) -> Iterator[Tensor]:
-    rest = flat.numel() % PIECE
-    if rest:
-        yield torch.linalg.vector_norm(flat[-rest:], dim=0, keepdim=True)
-    whole = flat[:-rest] if rest else flat  # a view costs as much as the norm of a small gradient
-    if whole.numel():
-        yield torch.linalg.vector_norm(whole.view(-1, PIECE), dim=1)
+    remainder = flat.numel() % PIECE
+    if remainder:
+        yield torch.linalg.vector_norm(flat[-remainder:], dim=0, keepdim=True)
+    pieces = flat[:-remainder] if remainder else flat  # a view costs as much as the norm of a small gradient
+    if pieces.numel():
+        yield torch.linalg.vector_norm(pieces.view(-1, PIECE), dim=1)

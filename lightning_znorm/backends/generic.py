@@ -1,4 +1,4 @@
-"""Gradient transforms on any device, by PyTorch's own operations in float32, without waiting for the device."""
+"""Gradient transforms on any device, by PyTorch operations in float32, without waiting for the device."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,20 +7,21 @@ import torch
 from torch import Tensor
 
 from lightning_znorm.backends import reference
-from lightning_znorm.backends._memory import in_order_of_memory, to_device
-from lightning_znorm.backends.moments import Moments, conclude
+from lightning_znorm.backends._memory import to_device, view_in_memory_order
+from lightning_znorm.backends.moments import Moments, compute_edit
 
 _TILE = 4096  # elements that are summed in float32
 
 
 def measure(gradients: Sequence[Tensor]) -> Moments:
-    """Do what :func:`lightning_znorm.backends.reference.measure` does, in float32 but for what joins the tiles.
+    """Compute :func:`lightning_znorm.backends.reference.measure`, in float32 within tiles.
 
     Args:
         gradients: As for the reference.
 
     Returns:
-        As the reference, on the gradients' device; pairs of float32 where it has no float64, see :class:`.Moments`.
+        As the reference, on the gradients' device; pairs of float32 on a device without float64, see
+        :class:`.Moments`.
 
     Example::
 
@@ -46,16 +47,15 @@ def measure(gradients: Sequence[Tensor]) -> Moments:
 
 
 def apply_(gradients: Sequence[Tensor], mean: Tensor, factor: Tensor) -> None:
-    """Do what :func:`lightning_znorm.backends.reference.apply_` does, in two operations on float32.
+    """Compute :func:`lightning_znorm.backends.reference.apply_` in two operations on float32.
 
-    A result beyond the largest number of the dtype, which the factor of a gradient's own moments never gives, becomes
-    inf.
+    A result beyond the largest number of the dtype becomes inf; the factor from a gradient's own moments gives none.
 
     Args:
         gradients: As for the reference.
-        mean: As for the reference, where :func:`measure` puts it; a pair of float32, of shape ``(2, len(gradients))``,
-            where the device has no float64.
-        factor: Likewise.
+        mean: As for the reference, on the device of the moments; a pair of float32, of shape ``(2, len(gradients))``,
+            on a device without float64.
+        factor: The same.
 
     Example::
 
@@ -74,18 +74,18 @@ def apply_(gradients: Sequence[Tensor], mean: Tensor, factor: Tensor) -> None:
         mean, factor = torch.stack([high.double(), mean - high]), factor.unsqueeze(0)
     high, low = mean
     factor = factor[0]
-    # units near the deviations from the mean, so that neither they nor the factor are beyond float32
+    # units near the deviations from the mean, so that float32 represents them and the factor
     exponent = _exponent(torch.maximum(high.abs(), 1 / factor.abs()))
     inverse, unit = _power_of_two(-exponent), _power_of_two(exponent)
     _edit_(gradients, inverse, (high * inverse).float(), (low * inverse).float(), (factor * unit).float())
 
 
 def znorm_(gradients: Sequence[Tensor], eps: float, grad_scale: Tensor | None = None, center: bool = True) -> Tensor:
-    """Do what :func:`lightning_znorm.backends.reference.znorm_` does, in two passes over float32.
+    """Compute :func:`lightning_znorm.backends.reference.znorm_` in two passes over float32.
 
-    The statistics are those of one gradient after the other, relative to the value nearest to 0 within its range and in
-    units of a power of two near its largest. The figures of all gradients together make the factors, and the gradients
-    are edited in place. float64 is left to the reference.
+    The gradients are measured one after the other, relative to the value nearest to 0 within the range of each and in
+    units of a power of two near its largest element. The factors of all gradients are computed together. float64 is
+    left to the reference.
 
     Args:
         gradients: Dense, real, non-empty floating-point tensors of any shape and strides, all on one device.
@@ -94,7 +94,7 @@ def znorm_(gradients: Sequence[Tensor], eps: float, grad_scale: Tensor | None = 
         center: As for the reference.
 
     Returns:
-        As the reference, on the gradients' device; in float32 where it has no float64.
+        As the reference, on the gradients' device; in float32 if it has no float64.
 
     Example::
 
@@ -113,7 +113,7 @@ def znorm_(gradients: Sequence[Tensor], eps: float, grad_scale: Tensor | None = 
     scaled = _measure(gradients)
     unit = scaled.unit.to(scaled.squares.dtype)
     scale = _scale(grad_scale, unit.device)
-    _, factor, statistics = conclude(scaled.moments(), eps / unit, scale, center)
+    _, factor, statistics = compute_edit(scaled.moments(), eps / unit, scale, center)
     mean = (scaled.high, scaled.low) if center else (torch.zeros_like(scaled.high),) * 2
     _edit_(gradients, scaled.inverse, *mean, factor.float())
     statistics[:2].mul_(unit)
@@ -121,7 +121,7 @@ def znorm_(gradients: Sequence[Tensor], eps: float, grad_scale: Tensor | None = 
 
 
 def centralize_(gradients: Sequence[Tensor], grad_scale: Tensor | None = None) -> Tensor:
-    """Do what :func:`lightning_znorm.backends.reference.centralize_` does, in float32.
+    """Compute :func:`lightning_znorm.backends.reference.centralize_` in float32.
 
     Args:
         gradients: As for :func:`znorm_`.
@@ -159,15 +159,15 @@ def centralize_(gradients: Sequence[Tensor], grad_scale: Tensor | None = None) -
 
 @dataclass(frozen=True)
 class _ScaledMoments:
-    """Of each gradient, in units of its own: all of shape ``(n,)``.
+    """Moments of each gradient in a separate unit, all of shape ``(n,)``.
 
     Attributes:
         count: Number of elements.
         unit: A power of two near the largest absolute value.
-        inverse: One over it.
+        inverse: One over the unit.
         high: Mean in float32.
-        low: What float32 lacks of it.
-        squares: Sum of the squared deviations from it; inf or NaN if an element is.
+        low: Rounding error of ``high``.
+        squares: Sum of the squared deviations from the mean; inf or NaN if an element is.
 
     """
 
@@ -187,28 +187,28 @@ class _ScaledMoments:
 
 def _measure(gradients: Sequence[Tensor]) -> _ScaledMoments:
     device = gradients[0].device
-    wide = widest(device)
+    wide = widest_dtype(device)
     counts = [gradient.numel() for gradient in gradients]
     count = to_device(counts, wide, device)
     lowest, highest = torch.stack([torch.stack(torch.aminmax(gradient)).float() for gradient in gradients], dim=1)
     largest = torch.maximum(-lowest, highest)
     exponent = _exponent(torch.where(largest.isfinite(), largest, 1.0))
     inverse = _power_of_two(-exponent)
-    # relative to this, a constant gradient is exactly 0, and no element loses more digits than it has itself
+    # relative to this, a constant gradient is exactly 0, and no element loses digits
     start = _nearest_to_zero(lowest, highest) * inverse
-    means, rests, sums = [], [], []
+    means, residuals, sums = [], [], []
     for gradient, factor, origin, elements in zip(gradients, inverse, start, counts, strict=True):
-        values = in_order_of_memory(gradient.float() * factor)
+        values = view_in_memory_order(gradient.float() * factor)
         assert values is not None  # results have no gaps
         values.sub_(origin)
         means.append((_sum(values, wide) / elements).float())
         values.sub_(means[-1])
-        rests.append(_sum(values, wide))
+        residuals.append(_sum(values, wide))
         sums.append(_sum(values.square_(), wide))
-    rest = torch.stack(rests) / count
-    squares = torch.stack(sums) - count * rest.square()
+    residual = torch.stack(residuals) / count
+    squares = torch.stack(sums) - count * residual.square()
     high, low = _add_exactly(start, torch.stack(means))
-    return _ScaledMoments(count, _power_of_two(exponent), inverse, high, low + rest.float(), squares.clamp(min=0.0))
+    return _ScaledMoments(count, _power_of_two(exponent), inverse, high, low + residual.float(), squares.clamp(min=0.0))
 
 
 def _centralize_one_(gradient: Tensor, scaled: _ScaledMoments, position: int) -> Tensor:
@@ -221,17 +221,17 @@ def _centralize_one_(gradient: Tensor, scaled: _ScaledMoments, position: int) ->
     largest = torch.finfo(gradient.dtype).max
     result = values.mul(scaled.unit[position]).clamp_(-largest, largest)
     gradient.copy_(torch.where(scaled.squares[position].isfinite(), result, gradient))
-    flat = in_order_of_memory(values.square_())
+    flat = view_in_memory_order(values.square_())
     assert flat is not None  # results have no gaps
     return _sum(flat, scaled.squares.dtype).sqrt()
 
 
 def _edit_(gradients: Sequence[Tensor], inverse: Tensor, high: Tensor, low: Tensor, factor: Tensor) -> None:
     """Replace each element by ``(element * inverse - high - low) * factor``, unless the factor is NaN."""
-    is_left = factor.isnan()
-    inverse, factor = [torch.where(is_left, 1.0, number) for number in (inverse, factor)]
-    # 0 of either sign stays what it is if -0 is added
-    high, low = [torch.where(is_left, -0.0, -part) for part in (high, low)]
+    is_unchanged = factor.isnan()
+    inverse, factor = [torch.where(is_unchanged, 1.0, number) for number in (inverse, factor)]
+    # adding -0 changes no 0 of either sign
+    high, low = [torch.where(is_unchanged, -0.0, -part) for part in (high, low)]
     for gradient, *edit in zip(gradients, inverse, high, low * factor, factor, strict=True):
         values = gradient.float()  # the gradient itself if it is float32
         torch.addcmul(edit[1], values, edit[0], out=values)
@@ -242,10 +242,10 @@ def _edit_(gradients: Sequence[Tensor], inverse: Tensor, high: Tensor, low: Tens
 
 def _sum(values: Tensor, dtype: torch.dtype) -> Tensor:
     """Return the sum of a flat tensor, in a wider dtype between tiles."""
-    whole = len(values) - len(values) % _TILE
-    total = values[whole:].sum()
-    if whole:
-        total = torch.cat([values[:whole].view(-1, _TILE).sum(dim=1), total.view(1)]).sum(dtype=dtype)
+    stop = len(values) - len(values) % _TILE
+    total = values[stop:].sum()
+    if stop:
+        total = torch.cat([values[:stop].view(-1, _TILE).sum(dim=1), total.view(1)]).sum(dtype=dtype)
     return total.to(dtype)
 
 
@@ -258,12 +258,12 @@ def _is_wide(gradient: Tensor) -> bool:
 
 
 def _exponent(value: Tensor) -> Tensor:
-    """Return the binary exponent of a number, within what :func:`_power_of_two` takes."""
+    """Return the binary exponent of a number, within the range of :func:`_power_of_two`."""
     return value.log2().floor().clamp(-126, 126).int()
 
 
 def _power_of_two(exponent: Tensor) -> Tensor:
-    """Return the power of an integer exponent by its bits, exact on every device."""
+    """Return two to the power of an integer, from its bits, so that it is exact on every device."""
     return ((exponent + 127) << 23).view(torch.float32)
 
 
@@ -275,9 +275,9 @@ def _add_exactly(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _scale(grad_scale: Tensor | None, device: torch.device) -> Tensor | float:
-    return 1.0 if grad_scale is None else grad_scale.to(device, widest(device)).reshape(())
+    return 1.0 if grad_scale is None else grad_scale.to(device, widest_dtype(device)).reshape(())
 
 
-def widest(device: torch.device) -> torch.dtype:
-    """Return float64, or float32 where the device lacks it."""
+def widest_dtype(device: torch.device) -> torch.dtype:
+    """Return float64, or float32 if the device lacks it."""
     return torch.float32 if device.type == "mps" else torch.float64

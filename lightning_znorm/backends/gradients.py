@@ -1,4 +1,4 @@
-"""What every backend requires of gradients, and how they are handed to it."""
+"""Requirements of every backend, and the grouping of gradients by device."""
 
 from collections.abc import Sequence
 
@@ -8,7 +8,7 @@ from torch import Tensor
 from lightning_znorm.errors import ArgumentTypeError, ArgumentValueError
 
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-_FULL = (torch.bfloat16, torch.float32, torch.float64)  # in which a GradScaler's scale does not overflow
+_SCALABLE_DTYPES = (torch.bfloat16, torch.float32, torch.float64)  # a GradScaler's scale does not overflow in these
 
 
 def group_by_device(tensors: Sequence[Tensor]) -> dict[torch.device, tuple[tuple[int, ...], list[Tensor]]]:
@@ -23,7 +23,7 @@ def group_by_device(tensors: Sequence[Tensor]) -> dict[torch.device, tuple[tuple
 
 def are_plain(gradients: Sequence[Tensor], scaled: bool = False) -> bool:
     """Say quickly whether all gradients are certain to be transformable; :func:`require_transformable` is exact."""
-    dtypes = _FULL if scaled else _DTYPES
+    dtypes = _SCALABLE_DTYPES if scaled else _DTYPES
     return (
         {*map(type, gradients)} <= {Tensor}
         and {gradient.layout for gradient in gradients} <= {torch.strided}
@@ -37,20 +37,20 @@ def require_transformable(gradient: Tensor, name: str, scaled: bool = False) -> 
 
     Args:
         gradient: The ``.grad`` of a parameter.
-        name: How the error names the parameter.
-        scaled: Whether it is still multiplied by a GradScaler's scale.
+        name: Name of the parameter, for the error.
+        scaled: Whether the gradient is still multiplied by a GradScaler's scale.
 
     Raises:
         ArgumentTypeError: If the gradient is sparse, complex, of an unsupported dtype or a tensor subclass, or float16
             and still scaled.
-        ArgumentValueError: If several of its elements share one place in memory.
+        ArgumentValueError: If elements of the gradient share memory.
 
     """
     remedy = "Leave it out (`exclude=` of the callback takes patterns of parameter names)"
     if gradient.layout != torch.strided:
         raise ArgumentTypeError(
-            f"The gradient of parameter `{name}` is sparse ({gradient.layout}), but mean and standard deviation are"
-            f" those of a whole dense tensor. {remedy}, or make it dense (`torch.nn.Embedding(sparse=False)`)."
+            f"The gradient of parameter `{name}` is sparse ({gradient.layout}), but mean and standard deviation need"
+            f" a dense tensor. {remedy}, or make it dense (`torch.nn.Embedding(sparse=False)`)."
         )
     if gradient.is_complex():
         raise ArgumentTypeError(f"The gradient of parameter `{name}` is complex, expected a real one. {remedy}.")
@@ -62,7 +62,7 @@ def require_transformable(gradient: Tensor, name: str, scaled: bool = False) -> 
         raise ArgumentTypeError(
             f"The gradient of parameter `{name}` is float16 and still multiplied by a GradScaler's scale: transformed"
             " and scaled, it would overflow. Keep the parameters in float32 (`precision='16-mixed'` of a Trainer,"
-            " `torch.autocast` in a loop of your own), or train without a GradScaler."
+            " `torch.autocast` in a plain loop), or train without a GradScaler."
         )
     if type(gradient) not in (Tensor, torch.nn.Parameter):
         raise ArgumentTypeError(
@@ -71,6 +71,6 @@ def require_transformable(gradient: Tensor, name: str, scaled: bool = False) -> 
         )
     if any(stride == 0 and size > 1 for size, stride in zip(gradient.shape, gradient.stride(), strict=True)):
         raise ArgumentValueError(
-            f"Elements of the gradient of parameter `{name}` share memory (strides {gradient.stride()}), so that it"
-            " cannot be edited in place. Give the parameter a gradient of its own: `p.grad = p.grad.clone()`."
+            f"Elements of the gradient of parameter `{name}` share memory (strides {gradient.stride()}), so it"
+            " cannot be edited in place. Copy the gradient first: `p.grad = p.grad.clone()`."
         )

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lightning_znorm.backends.moments import Moments, conclude
+from lightning_znorm.backends.moments import Moments, compute_edit
 
 
 def measure(gradients: Sequence[Tensor]) -> Moments:
@@ -52,14 +52,14 @@ def apply_(gradients: Sequence[Tensor], mean: Tensor, factor: Tensor) -> None:
     .. math::
         g \leftarrow (g - \mu) \cdot f
 
-    in float64 with one rounding at the end. A factor of NaN leaves the gradient as it is, bit for bit, whatever is in
-    it (only a NaN may become another NaN). A result beyond the largest number of the gradient's dtype becomes that
+    in float64 with one rounding at the end. A factor of NaN leaves every gradient unchanged, bit for bit (only a
+    NaN may become another NaN). A result beyond the largest number of the gradient's dtype becomes that
     number.
 
     Args:
         gradients: Dense, real floating-point tensors of any shape and strides, all on one device.
-        mean: What is subtracted, a float64 tensor of shape ``(len(gradients),)`` where :func:`measure` puts it.
-        factor: What the rest is multiplied by, likewise.
+        mean: The numbers to subtract, a float64 tensor of shape ``(len(gradients),)`` on the device of the moments.
+        factor: The numbers to multiply by, a tensor of the same kind.
 
     Example::
 
@@ -88,15 +88,15 @@ def znorm_(gradients: Sequence[Tensor], eps: float, grad_scale: Tensor | None = 
         g \leftarrow \frac{g}{\sqrt{\frac{1}{d} \sum_i g_i^2} + \epsilon}
 
     All arithmetic is in float64 with one rounding at the end, and in units of a power of two near the largest element,
-    so that squares neither overflow nor vanish. A gradient with one element or with an inf or NaN is left as it is; a
+    so that squares neither overflow nor vanish. A gradient with one element or with an inf or NaN stays unchanged; a
     constant gradient becomes exactly zero (without centring, 1 or -1 but for ``eps``, if it is not zero). There is no
-    host synchronization, except on devices without float64, whose gradients take a detour through the CPU.
+    host synchronization, except on devices without float64, whose gradients are copied to the CPU and back.
 
     Args:
         gradients: Dense, real, non-empty floating-point tensors of any shape and strides, all on one device.
         eps: Added to the standard deviation or root mean square, in the units of the gradient.
         grad_scale: Tensor of one element by which the gradients are still multiplied, and by which the results are
-            to be, too; ``eps`` and the statistics are those of the gradients without it.
+            multiplied, too; ``eps`` and the statistics refer to the gradients without it.
         center: Whether the mean is subtracted.
 
     Returns:
@@ -123,7 +123,7 @@ def centralize_(gradients: Sequence[Tensor], grad_scale: Tensor | None = None) -
         g_{i} \leftarrow g_{i} - \frac{1}{M} \sum_{j=1}^{M} g_{ij}
 
     with :math:`i` the index of dimension 0 and :math:`j` that of all other dimensions taken together. Arithmetic and
-    non-finite values as in :func:`znorm_`. Gradients of fewer dimensions and rows of one element stay as they are; a
+    non-finite values as in :func:`znorm_`. Gradients of fewer dimensions and rows of one element stay unchanged; a
     constant row becomes exactly zero. A result beyond the largest number of the gradient's dtype becomes that number.
 
     Args:
@@ -146,13 +146,13 @@ def centralize_(gradients: Sequence[Tensor], grad_scale: Tensor | None = None) -
     return torch.stack([_centralize_one_(gradient, grad_scale) for gradient in gradients], dim=1)
 
 
-def describe(gradients: Sequence[Tensor], near_zero: float, grad_scale: Tensor | None = None) -> Tensor:
-    """Return figures of each gradient, which stays as it is.
+def compute_statistics(gradients: Sequence[Tensor], near_zero: float, grad_scale: Tensor | None = None) -> Tensor:
+    """Return statistics of each gradient, without editing it.
 
     Args:
         gradients: Dense, real, non-empty floating-point tensors of any shape and strides, all on one device.
         near_zero: Largest absolute value of an element that counts as near zero.
-        grad_scale: Tensor of one element by which the gradients are still multiplied; the figures are those of the
+        grad_scale: Tensor of one element by which the gradients are still multiplied; the statistics are those of the
             gradients without it.
 
     Returns:
@@ -161,19 +161,19 @@ def describe(gradients: Sequence[Tensor], near_zero: float, grad_scale: Tensor |
 
     Example::
 
-        >>> describe([torch.tensor([3.0, 0.0, 0.0, -4.0])], near_zero=1e-8).tolist()
+        >>> compute_statistics([torch.tensor([3.0, 0.0, 0.0, -4.0])], near_zero=1e-8).tolist()
         [[5.0], [-0.25], [2.48746859276655], [0.5]]
 
     """
-    return torch.stack([_describe_one(gradient, near_zero, grad_scale) for gradient in gradients], dim=1)
+    return torch.stack([_compute_statistics_of_one(gradient, near_zero, grad_scale) for gradient in gradients], dim=1)
 
 
-def cosines(first: Sequence[Tensor], second: Sequence[Tensor]) -> Tensor:
-    """Return the cosine of the angle between each two gradients, whatever their scales.
+def compute_cosines(first: Sequence[Tensor], second: Sequence[Tensor]) -> Tensor:
+    """Return the cosine of the angle between the gradients of each pair, at any scale.
 
     Args:
-        first: Gradients as for :func:`describe`.
-        second: As many, of the same shapes.
+        first: Gradients as for :func:`compute_statistics`.
+        second: Gradients of the same shapes.
 
     Returns:
         float64 tensor of shape ``(len(first),)``: 1 where both gradients are zero, 0 where one of them is, NaN where an
@@ -181,7 +181,7 @@ def cosines(first: Sequence[Tensor], second: Sequence[Tensor]) -> Tensor:
 
     Example::
 
-        >>> cosines([torch.tensor([1.0, 0.0])], [torch.tensor([3e30, 3e30])])
+        >>> compute_cosines([torch.tensor([1.0, 0.0])], [torch.tensor([3e30, 3e30])])
         tensor([0.7071], dtype=torch.float64)
 
     """
@@ -189,7 +189,7 @@ def cosines(first: Sequence[Tensor], second: Sequence[Tensor]) -> Tensor:
 
 
 @dataclass
-class _Exact:
+class _ExactCopy:
     """A float64 copy of a gradient, divided by a GradScaler's scale and by ``unit``, a power of two."""
 
     values: Tensor
@@ -198,7 +198,7 @@ class _Exact:
     scale: Tensor | None
 
 
-def _exact(gradient: Tensor, grad_scale: Tensor | None = None) -> _Exact:
+def _copy_exactly(gradient: Tensor, grad_scale: Tensor | None = None) -> _ExactCopy:
     values = _in_float64(gradient)
     scale = None if grad_scale is None else grad_scale.to(values.device).double().reshape(())
     if scale is not None:
@@ -206,11 +206,11 @@ def _exact(gradient: Tensor, grad_scale: Tensor | None = None) -> _Exact:
     smallest, largest = torch.aminmax(values)  # NaN if an element is
     magnitude = torch.maximum(-smallest, largest)
     unit = _power_of_two_below(magnitude)
-    return _Exact(values.div_(unit), unit, magnitude.isfinite(), scale)
+    return _ExactCopy(values.div_(unit), unit, magnitude.isfinite(), scale)
 
 
 def _in_float64(gradient: Tensor) -> Tensor:
-    """Return a copy that may be edited."""
+    """Return a copy in float64."""
     device = torch.device("cpu") if _lacks_float64(gradient.device) else gradient.device
     return gradient.to(device).to(torch.float64, copy=True)
 
@@ -224,8 +224,8 @@ def _measure_one(gradient: Tensor) -> Tensor:
 
 
 def _znorm_one_(gradient: Tensor, eps: float, grad_scale: Tensor | None, center: bool) -> Tensor:
-    exact = _exact(gradient, grad_scale)
-    mean, factor, statistics = conclude(measure([exact.values]), eps / exact.unit, center=center)
+    exact = _copy_exactly(gradient, grad_scale)
+    mean, factor, statistics = compute_edit(measure([exact.values]), eps / exact.unit, center=center)
     apply_([exact.values], mean, factor)
     if exact.scale is not None:
         exact.values.mul_(exact.scale)
@@ -235,7 +235,7 @@ def _znorm_one_(gradient: Tensor, eps: float, grad_scale: Tensor | None, center:
 
 
 def _centralize_one_(gradient: Tensor, grad_scale: Tensor | None) -> Tensor:
-    exact = _exact(gradient, grad_scale)
+    exact = _copy_exactly(gradient, grad_scale)
     mean, std = _mean_and_std(exact.values)
     cosine = torch.ones_like(mean)
     if gradient.ndim > 1 and gradient.numel() > len(gradient):
@@ -252,17 +252,17 @@ def _centralize_one_(gradient: Tensor, grad_scale: Tensor | None) -> Tensor:
     return torch.stack([mean * exact.unit, std * exact.unit, cosine])
 
 
-def _describe_one(gradient: Tensor, near_zero: float, grad_scale: Tensor | None) -> Tensor:
-    exact = _exact(gradient, grad_scale)
+def _compute_statistics_of_one(gradient: Tensor, near_zero: float, grad_scale: Tensor | None) -> Tensor:
+    exact = _copy_exactly(gradient, grad_scale)
     share = (exact.values.abs() <= near_zero / exact.unit).double().mean()
     mean, std = _mean_and_std(exact.values)
     norm = torch.hypot(mean, std) * gradient.numel() ** 0.5
-    figures = torch.stack([norm * exact.unit, mean * exact.unit, std * exact.unit, share])
-    return torch.where(exact.is_finite, figures, torch.nan)
+    statistics = torch.stack([norm * exact.unit, mean * exact.unit, std * exact.unit, share])
+    return torch.where(exact.is_finite, statistics, torch.nan)
 
 
 def _cosine(first: Tensor, second: Tensor) -> Tensor:
-    one, other = _exact(first).values, _exact(second).values
+    one, other = _copy_exactly(first).values, _copy_exactly(second).values
     norms = torch.stack([one.norm(), other.norm()])
     cosine = (one * other).sum() / norms.prod()
     return torch.where((norms == 0).any(), (norms == 0).all().double(), cosine.clamp(-1, 1))
@@ -282,10 +282,10 @@ def _mean_and_std(values: Tensor) -> tuple[Tensor, Tensor]:
     return mean, (squares / values.numel()).sqrt()
 
 
-def _write_(gradient: Tensor, values: Tensor, is_touched: Tensor) -> None:
-    """Round values to the gradient's dtype, never to inf, into the gradient's memory, if it is to be touched."""
+def _write_(gradient: Tensor, values: Tensor, is_edited: Tensor) -> None:
+    """Round values to the gradient's dtype, never to inf, into the gradient's memory, if it is to be edited."""
     largest = torch.finfo(gradient.dtype).max
-    gradient.copy_(torch.where(is_touched, values.clamp_(-largest, largest), gradient.to(values.device)))
+    gradient.copy_(torch.where(is_edited, values.clamp_(-largest, largest), gradient.to(values.device)))
 
 
 def _power_of_two_below(value: Tensor) -> Tensor:

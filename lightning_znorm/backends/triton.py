@@ -17,21 +17,21 @@ from lightning_znorm.backends._triton_kernel import znorm_kernel
 
 _DTYPES = {torch.float32: tl.float32, torch.float16: tl.float16, torch.bfloat16: tl.bfloat16}
 _TILE = 4096  # elements that a program holds in registers
-_JOIN = 512  # tiles that are joined at a time
-_GROUP = 12 << 20  # bytes that are measured before the first of them are normalized; two groups are to fit into L2
+_JOIN = 512  # tiles that are joined at once
+_GROUP = 12 << 20  # bytes that are measured before they are normalized; two groups should fit into L2
 _WARPS = 4
 _PROGRAMS = 4  # per multiprocessor
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to be done with gradients of certain sizes, whatever their addresses.
+    """The work for gradients of certain sizes, at any address.
 
     Attributes:
-        sizes: Elements of each gradient.
-        first_tiles: Number of the first tile of each gradient, and the number of tiles.
-        owners: Gradient of each tile.
-        items: The work in its order, see the kernel.
+        sizes: Number of elements of each gradient.
+        first_tiles: Index of the first tile of each gradient, and the number of tiles.
+        owners: Index of the gradient of each tile.
+        items: The work in order, see the kernel.
 
     """
 
@@ -42,7 +42,7 @@ class Plan:
 
 
 def znorm_(gradients: Sequence[Tensor], eps: float, grad_scale: Tensor | None = None) -> Tensor:
-    """Do what :func:`lightning_znorm.backends.reference.znorm_` does, in one launch per dtype and without waiting.
+    """Compute :func:`lightning_znorm.backends.reference.znorm_` in one launch per dtype, without waiting.
 
     The statistics of tiles of 4,096 elements (count, mean and sum of squared deviations, by two passes over registers,
     in units of a power of two near the largest element) are joined in float64 in a fixed order. A gradient whose
@@ -84,7 +84,7 @@ def _normalize_(gradients: Sequence[Tensor], eps: float, grad_scale: Tensor | No
     n = len(gradients)
     addresses = [gradient.data_ptr() for gradient in gradients]
     is_captured = device.type == "cuda" and torch.cuda.is_current_stream_capturing()
-    # a graph fills tables of its own whenever it is replayed
+    # a graph fills separate tables at every replay
     make_plan_ = make_plan.__wrapped__ if is_captured else make_plan
     plan = make_plan_(tuple([gradient.numel() for gradient in gradients]), dtype.itemsize, device)
     table = to_device([*addresses, *struct.unpack("q", struct.pack("d", eps))], torch.int64, device)
@@ -118,15 +118,15 @@ def _normalize_(gradients: Sequence[Tensor], eps: float, grad_scale: Tensor | No
 
 @lru_cache(maxsize=16)
 def make_plan(sizes: tuple[int, ...], bytes_per_element: int, device: torch.device) -> Plan:
-    """Lay out the work: measure a group of gradients, measure the next, normalize the first, and so on.
+    """Plan the work: measure a group of gradients, measure the next, normalize the first, and so on.
 
     A gradient is normalized from its last tile to its first, as the last ones were read most recently. Gradients of one
     element are measured only.
 
     Args:
-        sizes: Elements of each gradient.
-        bytes_per_element: Of their dtype.
-        device: Where the plan is to be.
+        sizes: Number of elements of each gradient.
+        bytes_per_element: Size of the dtype.
+        device: Device of the plan.
 
     """
     counts = torch.tensor(sizes, device="cpu")
@@ -150,7 +150,7 @@ def make_plan(sizes: tuple[int, ...], bytes_per_element: int, device: torch.devi
 
 
 def count_programs(device: torch.device, items: int) -> int:
-    """Return how many programs share the work; any number would do."""
+    """Return how many programs share the work; any number is correct."""
     if device.type == "cpu":  # in the interpreter
         return 3
     return min(items, _PROGRAMS * torch.cuda.get_device_properties(device).multi_processor_count)

@@ -10,30 +10,31 @@ from lightning_znorm.cli.flags import ZNormFlags
 from lightning_znorm.cli.messages import shorten
 from lightning_znorm.errors import fail
 
-_Parser: Any = object  # Lightning's comes with each of its packages
-_MORE = (
+_Parser: Any = object  # the argument parser of one of the Lightning packages
+_MORE_HELP = (
     "--model my_module.MyModel --data my_module.MyData names both by class path, --model.KEY VALUE sets an argument;"
     " --config FILE reads these and all other options from a file, and --print_config writes one. --help=all lists all"
     " options. --package pytorch_lightning takes modules of that package instead of lightning.pytorch."
 )
 
 
-def _with_typed_dicts(hint: Any) -> Any:
+def _type_dicts(hint: Any) -> Any:
+    """Replace ``dict`` by ``dict[str, Any]`` in a type hint."""
     if get_origin(hint) in (Union, UnionType):
-        return Union[tuple(map(_with_typed_dicts, get_args(hint)))]  # noqa: UP007
+        return Union[tuple(map(_type_dicts, get_args(hint)))]  # noqa: UP007
     return dict[str, Any] if hint is dict else hint
 
 
 class CommandParser(ZNormFlags, _Parser):  # type: ignore[misc]
     """Mixin for :class:`~lightning.pytorch.cli.LightningArgumentParser`.
 
-    ``--help`` shows the groups of :attr:`leading` first and leaves those out that have a ``--GROUP.help``;
-    ``--help=all`` shows everything. Options cannot be abbreviated, so that a misspelt one is not taken for another.
-    Errors are printed without usage; with ``JSONARGPARSE_DEBUG=1`` in the environment they are jsonargparse's own.
+    ``--help`` shows the groups of :attr:`leading` first and omits those that have a ``--GROUP.help``; ``--help=all``
+    shows all options. Options cannot be abbreviated, so that a misspelt one is not mistaken for another. Errors are
+    printed without usage; with ``JSONARGPARSE_DEBUG=1`` in the environment they are those of jsonargparse.
 
     Attributes:
         leading: Names of groups of options.
-        hidden: Options that the short help leaves out, without their dashes.
+        hidden: Options that the short help omits, without their dashes.
 
     """
 
@@ -49,10 +50,10 @@ class CommandParser(ZNormFlags, _Parser):  # type: ignore[misc]
         self.add_argument("-h", "--help", action=_Help, help="show this help, or all options, and exit")
 
     def add_argument(self, *args: Any, **kwargs: Any) -> Any:
-        """Add an argument; ``--dict.key=0.1`` of a ``dict`` without types is a number, as in a file, and not text."""
+        """Add an argument; for a ``dict`` without types, ``--dict.key=0.1`` is a number, as in a file, and not text."""
         action = super().add_argument(*args, **kwargs)
         if hasattr(action, "_typehint"):
-            action._typehint = _with_typed_dicts(action._typehint)
+            action._typehint = _type_dicts(action._typehint)
         return action
 
     def add_group_help(self, group: str, content: str) -> None:
@@ -62,20 +63,20 @@ class CommandParser(ZNormFlags, _Parser):  # type: ignore[misc]
     def format_help(self, *args: Any) -> str:
         """Return the short help, if this is the parser of a command."""
         if {*self.leading} <= {*self.groups}:
-            return self.format_groups(list(self._shown_groups()), self.description)
+            return self.format_groups(list(self._select_groups()), self.description)
         return str(super().format_help(*args))
 
     def format_groups(self, groups: Sequence[Any], description: str | None = None) -> str:
         """Return the help of some groups of options."""
-        before = self._action_groups, self.usage, self.description
+        original = self._action_groups, self.usage, self.description
         usage = f"{self.prog.replace(' [options]', '')} [options]"
         try:
             self._action_groups, self.usage, self.description = groups, usage, description
             return str(super().format_help())
         finally:
-            self._action_groups, self.usage, self.description = before
+            self._action_groups, self.usage, self.description = original
 
-    def _shown_groups(self) -> Iterator[Any]:
+    def _select_groups(self) -> Iterator[Any]:
         leading = [self.groups[name] for name in self.leading]
         yield from leading
         topics = []
@@ -84,13 +85,13 @@ class CommandParser(ZNormFlags, _Parser):  # type: ignore[misc]
                 continue
             helps = [action for action in group._group_actions if action.dest.endswith(".help")]
             topics += [action for action in helps if action.dest.count(".") == 1]
-            shown = [action for action in group._group_actions if not helps and action.dest not in self.hidden]
-            if shown:
-                yield SimpleNamespace(title=group.title, description=group.description, _group_actions=shown)
-        yield SimpleNamespace(title="models, data and more", description=_MORE, _group_actions=topics)
+            actions = [action for action in group._group_actions if not helps and action.dest not in self.hidden]
+            if actions:
+                yield SimpleNamespace(title=group.title, description=group.description, _group_actions=actions)
+        yield SimpleNamespace(title="models, data and more", description=_MORE_HELP, _group_actions=topics)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Print what is wrong and how to mend it, and exit with status 2."""
+        """Print the problem and its remedy, and exit with status 2."""
         if not self.exit_on_error or "JSONARGPARSE_DEBUG" in os.environ:
             super().error(message, ex)
         fail(shorten(message, self))
@@ -104,8 +105,8 @@ class _Help(_HelpAction):
     def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
         if values not in (None, "all"):
             parser.error(f"argument --help: expected nothing or `all`, but got {values!r}")
-        everything = parser._action_groups, parser.description
-        print(parser.format_groups(*everything) if values == "all" else parser.format_help(), end="")
+        all_groups = parser._action_groups, parser.description
+        print(parser.format_groups(*all_groups) if values == "all" else parser.format_help(), end="")
         parser.exit()
 
 

@@ -11,25 +11,25 @@ _NO_ARGUMENTS = (f"--{GROUP}.enabled", f"--{GROUP}.help")
 
 
 class ZNormFlags:
-    """Mixin for :class:`~lightning.pytorch.cli.LightningArgumentParser` that understands the ZNorm flags.
+    """Mixin for :class:`~lightning.pytorch.cli.LightningArgumentParser` that accepts the ZNorm flags.
 
-    jsonargparse has no bare ``--znorm`` beside a group of that name, so the flags are rewritten before it sees them,
-    and groups from files are completed after it has read them.
+    jsonargparse does not support a bare ``--znorm`` besides a group of that name, so the flags are rewritten before
+    parsing, and groups from files are completed after parsing.
 
     Attributes:
-        switches: Further options of true or false that may be given without a value, which then is true.
+        switches: Further boolean options; without a value, they are true.
 
     """
 
     switches: Sequence[str] = ()
 
     def parse_args(self, args: Sequence[str] | None = None, *others: Any, **kwargs: Any) -> Any:
-        """Parse the command line after :func:`expand_flags`."""
+        """Parse the command line, rewritten by :func:`expand_flags`."""
         args = sys.argv[1:] if args is None else args
         return super().parse_args(expand_flags(args, self.switches), *others, **kwargs)  # type: ignore[misc]
 
     def parse_string(self, *args: Any, **kwargs: Any) -> Any:
-        """Parse a configuration file's content; ``znorm`` in it switches ZNorm on unless it says otherwise."""
+        """Parse a configuration file's content; a group ``znorm`` switches ZNorm on unless it sets ``enabled``."""
         config = super().parse_string(*args, **kwargs)  # type: ignore[misc]
         for group in (GROUP, *(f"{subcommand}.{GROUP}" for subcommand in self._subcommand_names())):
             if isinstance(config.get(group), bool):
@@ -44,15 +44,15 @@ class ZNormFlags:
 
 
 def expand_flags(args: Sequence[str], switches: Sequence[str] = ()) -> list[str]:
-    """Rewrite flags into options that jsonargparse knows.
+    """Rewrite flags into options that jsonargparse supports.
 
     Args:
         args: Command-line tokens.
-        switches: Options of true or false, as in ``--compare.dry_run``.
+        switches: Boolean options, such as ``--compare.dry_run``.
 
     Returns:
         The tokens with a bare ``--znorm``, ``--no_znorm`` and bare switches replaced, and each option of the group
-        ``znorm`` preceded by the one that switches ZNorm on, so that what comes later still wins.
+        ``znorm`` preceded by the one that switches ZNorm on, so that later options still win.
 
     Example::
 

@@ -36,32 +36,34 @@ class ZNormArguments:
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         require_packages("The command line", "cli", "jsonargparse")
-        parser_class = kwargs.pop("parser_class", None) or self._parser_of_the_package()
+        parser_class = kwargs.pop("parser_class", None) or self._find_parser_class()
         if not issubclass(parser_class, self._parser_mixin):
             parser_class = type(parser_class.__name__, (self._parser_mixin, parser_class), {"__module__": __name__})
         super().__init__(*args, parser_class=parser_class, **kwargs)  # type: ignore[call-arg]
 
     @classmethod
-    def _parser_of_the_package(cls) -> Any:
+    def _find_parser_class(cls) -> Any:
         (package,) = {base.__module__ for base in cls.__mro__ if base.__name__ == "LightningCLI"}
         return import_module(package).LightningArgumentParser
 
     def add_core_arguments_to_parser(self, parser: Any) -> None:
-        """Add the group ``znorm``, off by default, beside trainer, model and data."""
+        """Add the group ``znorm``, off by default, next to trainer, model and data."""
         super().add_core_arguments_to_parser(parser)  # type: ignore[misc]
         parser.add_lightning_class_args(ZNorm, GROUP)
         parser.set_defaults({f"{GROUP}.enabled": False})
 
     def before_instantiate_classes(self) -> None:
-        """Warn when arguments of ZNorm came in, for example by a default file, without switching it on."""
+        """Warn if arguments of ZNorm are set, for example in a default file, but ZNorm is off."""
         super().before_instantiate_classes()  # type: ignore[misc]
         config = self.config.get(str(self.subcommand), self.config)  # type: ignore[attr-defined]
         group = vars(config.get(GROUP))
-        given = {name: value for name, value in group.items() if not name.startswith("__")}  # not `__path__` of a file
+        settings = {
+            name: value for name, value in group.items() if not name.startswith("__")
+        }  # no `__path__` of a file
         defaults = ZNorm()._arguments()
-        arguments = ZNorm(**given)._arguments()
+        arguments = ZNorm(**settings)._arguments()
         changed = [name for name, value in arguments.items() if name != "enabled" and value != defaults[name]]
-        if changed and not given["enabled"]:
+        if changed and not settings["enabled"]:
             rank_zero_warn(
                 f"`{GROUP}.{changed[0]}` is set, but ZNorm is off. Add `--{GROUP}` (or `enabled: true` in the file)."
             )
@@ -70,16 +72,16 @@ class ZNormArguments:
 class ZNormCLI(ZNormArguments, _lightning_cli.LightningCLI):  # type: ignore[misc, name-defined]
     """A drop-in for :class:`~lightning.pytorch.cli.LightningCLI` with ZNorm as a flag.
 
-    ZNorm is off unless asked for. ``--znorm`` switches it on and ``--no_znorm`` off; ``--znorm.eps=1e-8`` and every
-    other ``--znorm.ARGUMENT=…`` of :class:`~lightning_znorm.ZNorm` switches it on too; ``--znorm FILE`` reads the
-    arguments from a YAML file. The last word wins. In a configuration file, a group ``znorm:`` switches it on unless
-    it says ``enabled: false``. Modules are those of ``lightning.pytorch``; for ``pytorch_lightning``, mix
+    ZNorm is off by default. ``--znorm`` switches it on and ``--no_znorm`` off; ``--znorm.eps=1e-8`` and every other
+    ``--znorm.ARGUMENT=…`` of :class:`~lightning_znorm.ZNorm` switch it on, too; ``--znorm FILE`` reads the arguments
+    from a YAML file. The last option wins. In a configuration file, a group ``znorm:`` switches it on unless it has
+    ``enabled: false``. Modules are those of ``lightning.pytorch``; for ``pytorch_lightning``, mix
     :class:`ZNormArguments` into its ``LightningCLI``, or use ``--trainer.callbacks+=lightning_znorm.ZNorm``. The
     command ``lightning-znorm`` takes them with ``--package pytorch_lightning``.
 
     Args:
-        *args: As of ``LightningCLI``.
-        **kwargs: As of ``LightningCLI``. Your own ``parser_class`` keeps working and learns the flags.
+        *args: As for ``LightningCLI``.
+        **kwargs: As for ``LightningCLI``. The flags are added to your own ``parser_class``.
 
     Raises:
         ModuleNotFoundError: If jsonargparse is not installed.
@@ -108,24 +110,19 @@ class _CommandArguments(ZNormArguments):
 
 
 def run_trainer_command(args: Sequence[str]) -> None:
-    """Run ``lightning-znorm fit|validate|test|predict``.
-
-    Args:
-        args: Command-line arguments.
-
-    """
+    """Run ``lightning-znorm fit|validate|test|predict``."""
     package, others = take_package(args)
-    # LightningCLI warns of arguments beside those of the process
-    given = None if others == sys.argv[1:] else others
-    make_cli_class(package)(args=given, parser_kwargs={"prog": "lightning-znorm"})
+    # LightningCLI warns about arguments that are passed while the process has arguments, too
+    cli_args = None if others == sys.argv[1:] else others
+    make_cli_class(package)(args=cli_args, parser_kwargs={"prog": "lightning-znorm"})
 
 
 def make_cli_class(package: str, fit_schema: bool = False) -> Any:
-    """Return the command line of this package for the modules of one Lightning package.
+    """Return a ``LightningCLI`` with the flags, for the modules of one Lightning package.
 
     Args:
         package: ``lightning.pytorch`` or ``pytorch_lightning``.
-        fit_schema: Whether it is to take what ``fit`` takes, without naming a subcommand.
+        fit_schema: Whether it accepts the arguments of ``fit`` without a subcommand.
 
     """
     cli = import_module(f"{package}.cli").LightningCLI
@@ -134,7 +131,7 @@ def make_cli_class(package: str, fit_schema: bool = False) -> Any:
 
 
 class _FitSchema:
-    """Mixin of a LightningCLI that runs nothing: its parser knows the arguments of ``fit``, too."""
+    """Mixin for a LightningCLI with ``run=False`` that adds the arguments of ``fit``."""
 
     def add_arguments_to_parser(self, parser: Any) -> None:
         super().add_arguments_to_parser(parser)  # type: ignore[misc]
@@ -144,18 +141,18 @@ class _FitSchema:
 def package_of(model_class: type) -> str:
     """Return the Lightning package of a module's class, ``lightning.pytorch`` or ``pytorch_lightning``."""
     bases = [base for base in model_class.__mro__ if base.__name__ == "LightningModule"]
-    theirs = bases and bases[0].__module__.partition(".")[0] == "pytorch_lightning"
-    return "pytorch_lightning" if theirs else _lightning_cli.__name__.rpartition(".")[0]
+    is_standalone = bases and bases[0].__module__.partition(".")[0] == "pytorch_lightning"
+    return "pytorch_lightning" if is_standalone else _lightning_cli.__name__.rpartition(".")[0]
 
 
 def take_package(args: Sequence[str]) -> tuple[str, list[str]]:
-    """Take ``--package`` out of a command line.
+    """Split ``--package`` off a command line.
 
     Returns:
-        The Lightning package of the modules, by default the first of those that are installed; and all other arguments.
+        The Lightning package of the modules, by default the first installed one, and all other arguments.
 
     Raises:
-        ValueError: If it is none of Lightning's packages.
+        ValueError: If the package is not one of Lightning's.
 
     Example::
 
@@ -164,12 +161,12 @@ def take_package(args: Sequence[str]) -> tuple[str, list[str]]:
 
     """
     parser = ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    parser.add_argument("--package", nargs="?", default=_packages()[0])
+    parser.add_argument("--package", nargs="?", default=_list_packages()[0])
     options, others = parser.parse_known_args(list(args))
-    if options.package not in _packages():
-        raise unknown_choice("package", options.package, _packages())
+    if options.package not in _list_packages():
+        raise unknown_choice("package", options.package, _list_packages())
     return options.package, others
 
 
-def _packages() -> list[str]:
+def _list_packages() -> list[str]:
     return [module.__name__.removesuffix(".cli") for module in import_all("cli")]

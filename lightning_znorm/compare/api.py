@@ -19,7 +19,7 @@ from lightning_znorm.compare.question.question import Mode, ask
 from lightning_znorm.compare.report.tables import label_settings
 from lightning_znorm.compare.runs.recipes import FactoryRecipe, refuse_trainer
 from lightning_znorm.compare.runs.store import Store
-from lightning_znorm.errors import ArgumentValueError, ComparisonError, did_you_mean, listing
+from lightning_znorm.errors import ArgumentValueError, ComparisonError, did_you_mean, join_names
 
 _METHODS = "none,clip,gc,znorm"
 
@@ -131,7 +131,7 @@ def _check_factory(model_factory: Any, sweep: Mapping[str, Any]) -> None:
     try:
         inspect.signature(model_factory).bind(**sweep)
     except TypeError as error:
-        keys = listing(list(sweep))
+        keys = join_names(list(sweep))
         raise ArgumentValueError(
             f"Argument `model_factory` does not go with the keys of `sweep` ({keys}): {error}."
         ) from None

@@ -22,7 +22,7 @@ from lightning_znorm.compare.runs.recipes import ConfiguredRecipe, Recipe
 from lightning_znorm.compare.runs.result import RunResult
 from lightning_znorm.compare.runs.store import Store
 from lightning_znorm.compare.trial import estimate, not_logged, try_methods
-from lightning_znorm.errors import ComparisonError, listing
+from lightning_znorm.errors import ComparisonError, join_names
 
 
 @dataclass(frozen=True)
@@ -171,7 +171,7 @@ class Comparison:
         if parts and self.store.mark_unstable(parts):
             rank_zero_warn(
                 f"The results in `{self.store.folder}` cannot be used again later, by the same call either: they depend"
-                f" on objects that look different in every process ({listing(list(parts))})."
+                f" on objects that look different in every process ({join_names(list(parts))})."
             )
 
     def _refuse_missing_monitor(self, result: RunResult) -> None:

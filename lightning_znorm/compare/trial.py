@@ -16,7 +16,7 @@ from lightning_znorm.compare.runs.perform import Task, find_identities
 from lightning_znorm.compare.runs.recipes import Recipe
 from lightning_znorm.compare.runs.result import RunResult, Seconds, find_versions
 from lightning_znorm.compare.runs.store import Store
-from lightning_znorm.errors import ComparisonError, did_you_mean, listing
+from lightning_znorm.errors import ComparisonError, did_you_mean, join_names
 
 _SELECTION = "Settings are selected by their metric on the validation split"
 _REPORT = f"{_SELECTION}, so results must be reported on a separate test split"
@@ -146,7 +146,7 @@ def _check(result: RunResult, question: Question) -> None:
     if question.test_monitor not in logged:
         raise ComparisonError(
             f"Argument `test_monitor` is {question.test_monitor!r}, but the module does not log that in its test."
-            f"{did_you_mean(str(question.test_monitor), logged)} It logs {listing(logged)}."
+            f"{did_you_mean(str(question.test_monitor), logged)} It logs {join_names(logged)}."
         )
     if result.status == "diverged":
         rank_zero_warn(
@@ -158,5 +158,5 @@ def not_logged(monitor: str, names: Sequence[str]) -> str:
     """Say that a module does not log the monitor in its validation, and what it logs."""
     return (
         f"Argument `monitor` is {monitor!r}, but the module does not log that in its validation."
-        f"{did_you_mean(monitor, names)} It logs {listing(names)}."
+        f"{did_you_mean(monitor, names)} It logs {join_names(names)}."
     )

@@ -1,1 +1,1 @@
-"""What happens to the gradients of one optimizer step, whoever makes it."""
+"""One optimizer step: which gradients are transformed, checked, skipped or refused."""

@@ -1,4 +1,4 @@
-"""What no host can transform: refused by name, before a step is lost."""
+"""Optimizers and gradients that cannot be transformed: refused by name, before the first step."""
 
 from collections.abc import Callable, Iterable
 from typing import Any, NoReturn
@@ -13,12 +13,7 @@ from lightning_znorm.engine.scaling import refuse_unknown_scaling
 
 
 def refuse_optimizer(owner: str, optimizer: Optimizer) -> None:
-    """Raise for an optimizer that is known to evaluate its closure more than once, or to be unclear about its scale.
-
-    Raises:
-        MisconfigurationError: Naming the optimizer.
-
-    """
+    """Raise for an optimizer that is known to evaluate its closure several times, or whose scaling is unknown."""
     if isinstance(optimizer, LBFGS):
         refuse_closure_reevaluation(owner, optimizer)
     refuse_unknown_scaling(owner, optimizer)
@@ -35,17 +30,17 @@ def refuse_parameters(
 
     Args:
         owner: Name of the transform.
-        modules: All modules, as far as they are known, in which embeddings with sparse gradients are looked for.
+        modules: All modules, if known, to find embeddings with sparse gradients.
         parameters: The selected parameters.
-        name_of: Their names.
+        name_of: Returns the name of a parameter.
         under_scaler: Whether an enabled GradScaler multiplies the loss.
 
     Raises:
         MisconfigurationError: Naming the parameter and the remedy.
 
     """
-    embeddings = (m for m in modules if isinstance(m, (nn.Embedding, nn.EmbeddingBag)) and m.sparse)
-    sparse = {parameter for module in embeddings for parameter in module.parameters(recurse=False)}
+    embeddings = (module for module in modules if isinstance(module, (nn.Embedding, nn.EmbeddingBag)) and module.sparse)
+    sparse = {parameter for embedding in embeddings for parameter in embedding.parameters(recurse=False)}
     for parameter in parameters:
         if not parameter.requires_grad:
             continue
@@ -62,17 +57,12 @@ def refuse_parameters(
             raise MisconfigurationError(
                 f"`{owner}` does not support the float16 parameter `{name_of(parameter)}` under a GradScaler:"
                 " transformed and scaled, its gradient would overflow. Keep the parameters in float32"
-                " (`precision='16-mixed'` converts activations by itself), or use `precision='16-true'`."
+                " (`precision='16-mixed'` converts the activations), or use `precision='16-true'`."
             )
 
 
 def refuse_flattened(owner: str, parameters: Iterable[Tensor]) -> None:
-    """Raise if FSDP has flattened or sharded one of the parameters.
-
-    Raises:
-        MisconfigurationError: With the remedy.
-
-    """
+    """Raise :class:`MisconfigurationError` if FSDP has flattened or sharded one of the parameters."""
     if any(map(is_flattened, parameters)):
         raise MisconfigurationError(
             f"`{owner}` does not support parameters that FullyShardedDataParallel has flattened: their `.grad` holds a"
@@ -81,12 +71,7 @@ def refuse_flattened(owner: str, parameters: Iterable[Tensor]) -> None:
 
 
 def refuse_capture(owner: str, **arguments: Any) -> None:
-    """Raise if a CUDA graph captures this step and an argument would make the transform wait for the device in it.
-
-    Raises:
-        MisconfigurationError: Naming the argument.
-
-    """
+    """Raise if a CUDA graph captures this step and an argument of the transform would wait for the device."""
     if not torch.cuda.is_available() or not torch.cuda.is_current_stream_capturing():
         return
     harmless = {"nonfinite": "propagate", "log_stats": False}

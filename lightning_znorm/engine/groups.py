@@ -1,4 +1,4 @@
-"""Which processes step an optimizer together."""
+"""The processes that step an optimizer together."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -9,33 +9,33 @@ import torch.distributed as dist
 
 @dataclass(frozen=True)
 class Ranks:
-    """The ranks that take each decision about a step together.
+    """The ranks that decide about each step together.
 
     Attributes:
-        are_several: Whether there is more than one, all of the default process group.
-        device: Where a collective communicates, ``None`` for where the parameters are.
+        is_distributed: Whether there is more than one rank; then these are all of the default process group.
+        device: The device on which they communicate, ``None`` for that of the parameters.
 
     """
 
-    are_several: bool = False
+    is_distributed: bool = False
     device: torch.device | None = None
 
-    def smallest(self, value: int, devices: Iterable[torch.device]) -> int:
-        """Return the smallest of a value over the ranks; all of them must call this.
+    def reduce_min(self, value: int, devices: Iterable[torch.device]) -> int:
+        """Return the minimum of a value over the ranks, all of which must call this.
 
         Args:
-            value: That of this rank.
-            devices: Those of the parameters, one of which takes part if :attr:`device` is ``None``.
+            value: The value of this rank.
+            devices: Devices of the parameters, one of which communicates if :attr:`device` is ``None``.
 
         """
-        if not self.are_several:
+        if not self.is_distributed:
             return value
         device = self.device or max(devices, key=lambda device: device.type != "cpu", default=torch.device("cpu"))
-        agreed = torch.tensor(value, device=device)
-        dist.all_reduce(agreed, op=dist.ReduceOp.MIN)
-        return int(agreed)
+        minimum = torch.tensor(value, device=device)
+        dist.all_reduce(minimum, op=dist.ReduceOp.MIN)
+        return int(minimum)
 
 
 def initialized_ranks() -> Ranks:
-    """Return the ranks of ``torch.distributed``, where it is initialized."""
+    """Return the ranks of ``torch.distributed``; a single one if it is not initialized."""
     return Ranks(dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1)

@@ -1,4 +1,4 @@
-"""Names of parameters, and which of an optimizer's are selected."""
+"""Names of parameters, and the selection among those of an optimizer."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -10,87 +10,90 @@ from torch.optim import Optimizer
 
 from lightning_znorm._lightning import MisconfigurationError
 from lightning_znorm._torch import COMPILED_PREFIX
-from lightning_znorm.errors import listing
+from lightning_znorm.errors import join_names
 
-Named = Iterable[tuple[str, Tensor]]
+NamedParameters = Iterable[tuple[str, Tensor]]
 
 
 def parameters_of(optimizer: Optimizer) -> list[Tensor]:
     """Return the parameters of all groups of an optimizer, each once."""
-    return list(dict.fromkeys(_listed(optimizer)))
+    return list(dict.fromkeys(_list_parameters(optimizer)))
 
 
-def _listed(optimizer: Optimizer) -> list[Tensor]:
+def _list_parameters(optimizer: Optimizer) -> list[Tensor]:
     return [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
 
 @dataclass(frozen=True)
-class Selected:
-    """Parameters of an optimizer, as long as it lists the same ones.
+class OptimizerParameters:
+    """Parameters of an optimizer, valid until its parameter groups change.
 
     Attributes:
-        listed: As the groups list them.
-        parameters: All of them, each once.
-        selected: Those that are selected.
+        listed: The parameters in the order of the groups.
+        unique: The same, each once.
+        selected: The selected ones.
 
     """
 
     listed: list[Tensor]
-    parameters: list[Tensor]
+    unique: list[Tensor]
     selected: list[Tensor]
 
 
 class Selection:
-    """Selects parameters by ``exclude`` and ``min_ndim``, matched once per change of an optimizer's parameters.
+    """Selects parameters by ``exclude`` and ``min_ndim``, again only when the parameters of an optimizer change.
 
-    A tied parameter goes by its first name and is excluded if any of its names matches.
+    A tied parameter has its first name, and is excluded if any of its names matches.
 
     Args:
-        named: Returns the names and parameters of a whole module, whatever the number of its optimizers; a tied
-            parameter once for each of its names. Called again when an optimizer has a parameter without a name.
+        name_parameters: Returns the names and parameters of a whole module, also of one with several optimizers; a
+            tied parameter once for each of its names. Called again when an optimizer has a parameter without a name.
         exclude: :mod:`fnmatch` patterns.
-        min_ndim: Fewest dimensions.
-        owner: Who selects, for the error.
+        min_ndim: Smallest number of dimensions.
+        owner: Name of the callback, for the error.
 
     Raises:
         MisconfigurationError: If a pattern matches no name.
 
     """
 
-    def __init__(self, named: Callable[[], Named], exclude: Sequence[str], min_ndim: int, owner: str) -> None:
-        self._named, self._exclude, self._min_ndim, self._owner = named, exclude, min_ndim, owner
+    def __init__(
+        self, name_parameters: Callable[[], NamedParameters], exclude: Sequence[str], min_ndim: int, owner: str
+    ) -> None:
+        self._name_parameters, self._owner = name_parameters, owner
+        self._exclude, self._min_ndim = exclude, min_ndim
         self._nameless: dict[Tensor, str] = {}
-        self._match()
+        self._match_patterns()
 
     def name_of(self, parameter: Tensor) -> str:
-        """Return the name of a parameter, or what an error can say about one that has none."""
+        """Return the name of a parameter, or a description of one without a name."""
         return self._names.get(parameter, f"<not in the module, shape {tuple(parameter.shape)}>")
 
     def is_selected(self, parameter: Tensor) -> bool:
-        """Say whether ``exclude`` and ``min_ndim`` leave the parameter in."""
+        """Return whether ``exclude`` and ``min_ndim`` select the parameter."""
         return parameter not in self._excluded and parameter.ndim >= self._min_ndim
 
-    def of(self, optimizer: Optimizer) -> Selected:
-        """Return the parameters of an optimizer; the same object as long as these are the same."""
-        listed, known = _listed(optimizer), self._selected.get(id(optimizer))
-        if known is not None and len(listed) == len(known.listed) and all(map(is_, listed, known.listed)):
-            return known
-        parameters = list(dict.fromkeys(listed))
-        if not all(parameter in self._names for parameter in parameters):
-            self._match()
-            # those of no module; no pattern matches them
-            self._nameless |= {p: self.name_of(p) for p in parameters if p not in self._names}
+    def select(self, optimizer: Optimizer) -> OptimizerParameters:
+        """Return the parameters of an optimizer; the same object until they change."""
+        listed, cached = _list_parameters(optimizer), self._selected.get(id(optimizer))
+        if cached is not None and len(listed) == len(cached.listed) and all(map(is_, listed, cached.listed)):
+            return cached
+        unique = list(dict.fromkeys(listed))
+        if not all(parameter in self._names for parameter in unique):
+            self._match_patterns()
+            # parameters outside the module, which no pattern matches
+            self._nameless |= {p: self.name_of(p) for p in unique if p not in self._names}
             self._names |= self._nameless
-        selected = Selected(listed, parameters, [parameter for parameter in parameters if self.is_selected(parameter)])
-        self._selected[id(optimizer)] = selected
-        return selected
+        parameters = OptimizerParameters(listed, unique, list(filter(self.is_selected, unique)))
+        self._selected[id(optimizer)] = parameters
+        return parameters
 
-    def _match(self) -> None:
+    def _match_patterns(self) -> None:
         self._names: dict[Tensor, str] = dict(self._nameless)
         self._excluded: set[Tensor] = set()
-        self._selected: dict[int, Selected] = {}
+        self._selected: dict[int, OptimizerParameters] = {}
         unmatched = dict.fromkeys(self._exclude)
-        for raw_name, parameter in self._named():
+        for raw_name, parameter in self._name_parameters():
             name = raw_name.replace(COMPILED_PREFIX, "")
             self._names.setdefault(parameter, name)
             for pattern in self._exclude:
@@ -100,6 +103,6 @@ class Selection:
         if unmatched:
             raise MisconfigurationError(
                 f"Argument `exclude` of `{self._owner}`: the pattern {next(iter(unmatched))!r} matches no parameter."
-                " Patterns are shell-style and match whole names, e.g. '*.bias' or 'encoder.*'. The names are:"
-                f" {listing(list(self._names.values()), limit=10)}."
+                " Patterns are shell-style and match whole names, such as '*.bias' or 'encoder.*'. The names are:"
+                f" {join_names(list(self._names.values()), limit=10)}."
             )

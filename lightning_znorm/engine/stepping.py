@@ -1,4 +1,4 @@
-"""The outermost call of an optimizer's ``step``: its beginning, when its gradients are there, and its end."""
+"""Hooks on the outermost call of an optimizer's ``step``: its beginning, its gradients and its end."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -14,94 +14,96 @@ Keywords = dict[str, Any]
 
 
 class StepHooks:
-    """Calls functions in the course of each step of some optimizers, until :meth:`remove`; keeps none of them alive.
+    """Calls functions during each step of its optimizers, until :meth:`remove`; keeps no optimizer alive.
 
-    Where a subclass calls its parent's ``step``, PyTorch may call its hooks for both; these functions are called for
-    the outermost alone. ``torch.compile`` does not trace into them.
+    If a subclass calls its parent's ``step``, PyTorch may call its hooks for both; these functions are called for the
+    outermost call only. ``torch.compile`` does not trace into them.
 
     Args:
-        begin: Called with the optimizer when a step begins.
-        ready: Called with the optimizer and the keyword arguments of ``step`` when the gradients are there: at the
-            beginning without a closure, else after each evaluation.
-        end: Called with the optimizer when a step has been made; not after one that raised an error.
-        reevaluate: Called with the optimizer before its closure is evaluated again within a step.
+        on_begin: Called with the optimizer when a step begins.
+        on_gradients: Called with the optimizer and the keyword arguments of ``step`` once the gradients are computed:
+            at the beginning without a closure, else after each evaluation.
+        on_end: Called with the optimizer after a step, unless it raised an error.
+        on_reevaluation: Called with the optimizer before its closure is evaluated again within a step.
 
     """
 
     def __init__(
         self,
-        begin: Callable[[Optimizer], None] | None = None,
-        ready: Callable[[Optimizer, Keywords], None] | None = None,
-        end: Callable[[Optimizer], None] | None = None,
-        reevaluate: Callable[[Optimizer], None] | None = None,
+        on_begin: Callable[[Optimizer], None] | None = None,
+        on_gradients: Callable[[Optimizer, Keywords], None] | None = None,
+        on_end: Callable[[Optimizer], None] | None = None,
+        on_reevaluation: Callable[[Optimizer], None] | None = None,
     ) -> None:
-        self._begin, self._ready, self._end, self._reevaluate = begin, ready, end, reevaluate
+        self._on_begin, self._on_gradients = on_begin, on_gradients
+        self._on_end, self._on_reevaluation = on_end, on_reevaluation
         self._handles: WeakKeyDictionary[Optimizer, list[Any]] = WeakKeyDictionary()
 
     def __contains__(self, optimizer: object) -> bool:
         return optimizer in self._handles
 
     def add(self, optimizers: Iterable[Optimizer]) -> None:
-        """Watch the optimizers, each once."""
+        """Add hooks to the optimizers, to each once."""
         for optimizer in optimizers:
             if optimizer in self._handles:
                 continue
-            # an optimizer has imported what `disable` would import
-            handles = [optimizer.register_step_pre_hook(torch.compiler.disable(self._before))]
-            if self._end is not None:
-                handles.append(optimizer.register_step_post_hook(torch.compiler.disable(self._after)))
+            # free: creating an optimizer has imported what `disable` needs
+            handles = [optimizer.register_step_pre_hook(torch.compiler.disable(self._before_step))]
+            if self._on_end is not None:
+                handles.append(optimizer.register_step_post_hook(torch.compiler.disable(self._after_step)))
             self._handles[optimizer] = handles
 
     def remove(self) -> None:
-        """Watch none of them any more."""
+        """Remove the hooks from all optimizers."""
         for handles in self._handles.values():
             for handle in handles:
                 handle.remove()
         self._handles.clear()
 
-    def _before(self, optimizer: Optimizer, args: Args, keywords: Keywords) -> tuple[Args, Keywords] | None:
+    def _before_step(self, optimizer: Optimizer, args: Args, keywords: Keywords) -> tuple[Args, Keywords] | None:
         if _is_nested(optimizer):
             return None
-        if self._begin is not None:
-            self._begin(optimizer)
-        if self._ready is None:
+        if self._on_begin is not None:
+            self._on_begin(optimizer)
+        if self._on_gradients is None:
             return None
         closure = args[1] if len(args) > 1 else keywords.get("closure")
         if not callable(closure):
-            self._ready(optimizer, keywords)
+            self._on_gradients(optimizer, keywords)
             return None
-        watched = self._watch(closure, optimizer, keywords)
-        return ((args[0], watched, *args[2:]), keywords) if len(args) > 1 else (args, {**keywords, "closure": watched})
+        wrapped_closure = self._wrap_closure(closure, optimizer, keywords)
+        return (
+            ((args[0], wrapped_closure, *args[2:]), keywords)
+            if len(args) > 1
+            else (args, {**keywords, "closure": wrapped_closure})
+        )
 
-    def _watch(self, closure: Callable[[], Any], optimizer: Optimizer, keywords: Keywords) -> Callable[[], Any]:
+    def _wrap_closure(self, closure: Callable[[], Any], optimizer: Optimizer, keywords: Keywords) -> Callable[[], Any]:
         was_evaluated = False
 
-        def watched() -> Any:
+        def wrapped_closure() -> Any:
             nonlocal was_evaluated
-            if was_evaluated and self._reevaluate is not None:
-                self._reevaluate(optimizer)
+            if was_evaluated and self._on_reevaluation is not None:
+                self._on_reevaluation(optimizer)
             was_evaluated = True
             loss = closure()
-            if self._ready is not None:
-                self._ready(optimizer, keywords)
+            if self._on_gradients is not None:
+                self._on_gradients(optimizer, keywords)
             return loss
 
-        return watched
+        return wrapped_closure
 
-    def _after(self, optimizer: Optimizer, args: Args, keywords: Keywords) -> None:
-        if self._end is not None and not _is_nested(optimizer):
-            self._end(optimizer)
+    def _after_step(self, optimizer: Optimizer, args: Args, keywords: Keywords) -> None:
+        if self._on_end is not None and not _is_nested(optimizer):
+            self._on_end(optimizer)
 
 
 def is_stepping(optimizer: Optimizer) -> bool:
-    """Say whether a step of the optimizer is being made."""
+    """Return whether a step of the optimizer is being made."""
     return count_step_calls(optimizer) > 0
 
 
 def _is_nested(optimizer: Optimizer) -> bool:
-    """Say, in a step hook, whether it runs for a ``super().step()`` inside the step proper.
-
-    Counting the calls would go wrong after a step that raised an error, hence a look at the stack, for such classes
-    alone.
-    """
+    """Return, in a step hook, whether it runs for a ``super().step()`` inside the outermost step."""
+    # by the stack: a counter of calls would be wrong after a step that raised an error
     return calls_hooks_of_parents(optimizer) and count_step_calls(optimizer) > 1

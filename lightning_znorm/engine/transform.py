@@ -1,4 +1,4 @@
-"""What a gradient transform is: settings, a schedule and arithmetic."""
+"""The interface of a gradient transform: settings, a schedule and arithmetic."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -8,22 +8,29 @@ from typing import Any, Literal
 from torch import Tensor
 
 from lightning_znorm.engine.nonfinite import Nonfinite, SkipCounts
-from lightning_znorm.errors import ArgumentValueError, count, describe, integer, patterns, with_known_keywords
+from lightning_znorm.errors import (
+    ArgumentValueError,
+    describe,
+    require_count,
+    require_patterns,
+    to_integer,
+    with_known_keywords,
+)
 from lightning_znorm.functional import GradientStats
 
 LogStats = Literal[False, "summary", "layers"]
 
 
 class Transform(ABC):
-    """Settings, schedule and arithmetic of a gradient transform, whoever makes the optimizer's steps.
+    """Settings, schedule and arithmetic of a gradient transform, in a Trainer or attached to an optimizer.
 
-    Arguments are those of :class:`~lightning_znorm.GradientTransform`.
+    The arguments are those of :class:`~lightning_znorm.GradientTransform`.
 
     Attributes:
-        log_prefix: First part of the names of what is logged.
-        sets_norm: Whether the norm of the result says nothing about that of the gradient, so that clipping it is a
+        log_prefix: First part of the names of logged metrics.
+        sets_norm: Whether the norm of the result is independent of that of the gradient, so that clipping it is a
             mistake, of which the Trainer's host warns.
-        clips: Whether it clips the gradient by itself, so that clipping it besides is a mistake, likewise.
+        clips: Whether it clips the gradient, so that clipping it again is a mistake, too.
 
     """
 
@@ -44,11 +51,11 @@ class Transform(ABC):
         enabled: bool = True,
     ) -> None:
         super().__init__()
-        self.exclude = patterns(exclude)
-        self.min_ndim = count("min_ndim", min_ndim)
-        self.start_step = count("start_step", start_step)
-        self.stop_step = None if stop_step is None else integer(stop_step)
-        self.max_skips = count("max_skips", max_skips)
+        self.exclude = require_patterns(exclude)
+        self.min_ndim = require_count("min_ndim", min_ndim)
+        self.start_step = require_count("start_step", start_step)
+        self.stop_step = None if stop_step is None else to_integer(stop_step)
+        self.max_skips = require_count("max_skips", max_skips)
         if stop_step is not None and (self.stop_step is None or self.stop_step <= self.start_step):
             raise ArgumentValueError(
                 f"Expected argument `stop_step` to be None or an integer larger than `start_step` ({self.start_step}),"
@@ -65,7 +72,7 @@ class Transform(ABC):
         self.nonfinite = nonfinite
         self.log_stats = log_stats
         self.enabled = enabled
-        # one of each training that counts for `skipped_steps`
+        # one for the latest `fit`, and one for each optimizer that it is attached to
         self._skip_counts = [SkipCounts()]
 
     @abstractmethod
@@ -76,7 +83,7 @@ class Transform(ABC):
             parameters: The parameters to transform in this step, each once, each with a dense real gradient that is
                 not empty.
             grad_scale: ``None``, or the scale by which a GradScaler has multiplied the gradients and by which the
-                result must be multiplied, too, because the optimizer will divide by it (a fused one).
+                result must be multiplied, too, because a fused optimizer will divide by it.
 
         Returns:
             The statistics of the gradients before the edit, for ``log_stats``, in the order of the parameters.
@@ -84,7 +91,7 @@ class Transform(ABC):
         """
 
     def should_transform(self, step: int, epoch: int) -> bool:
-        """Say whether the transform runs in an optimizer step; override it for another schedule.
+        """Return whether the transform runs in an optimizer step; override it for another schedule.
 
         Args:
             step: Number of optimizer steps taken before this one (``trainer.global_step``).
@@ -112,7 +119,7 @@ class Transform(ABC):
         return f"{type(self).__name__}({arguments})"
 
     def _arguments(self) -> dict[str, Any]:
-        """Return the arguments of the constructors that are kept under their names."""
+        """Return the arguments of the constructors that are attributes of the same name."""
         names = dict.fromkeys(name for cls in self._lineage() for name in signature(cls.__init__).parameters)
         return {name: vars(self)[name] for name in names if name in vars(self)}
 
@@ -121,5 +128,5 @@ class Transform(ABC):
         return [base for base in cls.__mro__ if issubclass(base, Transform)]
 
     def _kind(self) -> "type[Transform]":
-        """Return the highest class that is complete: subclasses of one transform are the same transform."""
+        """Return the first concrete class of the hierarchy: subclasses of one transform are the same transform."""
         return [base for base in self._lineage() if not isabstract(base)][-1]

@@ -1,1 +1,1 @@
-"""Where optimizer steps come from: a Trainer, its Tuner, a plain loop."""
+"""The callers of the engine: a Trainer, its Tuner, and an optimizer in a plain loop."""

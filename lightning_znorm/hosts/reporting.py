@@ -1,4 +1,4 @@
-"""What a host tells of its steps: metrics for the Trainer's loggers, under one set of names, and warnings."""
+"""Reports of a host about its steps: metrics for the Trainer's loggers, and warnings."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -16,15 +16,15 @@ if TYPE_CHECKING:
 
 
 def log_metrics(trainer: "pl.Trainer", metrics: Mapping[str, float]) -> None:
-    """Give metrics to all loggers of the first rank, under the step that the module's ``self.log`` would use."""
+    """Log metrics on rank 0, at the step that the module's ``self.log`` would use."""
     if trainer.is_global_zero:
         for logger in trainer.loggers:
             logger.log_metrics(dict(metrics), step=batches_that_stepped(trainer))
 
 
-def prefix_of(name: str, row: int, optimizers: int) -> str:
-    """Return the first part of the names of metrics, which tells optimizers apart if there are several."""
-    return f"{name}/optimizer_{row}" if optimizers > 1 else name
+def prefix_of(name: str, optimizer_index: int, optimizers: int) -> str:
+    """Return the first part of the names of metrics, with the optimizer's index if there are several."""
+    return f"{name}/optimizer_{optimizer_index}" if optimizers > 1 else name
 
 
 def summarize(
@@ -35,13 +35,14 @@ def summarize(
     Args:
         prefix: First part of their names.
         mean: Mean of each gradient, of shape ``(n,)`` on the CPU.
-        std: Standard deviation of each, of shape ``(n,)``.
-        numel: Number of elements of each; where there are larger ones, those of one element do not count for ``std``.
-        cosine: Cosine between each and what was made of it, of shape ``(n,)``.
+        std: Standard deviation of each gradient, of shape ``(n,)``.
+        numel: Number of elements of each gradient. Gradients of one element do not count for ``std`` unless there are
+            no others.
+        cosine: Cosine between each gradient and its transform, of shape ``(n,)``.
 
     Returns:
         ``mean_abs`` (mean of the absolute means), ``std_min``, ``std_median``, ``std_max``, ``cosine_mean``,
-        ``cosine_min`` under the prefix. NaN in one of them says that a gradient was not finite.
+        ``cosine_min`` under the prefix. NaN means that a gradient was not finite.
 
     """
     is_large = torch.tensor(numel, device="cpu") > 1
@@ -58,8 +59,8 @@ def summarize(
     return {f"{prefix}/{name}": value.item() for name, value in metrics.items()}
 
 
-def per_layer(prefix: str, names: Sequence[str], **statistics: Sequence[float]) -> dict[str, float]:
-    """Return each statistic of each gradient under ``<prefix>/<statistic>/<name of the parameter>``."""
+def itemize(prefix: str, names: Sequence[str], **statistics: Sequence[float]) -> dict[str, float]:
+    """Return each statistic of each gradient under the name ``<prefix>/<statistic>/<parameter>``."""
     return {
         f"{prefix}/{statistic}/{name}": value
         for statistic, values in statistics.items()
@@ -67,7 +68,7 @@ def per_layer(prefix: str, names: Sequence[str], **statistics: Sequence[float]) 
     }
 
 
-def describe_stats(
+def compute_metrics(
     prefix: str, detail: LogStats, stats: GradientStats, names: Sequence[str], numel: Sequence[int]
 ) -> dict[str, float]:
     """Return the metrics of ``log_stats``, with one transfer to the host per device."""
@@ -76,35 +77,35 @@ def describe_stats(
         index = list(group.index)
         mean[index], std[index], cosine[index] = torch.stack([group.mean, group.std, group.cosine]).cpu().double()
     if detail == "layers":
-        return per_layer(prefix, names, mean=mean.tolist(), std=std.tolist())
+        return itemize(prefix, names, mean=mean.tolist(), std=std.tolist())
     return summarize(prefix, mean, std, numel, cosine)
 
 
 def warn_about_bypass(owner: str, optimizer: Optimizer) -> None:
-    """Warn that a step was made past the Trainer."""
+    """Warn that a step bypassed the Trainer."""
     rank_zero_warn(
-        f"`{owner}` was bypassed: the optimizer `{type(optimizer).__name__}` made a step past the Trainer, with"
-        " gradients that were not transformed. With manual optimization, step what `self.optimizers()` returns (not"
-        " with `use_pl_optimizer=False`); in `optimizer_step` of the LightningModule, step the optimizer that it is"
-        " given (not `optimizer.optimizer`)."
+        f"`{owner}` was bypassed: the optimizer `{type(optimizer).__name__}` made a step without the Trainer, with"
+        " gradients that were not transformed. With manual optimization, step the optimizer that `self.optimizers()`"
+        " returns (not with `use_pl_optimizer=False`); in `optimizer_step` of the LightningModule, step its argument"
+        " `optimizer` (not `optimizer.optimizer`)."
     )
 
 
 def warn_about_idleness(owner: str, was_called: bool) -> None:
-    """Warn that a whole training went by without one gradient transformed."""
+    """Warn that a whole training transformed no gradient."""
     if not was_called:
         rank_zero_warn(f"`{owner}` never ran: no optimizer step of this training went through the Trainer.")
     else:
         rank_zero_warn(
             f"`{owner}` ran, but transformed no gradient in this training. Either no step was inside `start_step` and"
             " `stop_step`, or `exclude` and `min_ndim` left out every parameter, or the optimizer's parameters have no"
-            " `.grad`, as with strategies that keep gradients elsewhere."
+            " `.grad`, as with strategies that store gradients elsewhere."
         )
 
 
 def warn_about_skip(owner: str, parameter: str, step: int) -> None:
-    """Warn of the first step that was skipped."""
+    """Warn about the first skipped step."""
     rank_zero_warn(
         f"`{owner}(nonfinite='skip')` skipped the optimizer step {step}: the gradient of parameter `{parameter}` has an"
-        " inf or NaN. Further steps are skipped without a warning, and counted."
+        " inf or NaN. Further skipped steps are counted without a warning."
     )

@@ -1,4 +1,4 @@
-"""Which strategies, precisions and combinations of callbacks are supported."""
+"""Supported strategies, precisions and combinations of callbacks."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -20,22 +20,17 @@ _PRECISIONS = {
 
 
 def refuse_unsupported(owner: str, strategy: Any, precision: Any) -> None:
-    """Raise if a strategy or precision plugin of a Trainer or of Fabric is not supported.
-
-    Raises:
-        MisconfigurationError: Naming the setting and the remedy.
-
-    """
+    """Raise if a strategy or precision plugin of a Trainer or of Fabric is not supported."""
     if nearest_class(strategy) not in _STRATEGIES:
         raise MisconfigurationError(
-            f"`{owner}` does not support `strategy={strategy.__class__.__name__}` yet: a parameter's gradient may be"
-            " sharded or kept elsewhere there. Use one device or `strategy='ddp'`, or leave the transform out"
+            f"`{owner}` does not support `strategy={strategy.__class__.__name__}` yet: it may shard gradients or"
+            " store them elsewhere. Use one device or `strategy='ddp'`, or leave the transform out"
             " (`enabled=False`)."
         )
     if averages_models(strategy):
         raise MisconfigurationError(
-            f"`{owner}` does not support `DDPStrategy(model_averaging_period=…)`: gradients differ between the ranks"
-            " there. Use `strategy='ddp'` without it."
+            f"`{owner}` does not support `DDPStrategy(model_averaging_period=…)`: gradients differ between the"
+            " ranks. Use `strategy='ddp'` without it."
         )
     if precision.precision not in _PRECISIONS.get(nearest_class(precision), ()):
         supported = ", ".join(f"'{value}'" for values in _PRECISIONS.values() for value in values)
@@ -46,19 +41,15 @@ def refuse_unsupported(owner: str, strategy: Any, precision: Any) -> None:
     scaler = getattr(precision, "scaler", None)
     if scaler is not None and not isinstance(scaler, GradScaler):
         raise MisconfigurationError(
-            f"`{owner}` does not support the scaler `{type(scaler).__name__}` of `{type(precision).__name__}`: whether"
-            " it has unscaled the gradients is not known. Use `torch.amp.GradScaler` or a subclass of it."
+            f"`{owner}` does not support the scaler `{type(scaler).__name__}` of `{type(precision).__name__}`: it is"
+            " unknown whether it has unscaled the gradients. Use `torch.amp.GradScaler` or a subclass of it."
         )
 
 
 def refuse_twins(transform: Transform, trainer: "pl.Trainer") -> None:
-    """Raise if the Trainer has the same transform twice.
-
-    Raises:
-        MisconfigurationError: With the places to look in.
-
-    """
-    twins = enabled_twins(transform, trainer)
+    """Raise if the Trainer has the same transform twice."""
+    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+    twins = [callback for callback in callbacks if isinstance(callback, transform._kind()) and callback.enabled]
     if len(twins) > 1:
         raise MisconfigurationError(
             f"The Trainer has {len(twins)} enabled `{transform._kind().__name__}` callbacks, which would transform each"
@@ -66,12 +57,6 @@ def refuse_twins(transform: Transform, trainer: "pl.Trainer") -> None:
             " `configure_callbacks` of the LightningModule and, on the command line, in both `--znorm` and"
             " `--trainer.callbacks`."
         )
-
-
-def enabled_twins(transform: Transform, trainer: "pl.Trainer") -> list[Any]:
-    """Return the Trainer's enabled callbacks of a transform's kind."""
-    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
-    return [callback for callback in callbacks if isinstance(callback, transform._kind()) and callback.enabled]
 
 
 def scaler_of(trainer: "pl.Trainer") -> GradScaler | None:

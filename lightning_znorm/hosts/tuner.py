@@ -1,4 +1,4 @@
-"""Lightning's Tuner, which takes the Trainer's callbacks away while it searches."""
+"""Lightning's Tuner, which removes the Trainer's callbacks while it searches."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -15,38 +15,33 @@ _HOOK = "on_before_optimizer_step"
 
 
 class Search(Substitute):
-    """Hands on the steps of a Trainer's searches, by the module's own hook, which comes after that of callbacks.
+    """Passes the steps of a Trainer's searches on to fits, from the module's own hook, which runs after the callbacks.
 
     It does nothing under another Trainer.
-
-    Args:
-        trainer: The Trainer.
-        pl_module: The module that it trains.
-
     """
 
     def __init__(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
-        super().__init__(pl_module, _HOOK, around=self._step)
+        super().__init__(pl_module, _HOOK, wrapper=self._step)
         self._trainer = trainer
         self._fits: list[Fit] = []
 
-    def is_of(self, trainer: "pl.Trainer") -> bool:
-        """Say whether the searches are those of a Trainer."""
+    def belongs_to(self, trainer: "pl.Trainer") -> bool:
+        """Return whether this is a search of the Trainer."""
         return self._trainer is trainer
 
     def join(self, fit: Fit) -> None:
-        """Hand on to a fit, and no more to an earlier one of the same transform."""
+        """Add a fit, which replaces an earlier one of the same transform."""
         self._fits = [other for other in self._fits if other.transform is not fit.transform] + [fit]
 
     def leave(self, fit: Fit) -> None:
-        """Hand on to a fit no more; the last one gives the module its hook back."""
+        """Remove a fit; after the last one, restore the module's hook."""
         if fit in self._fits:
             self._fits.remove(fit)
         if not self._fits:
             self.release()
 
     def close(self) -> None:
-        """End the fits, and give the module its hook back."""
+        """Close the fits, and restore the module's hook."""
         for fit in self._fits:
             fit.close()
         self.release()
@@ -64,13 +59,13 @@ class Search(Substitute):
 
 
 def join_search(fit: Fit, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> Search | None:
-    """Make a fit take part in the search that is about to begin, if one is, in the order of the calls.
+    """Add a fit to the search that is about to begin, ``None`` if there is none.
 
-    A learning-rate finder or a batch-size scaler is among the Trainer's callbacks then; ``Tuner`` puts it there.
+    Before a search, ``Tuner`` adds a learning-rate finder or a batch-size scaler to the Trainer's callbacks.
     """
-    left = vars(pl_module).get(_HOOK)
-    if isinstance(left, Search) and not left.is_of(trainer):
-        left.close()  # of a search that failed, after which Lightning calls no hook
+    hook = vars(pl_module).get(_HOOK)
+    if isinstance(hook, Search) and not hook.belongs_to(trainer):
+        hook.close()  # its search failed, after which Lightning calls no hook
     finders = find_classes("callbacks", "LearningRateFinder", "BatchSizeFinder")
     callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
     if not any(isinstance(callback, finders) for callback in callbacks):

@@ -1,4 +1,4 @@
-"""What Lightning, Fabric, accelerate and PyTorch wrap around optimizers and modules."""
+"""Wrappers of Lightning, Fabric, accelerate and PyTorch around optimizers and modules."""
 
 from typing import Any
 
@@ -16,14 +16,7 @@ _ACCELERATED = "accelerate.optimizer.AcceleratedOptimizer"
 def find_optimizer(optimizer: Any, owner: str, enabled: bool) -> Any:
     """Return the optimizer inside the wrappers of Lightning, Fabric and accelerate.
 
-    Args:
-        optimizer: The optimizer, wrapped or not.
-        owner: Name of the transform that is to be attached to it.
-        enabled: Whether to refuse a strategy or a precision in which it does not work.
-
-    Raises:
-        MisconfigurationError: Naming the setting and the remedy.
-
+    If the transform is enabled, raise for an unsupported strategy or precision.
     """
     wrapped = unwrap_optimizer(optimizer)
     if wrapped is not None:
@@ -40,7 +33,7 @@ def find_optimizer(optimizer: Any, owner: str, enabled: bool) -> Any:
 
 
 def find_module(module: nn.Module) -> nn.Module:
-    """Return the module without the wrappers of torch.compile, Fabric and data parallelism, which prefix its names."""
+    """Return the module inside the wrappers of torch.compile, Fabric and data parallelism, which prefix its names."""
     inner = unwrap_fabric_module(module)
     if inner is None and isinstance(module, (DistributedDataParallel, nn.DataParallel)):
         inner = module.module
@@ -50,12 +43,12 @@ def find_module(module: nn.Module) -> nn.Module:
 
 
 def _refuse_accelerate(owner: str, state: Any) -> None:
-    """Raise if what accelerate does to the gradients is not supported."""
+    """Raise if accelerate's parallelism or precision is not supported."""
     kind = state.distributed_type.value
     if kind != "NO" and not kind.startswith("MULTI_"):  # data parallelism is MULTI_GPU, MULTI_CPU, …
         raise MisconfigurationError(
-            f"`{owner}` does not support accelerate's `DistributedType.{kind}` yet: a parameter's gradient may be"
-            " sharded or kept elsewhere there. Use one device or data parallelism (DDP), or leave the transform out"
+            f"`{owner}` does not support accelerate's `DistributedType.{kind}` yet: it may shard gradients"
+            " or store them elsewhere. Use one device or data parallelism (DDP), or leave the transform out"
             " (`enabled=False`)."
         )
     if state.mixed_precision not in ("no", "fp16", "bf16"):

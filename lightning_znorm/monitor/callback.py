@@ -1,4 +1,4 @@
-"""A callback that shows gradients, layer by layer, as they are and as the optimizer receives them."""
+"""A callback that records the gradient of each layer, raw and as the optimizer receives it."""
 
 from collections.abc import Sequence
 from os import PathLike
@@ -10,12 +10,12 @@ from torch.optim import Optimizer
 from lightning_znorm._lightning import Callback, rank_zero_warn
 from lightning_znorm.errors import (
     ArgumentValueError,
-    count,
     describe,
-    finite_number,
-    integer,
-    patterns,
+    require_count,
     require_packages,
+    require_patterns,
+    to_finite_number,
+    to_integer,
     with_known_keywords,
 )
 from lightning_znorm.monitor.picture import check_file, check_picture, draw_gradients
@@ -31,11 +31,11 @@ __all__ = ["GradientMonitor"]
 
 
 class GradientMonitor(Callback):
-    r"""Log what the gradient of each layer looks like, and what the optimizer makes its step with.
+    r"""Log statistics of the gradient of each layer, raw and as the optimizer receives it.
 
     Two moments of a step are compared. The *raw* gradient is that after the last backward of an accumulation, after DDP
     has averaged it and a GradScaler has unscaled it. The *received* gradient is that at the start of the optimizer's
-    step, after ``ZNorm`` or whatever other callback, after the module's own ``on_before_optimizer_step`` and after
+    step, after ``ZNorm`` and all other callbacks, after the module's own ``on_before_optimizer_step`` and after
     clipping, before the optimizer adds its weight decay. For each gradient :math:`g` of :math:`d` elements
 
     .. math::
@@ -45,37 +45,36 @@ class GradientMonitor(Callback):
     with :math:`z` = ``near_zero``, and :math:`\cos(g_\text{raw}, g_\text{received})`; all in float64, in units of the
     loss (a GradScaler's scale is divided out). Statistics of a gradient with an inf or NaN are NaN.
 
-    The monitor only looks: it works with every optimizer and in the Trainers and command lines of
-    ``lightning.pytorch`` and ``pytorch_lightning``. It moves itself to the front of the Trainer's callbacks. A step
-    that is recorded costs a copy of the gradients and one transfer to the host per device; others cost nothing.
+    The monitor changes nothing. It works with every optimizer and in the Trainers and command lines of
+    ``lightning.pytorch`` and ``pytorch_lightning``. It moves itself to the front of the Trainer's callbacks. A
+    recorded step costs a copy of the gradients and one transfer to the host per device; other steps cost nothing.
 
     Note:
-        - Only the process of rank 0 looks; there is no communication. Shards of gradients (FSDP, tensor parallel),
-          sparse and complex ones are left out with a warning, and so are tensors that are wrapped in another class.
-        - A step that a GradScaler skips is not recorded. Where ``nonfinite="skip"`` of a transform has taken the
-          gradients away, the received ones are NaN.
+        - Only the process of rank 0 records; there is no communication. Sharded (FSDP, tensor parallel), sparse and
+          complex gradients are left out with a warning, and so are subclasses of ``Tensor``.
+        - A step that a GradScaler skips is not recorded. If ``nonfinite="skip"`` of a transform has removed the
+          gradients, the received statistics are NaN.
         - An optimizer that evaluates its closure several times per step (LBFGS) is recorded at the first evaluation.
 
     Args:
         detail: ``"summary"`` logs ``grad/norm`` (of all parameters together), ``grad/mean_abs`` (mean of the absolute
             means), ``grad/std_min``, ``grad/std_median``, ``grad/std_max`` (over parameters of more than one element),
             ``grad/near_zero`` (share of all elements), the same as ``grad_received/…``, and ``grad/cosine_mean`` and
-            ``grad/cosine_min``; with several optimizers each has its number in the name (``grad/optimizer_0/norm``).
+            ``grad/cosine_min``; with several optimizers, the names contain the index (``grad/optimizer_0/norm``).
             ``"layers"`` logs ``grad/norm/<name>``, ``grad/mean/<name>``, ``grad/std/<name>``,
             ``grad/near_zero/<name>``, the same as ``grad_received/…``, and ``grad/cosine/<name>`` for each parameter.
-            :attr:`history` has all figures either way.
-        every_n_steps: Look in every so many steps; ``None`` for the steps in which the Trainer logs
+            :attr:`history` has all statistics in both cases.
+        every_n_steps: Interval of the recorded steps; ``None`` for the steps in which the Trainer logs
             (``log_every_n_steps``).
         near_zero: Absolute value up to which an element counts as near zero, in the units of the raw gradient. It is
-            the same for the raw and the received gradient, so that it also tells what a change of scale does.
+            the same for the raw and the received gradient, so the share also reflects a change of scale.
         exclude: Shell-style patterns of parameter names to leave out, see :class:`~lightning_znorm.GradientTransform`.
-        picture: File to which :meth:`plot` is written at the end of the training, also of one that is interrupted or
-            fails; relative to the Trainer's ``default_root_dir``. One that cannot be written then causes a warning.
-            ``None`` for none.
-        max_records: Number of steps per optimizer, at least 2, that :attr:`history` and the picture keep at most. When
-            it is reached, every second record is dropped, and from then on every second is kept, so that the whole
-            training is covered; the first and the newest record are always there. Loggers get every recorded step.
-        enabled: ``False`` makes the callback do nothing at all, for configuration files.
+        picture: File for :meth:`plot`, written at the end of the training, even if it is interrupted or fails; relative
+            to the Trainer's ``default_root_dir``. If it cannot be written, there is a warning. ``None`` for no file.
+        max_records: Largest number of steps per optimizer, at least 2, in :attr:`history` and the picture. When it is
+            reached, every second record is dropped, and from then on every second is kept, so that the records cover
+            the whole training, always with the first and the newest. Loggers get every recorded step.
+        enabled: ``False`` switches the callback off, for configuration files.
 
     Raises:
         TypeError: If an argument is unknown, or ``exclude`` is anything but strings.
@@ -113,12 +112,12 @@ class GradientMonitor(Callback):
             raise ArgumentValueError(
                 f"Expected argument `detail` to be 'summary' or 'layers', but got {describe(detail)}."
             )
-        if every_n_steps is not None and (integer(every_n_steps) or 0) < 1:
+        if every_n_steps is not None and (to_integer(every_n_steps) or 0) < 1:
             raise ArgumentValueError(
                 "Expected argument `every_n_steps` to be None or an integer of at least 1, but got"
                 f" {describe(every_n_steps)}."
             )
-        threshold = finite_number(near_zero)
+        threshold = to_finite_number(near_zero)
         if threshold is None or threshold < 0:
             raise ArgumentValueError(
                 f"Expected argument `near_zero` to be a finite number of at least 0, but got {describe(near_zero)}."
@@ -128,27 +127,27 @@ class GradientMonitor(Callback):
                 f"Expected argument `picture` to be None or the path of a file, but got {describe(picture)}."
             )
         self.detail: Literal["summary", "layers"] = detail
-        self.every_n_steps = None if every_n_steps is None else integer(every_n_steps)
+        self.every_n_steps = None if every_n_steps is None else to_integer(every_n_steps)
         self.near_zero = threshold
-        self.exclude = patterns(exclude)
+        self.exclude = require_patterns(exclude)
         self.picture = picture
-        self.max_records = count("max_records", max_records, least=2)
+        self.max_records = require_count("max_records", max_records, least=2)
         self.enabled = enabled
         self._watch: GradientWatch | None = None
         self._records: dict[int, ThinnedRecords] = {}
 
     @property
     def history(self) -> list[dict[str, Any]]:
-        """What the latest training has shown: a row per recorded step and parameter, in the order of the module.
+        """Statistics of the latest training: a row per recorded step and parameter, in the order of the module.
 
-        Of a long training every second, fourth, … of the recorded steps, see ``max_records``.
+        A long training keeps every second, fourth, … of the recorded steps, see ``max_records``.
 
-        The columns: ``step`` (as in the loggers), ``optimizer`` (its number), ``name``, ``ndim``; ``norm``, ``mean``,
+        The columns: ``step`` (as in the loggers), ``optimizer`` (its index), ``name``, ``ndim``; ``norm``, ``mean``,
         ``std``, ``near_zero`` of the raw gradient; ``received_norm``, ``received_mean``, ``received_std``,
-        ``received_near_zero``; ``cosine`` between the two. It is in the process of rank 0 that trains, which is another
-        one than the caller's with ``strategy="ddp_spawn"``.
+        ``received_near_zero``; ``cosine`` between the two. Only the training process of rank 0 has it, which with
+        ``strategy="ddp_spawn"`` is not that of the caller.
         """
-        return [row for record in self._in_order() for row in record.rows()]
+        return [row for record in self._sort_records() for row in record.rows()]
 
     def to_frame(self) -> "DataFrame":
         """Return :attr:`history` as a ``pandas.DataFrame``.
@@ -166,26 +165,26 @@ class GradientMonitor(Callback):
         """Draw the standard deviation of each layer's gradient over the steps, raw and received.
 
         Args:
-            path: File to write, in any format of matplotlib; ``None`` writes none.
+            path: File to write, in any format of matplotlib; ``None`` for no file.
             min_ndim: Parameters with fewer dimensions are left out; 2 shows the weights alone.
 
         Returns:
             A figure with the layers in the order of the module from top to bottom; one panel if the optimizer receives
-            the raw gradient, two with one colour scale if not.
+            the raw gradient, otherwise two with one colour scale.
 
         Raises:
             ModuleNotFoundError: If matplotlib is not installed.
-            ValueError: If there is nothing to draw.
+            ValueError: If no such gradient was recorded.
 
         """
-        figure = draw_gradients(self._in_order(), min_ndim, owner=type(self).__name__)
+        figure = draw_gradients(self._sort_records(), min_ndim, owner=type(self).__name__)
         if path is not None:
             Path(path).parent.mkdir(parents=True, exist_ok=True)
             figure.savefig(path, dpi=130)
         return figure
 
     def setup(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", stage: str) -> None:
-        """Move to the front of the Trainer's callbacks, to see gradients before any of them edits them."""
+        """Move to the front of the Trainer's callbacks, to record gradients before a callback edits them."""
         if not self.enabled or stage != "fit":
             return
         if self.picture is not None:
@@ -193,13 +192,13 @@ class GradientMonitor(Callback):
             if trainer.is_global_zero:
                 check_file(Path(trainer.default_root_dir) / self.picture)
         callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
-        # Lightning is going through this list: what comes after this callback keeps its place
+        # Lightning is iterating over this list: the callbacks after this one must keep their positions
         position = next((i for i, callback in enumerate(callbacks) if callback is self), None)
         if position is not None:
             callbacks.insert(0, callbacks.pop(position))
 
     def on_train_start(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
-        """Watch the optimizers, now that none will be replaced."""
+        """Watch the optimizers, which exist now."""
         if self.enabled:
             self._close()
             settings = Settings(self.detail, self.every_n_steps, self.near_zero, self.exclude, self.max_records)
@@ -209,16 +208,16 @@ class GradientMonitor(Callback):
     def on_before_optimizer_step(
         self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", optimizer: Optimizer
     ) -> None:
-        """Look at the raw gradients of the optimizer that is about to step."""
+        """Record the raw gradients of the optimizer that is about to step."""
         if self._watch is not None:
-            self._watch.see_raw(optimizer)
+            self._watch.record_raw(optimizer)
 
     def on_train_batch_end(
         self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Let go of raw gradients whose step was not made."""
+        """Release raw gradients whose step was not made."""
         if self._watch is not None:
-            self._watch.forget()
+            self._watch.discard_raw()
 
     def on_train_end(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
         """Write the picture."""
@@ -230,26 +229,26 @@ class GradientMonitor(Callback):
             interval = f"log_every_n_steps={trainer.log_every_n_steps}"  # type: ignore[attr-defined]
             due = interval if self.every_n_steps is None else f"every_n_steps={self.every_n_steps}"
             rank_zero_warn(
-                f"`{type(self).__name__}` has recorded nothing: no optimizer step with a gradient went through the"
-                f" Trainer in a step that is due (`{due}`). For short trainings use `every_n_steps=1`."
+                f"`{type(self).__name__}` has recorded nothing: no optimizer made a step with a gradient in a step that"
+                f" is due (`{due}`). For short trainings use `every_n_steps=1`."
             )
 
     def on_exception(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", exception: BaseException) -> None:
-        """Write the picture of what was seen so far, and let go of the optimizers."""
+        """Write the picture of the records so far, and release the optimizers."""
         if self._watch is not None and self._records and trainer.is_global_zero:
             self._write_picture(trainer)
         self._close()
 
     def teardown(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", stage: str) -> None:
-        """Let go of the optimizers."""
+        """Release the optimizers."""
         self._close()
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave the running training behind in copies, such as those that go to spawned processes."""
+        """Leave out the running training in copies, such as those for spawned processes."""
         return {**vars(self), "_watch": None}
 
-    def _in_order(self) -> list[GradientRecord]:
-        records = (record for kept in self._records.values() for record in kept)
+    def _sort_records(self) -> list[GradientRecord]:
+        records = (record for thinned in self._records.values() for record in thinned)
         return sorted(records, key=lambda record: (record.step, record.optimizer))
 
     def _write_picture(self, trainer: "pl.Trainer") -> None:
@@ -257,7 +256,7 @@ class GradientMonitor(Callback):
             return
         try:
             self.plot(Path(trainer.default_root_dir) / self.picture)
-        except Exception as error:  # the training, or the exception that is on its way, matters more
+        except Exception as error:  # the training, or the exception being raised, matters more
             rank_zero_warn(f"`{type(self).__name__}` could not write `picture={str(self.picture)!r}`: {error}")
 
     def _close(self) -> None:

@@ -1,4 +1,4 @@
-"""The picture of a GradientMonitor: layers by steps, the colour being the standard deviation of the gradient."""
+"""The picture of a GradientMonitor: the standard deviation of the gradient as a colour, by layer and step."""
 
 import math
 from collections.abc import Sequence
@@ -19,35 +19,29 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _COLORS, _EMPTY = "magma", "0.8"
-_LONGEST_LABEL = 34
-_MOST_LABELS = 40
-_DECADES = 16.0
+_MAX_LABEL_LENGTH = 34
+_MAX_LABELS = 40
+_MAX_DECADES = 16.0
 
 
 def check_picture(path: str | PathLike[str], owner: str) -> None:
-    """Raise if a picture cannot be written in the format that its name asks for.
-
-    Raises:
-        ModuleNotFoundError: If matplotlib is not installed.
-        ValueError: If matplotlib does not know the format.
-
-    """
+    """Raise if matplotlib is not installed, or does not support the format of the suffix."""
     require_packages(f"The picture of `{owner}`", "compare", "matplotlib")
     from matplotlib.figure import Figure
 
-    known = sorted(Figure().canvas.get_supported_filetypes())
+    formats = sorted(Figure().canvas.get_supported_filetypes())
     suffix = Path(path).suffix[1:].lower()
-    if suffix and suffix not in known:
+    if suffix and suffix not in formats:
         raise ArgumentValueError(
-            f"Expected argument `picture` to end in one of {', '.join(known)}, but got {str(path)!r}."
+            f"Expected argument `picture` to end in one of {', '.join(formats)}, but got {str(path)!r}."
         )
 
 
 def check_file(path: Path) -> None:
-    """Raise ``ValueError`` if the file cannot be written; leave nothing behind."""
-    missing: list[Path] = []
+    """Raise ``ValueError`` if the file cannot be written; leave no new file or folder behind."""
+    new_folders: list[Path] = []
     try:
-        missing += [folder for folder in path.parents if not folder.exists()]
+        new_folders += [folder for folder in path.parents if not folder.exists()]
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             path.open("xb").close()
@@ -61,27 +55,13 @@ def check_file(path: Path) -> None:
             " to, by an absolute path or relative to the Trainer's `default_root_dir`."
         ) from None
     finally:
-        for folder in missing:
+        for folder in new_folders:
             with suppress(OSError):
                 folder.rmdir()
 
 
 def draw_gradients(records: Sequence[GradientRecord], min_ndim: int, owner: str) -> "Figure":
-    """Draw the standard deviations of raw and received gradients.
-
-    Args:
-        records: What was seen.
-        min_ndim: Smallest number of dimensions of the parameters to draw.
-        owner: Who asks, for errors.
-
-    Returns:
-        A figure that belongs to no window.
-
-    Raises:
-        ModuleNotFoundError: If matplotlib is not installed.
-        ValueError: If there is nothing to draw.
-
-    """
+    """Draw the standard deviations of raw and received gradients, as :meth:`.GradientMonitor.plot` documents."""
     require_packages(f"The picture of `{owner}`", "compare", "matplotlib")
     from matplotlib.cm import ScalarMappable
     from matplotlib.figure import Figure
@@ -98,15 +78,15 @@ def draw_gradients(records: Sequence[GradientRecord], min_ndim: int, owner: str)
     height = min(max(3.4, 1.6 + 0.21 * len(names)), 9.0)
     figure = Figure(figsize=(3.8 + 3.4 * len(panels), height), layout="constrained")
     axes = figure.subplots(1, len(panels), sharex=True, sharey=True, squeeze=False)[0]
-    norm = _shared_scale([*panels.values()])
+    norm = _make_scale([*panels.values()])
     for axis, (title, values) in zip(axes, panels.items(), strict=True):
         _draw_panel(axis, steps, values, norm)
         axis.set_title(title, fontsize=10.5, fontweight="bold", pad=20)
-        place = {"xy": (0.5, 1), "xycoords": "axes fraction", "xytext": (0, 5), "textcoords": "offset points"}
-        axis.annotate(_spread(values), **place, ha="center", va="bottom", fontsize=9)
+        position = {"xy": (0.5, 1), "xycoords": "axes fraction", "xytext": (0, 5), "textcoords": "offset points"}
+        axis.annotate(_describe_spread(values), **position, ha="center", va="bottom", fontsize=9)
         axis.set_xlabel("training step")
-    every = math.ceil(len(names) / _MOST_LABELS)
-    axes[0].set_yticks(range(0, len(names), every), _labels(names)[::every], fontsize=7.5)
+    interval = math.ceil(len(names) / _MAX_LABELS)
+    axes[0].set_yticks(range(0, len(names), interval), _shorten_names(names)[::interval], fontsize=7.5)
     for axis in axes[1:]:
         axis.tick_params(left=False)
     axes[0].set_ylabel("layer, from the input (top) to the output (bottom)")
@@ -128,50 +108,50 @@ def _tabulate(records: Sequence[GradientRecord], min_ndim: int) -> tuple[list[st
     row, column = ({key: i for i, key in enumerate(keys)} for keys in (names, steps))
     tables = torch.full((2, len(names), len(steps)), torch.nan, dtype=torch.float64, device="cpu")
     for record in records:
-        chosen = [i for i, parameter in enumerate(record.parameters) if parameter.name in row]
-        rows = [row[record.parameters[i].name] for i in chosen]
-        tables[:, rows, column[record.step]] = record.values[[2, 6]][:, chosen]
+        indices = [i for i, parameter in enumerate(record.parameters) if parameter.name in row]
+        rows = [row[record.parameters[i].name] for i in indices]
+        tables[:, rows, column[record.step]] = record.values[[2, 6]][:, indices]
     return names, steps, tables[0], tables[1]
 
 
-def _shared_scale(tables: Sequence[Tensor]) -> Any:
+def _make_scale(tables: Sequence[Tensor]) -> Any:
     from matplotlib.colors import LogNorm
 
     values = torch.cat([table[(table > 0) & table.isfinite()] for table in tables])
     if not len(values):
         return LogNorm(0.1, 1)
     low, high = values.min().item(), values.max().item()
-    # a scale of its own for at least one decade, so that noise does not look like structure
+    # at least one decade, so that noise does not look like structure
     middle = math.sqrt(low) * math.sqrt(high)
     low, high = min(low, middle / math.sqrt(10)), max(high, middle * math.sqrt(10))
-    return LogNorm(max(low, high * 10**-_DECADES), high)
+    return LogNorm(max(low, high * 10**-_MAX_DECADES), high)
 
 
 def _draw_panel(axis: "Axes", steps: Sequence[int], values: Tensor, norm: Any) -> None:
     from matplotlib.ticker import MaxNLocator
 
-    # masked are zeros, inf and NaN; what is below the scale has its lowest colour
-    shown = torch.where((values > 0) & values.isfinite(), values, torch.nan)
-    edges = [step - 0.5 * gap for step, gap in zip(steps, _gaps(steps), strict=True)]
-    edges.append(steps[-1] + 0.5 * _gaps(steps)[-1])
+    # zeros, inf and NaN are masked; values below the scale have its lowest colour
+    colored = torch.where((values > 0) & values.isfinite(), values, torch.nan)
+    edges = [step - 0.5 * gap for step, gap in zip(steps, _compute_gaps(steps), strict=True)]
+    edges.append(steps[-1] + 0.5 * _compute_gaps(steps)[-1])
     axis.set_facecolor(_EMPTY)
-    rows = [i - 0.5 for i in range(len(shown) + 1)]
-    axis.pcolormesh(edges, rows, shown.numpy(), norm=norm, cmap=_COLORS, rasterized=True)
-    axis.set_ylim(len(shown) - 0.5, -0.5)
+    rows = [i - 0.5 for i in range(len(colored) + 1)]
+    axis.pcolormesh(edges, rows, colored.numpy(), norm=norm, cmap=_COLORS, rasterized=True)
+    axis.set_ylim(len(colored) - 0.5, -0.5)
     axis.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     axis.tick_params(labelsize=8)
     for side in ("top", "right"):
         axis.spines[side].set_visible(False)
 
 
-def _gaps(steps: Sequence[int]) -> list[int]:
+def _compute_gaps(steps: Sequence[int]) -> list[int]:
     """Return the distance of each step to the one before it."""
     gaps = [after - before for before, after in pairwise(steps)]
     return [gaps[0], *gaps] if gaps else [1]
 
 
-def _spread(values: Tensor) -> str:
-    """Say how far the largest layer is from the smallest one, in the first and in the last step."""
+def _describe_spread(values: Tensor) -> str:
+    """Return the ratio of the largest to the smallest layer, in the first and in the last step, as text."""
     usable = (values > 0) & values.isfinite()
     largest = torch.where(usable, values, 0).amax(dim=0)
     smallest = torch.where(usable, values, torch.inf).amin(dim=0)
@@ -180,17 +160,17 @@ def _spread(values: Tensor) -> str:
         return "no gradient that is finite and not 0"
     if ratios.median() < 1.05:
         return "all layers alike"
-    first, last = _in_words(ratios[0].item()), _in_words(ratios[-1].item())
+    first, last = _format_ratio(ratios[0].item()), _format_ratio(ratios[-1].item())
     return f"largest : smallest = {first} at first, {last} at last"
 
 
-def _in_words(ratio: float) -> str:
+def _format_ratio(ratio: float) -> str:
     return f"{float(f'{ratio:.2g}'):g}" if ratio < 1000 else f"$10^{{{math.log10(ratio):.1f}}}$"
 
 
-def _labels(names: Sequence[str]) -> list[str]:
-    """Return the names without what they all end in, and without the middle of long ones."""
-    end = ".weight" if all(name.endswith(".weight") for name in names) else ""
-    half = _LONGEST_LABEL // 2
-    short = [name.removesuffix(end) for name in names]
-    return [name if len(name) <= _LONGEST_LABEL else f"{name[: half - 1]}…{name[-half:]}" for name in short]
+def _shorten_names(names: Sequence[str]) -> list[str]:
+    """Return the names without a common ``.weight``, and without the middle of long ones."""
+    suffix = ".weight" if all(name.endswith(".weight") for name in names) else ""
+    half = _MAX_LABEL_LENGTH // 2
+    short = [name.removesuffix(suffix) for name in names]
+    return [name if len(name) <= _MAX_LABEL_LENGTH else f"{name[: half - 1]}…{name[-half:]}" for name in short]

@@ -1,4 +1,4 @@
-"""What a GradientMonitor has seen in one step, and the forms in which it is handed on."""
+"""The statistics that a GradientMonitor records in one step, as rows of the history and as metrics."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -10,9 +10,9 @@ from torch import Tensor
 
 from lightning_znorm.backends import reference
 from lightning_znorm.backends.gradients import group_by_device
-from lightning_znorm.hosts.reporting import per_layer, prefix_of, summarize
+from lightning_znorm.hosts.reporting import itemize, prefix_of, summarize
 
-_FIGURES = ("norm", "mean", "std", "near_zero")
+_STATISTICS = ("norm", "mean", "std", "near_zero")
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class GradientRecord:
 
     Attributes:
         step: The step as loggers count it.
-        optimizer: Number of the optimizer.
+        optimizer: Index of the optimizer.
         parameters: The parameters that had a gradient.
         values: Of shape ``(9, len(parameters))``, float64, on the CPU: norm, mean, standard deviation and share near
             zero of the raw gradients, the same of the gradients that the optimizer received, their cosines.
@@ -44,25 +44,25 @@ class GradientRecord:
     values: Tensor
 
     def rows(self) -> Iterator[dict[str, Any]]:
-        """Yield the figures of each parameter by their names."""
-        names = [*_FIGURES, *(f"received_{figure}" for figure in _FIGURES), "cosine"]
-        for parameter, figures in zip(self.parameters, self.values.T.tolist(), strict=True):
+        """Yield the statistics of each parameter by name."""
+        names = [*_STATISTICS, *(f"received_{name}" for name in _STATISTICS), "cosine"]
+        for parameter, statistics in zip(self.parameters, self.values.T.tolist(), strict=True):
             row = {"step": self.step, "optimizer": self.optimizer, "name": parameter.name, "ndim": parameter.ndim}
-            yield row | dict(zip(names, figures, strict=True))
+            yield row | dict(zip(names, statistics, strict=True))
 
     def metrics(self, detail: Literal["summary", "layers"], optimizers: int = 1) -> dict[str, float]:
-        """Return the figures as loggers take them.
+        """Return the statistics as metrics for loggers.
 
         Args:
-            detail: All parameters together, or each of them.
-            optimizers: How many there are; the names of a summary tell them apart.
+            detail: ``"summary"`` of all parameters, or all ``"layers"``.
+            optimizers: Number of optimizers; if there are several, the names of a summary contain the index.
 
         """
         names = [parameter.name for parameter in self.parameters]
         if detail == "layers":
-            *figures, cosine = self.values.tolist()
-            raw, received = (dict(zip(_FIGURES, values, strict=True)) for values in (figures[:4], figures[4:]))
-            return per_layer("grad", names, **raw, cosine=cosine) | per_layer("grad_received", names, **received)
+            *statistics, cosine = self.values.tolist()
+            raw, received = (dict(zip(_STATISTICS, values, strict=True)) for values in (statistics[:4], statistics[4:]))
+            return itemize("grad", names, **raw, cosine=cosine) | itemize("grad_received", names, **received)
         return self._summarize("grad", self.values[:4], optimizers, self.values[8]) | self._summarize(
             "grad_received", self.values[4:8], optimizers
         )
@@ -83,11 +83,11 @@ class GradientRecord:
 class ThinnedRecords:
     """Records of one optimizer, at most ``limit`` of them, spread evenly over the whole training.
 
-    When they are full, every second one is dropped, and of those to come only every second is kept, and so on. The
-    first record is always kept, and so is the newest.
+    When the limit is reached, every second record is dropped, and from then on only every second is kept, and so on.
+    The first and the newest record are always kept.
 
     Args:
-        limit: At least 2.
+        limit: Largest number of records, at least 2.
 
     Example::
 
@@ -101,23 +101,23 @@ class ThinnedRecords:
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._kept: list[GradientRecord] = []
+        self._records: list[GradientRecord] = []
         self._stride = 1
         self._added = 0
 
     def __iter__(self) -> Iterator[GradientRecord]:
-        return iter(self._kept)
+        return iter(self._records)
 
     def add(self, record: GradientRecord) -> None:
         """Append a record."""
         if self._added and (self._added - 1) % self._stride:
-            self._kept.pop()  # which was there only as the newest
-        if len(self._kept) == self._limit:
-            self._kept = self._kept[::2]
+            self._records.pop()  # kept only as the newest
+        if len(self._records) == self._limit:
+            self._records = self._records[::2]
             self._stride *= 2
-        if self._kept and self._kept[-1].parameters == record.parameters:
-            record = replace(record, parameters=self._kept[-1].parameters)  # one tuple for all
-        self._kept.append(record)
+        if self._records and self._records[-1].parameters == record.parameters:
+            record = replace(record, parameters=self._records[-1].parameters)  # one tuple for all
+        self._records.append(record)
         self._added += 1
 
 
@@ -128,31 +128,31 @@ def compare_gradients(
     raw_scale: Tensor | None,
     received_scale: Tensor | None,
 ) -> Tensor:
-    """Return the figures of gradients before and after what is done to them, with one transfer to the host per device.
+    """Return the statistics of raw and received gradients, with one transfer to the host per device.
 
     Args:
-        raw: Gradients as they were.
-        received: The same gradients as they are, ``None`` for those that are gone, whose figures are NaN.
+        raw: Gradients before they were transformed.
+        received: The same gradients afterwards, ``None`` for removed ones, whose statistics are NaN.
         near_zero: Largest absolute value of an element that counts as near zero.
         raw_scale: The GradScaler's scale by which ``raw`` is still multiplied, ``None`` for none.
-        received_scale: The same of ``received``.
+        received_scale: The same for ``received``.
 
     Returns:
-        What :attr:`GradientRecord.values` holds.
+        A tensor as in :attr:`GradientRecord.values`.
 
     """
     values = torch.empty(9, len(raw), dtype=torch.float64, device="cpu")
     for index, before in group_by_device(raw).values():
-        found = (received[i] for i in index)
         after = [
-            torch.full_like(old, torch.nan) if new is None else new for old, new in zip(before, found, strict=True)
+            torch.full_like(gradient, torch.nan) if edited is None else edited
+            for gradient, edited in zip(before, (received[i] for i in index), strict=True)
         ]
-        figures = torch.cat(
+        statistics = torch.cat(
             [
-                reference.describe(before, near_zero, raw_scale),
-                reference.describe(after, near_zero, received_scale),
-                reference.cosines(before, after)[None],
+                reference.compute_statistics(before, near_zero, raw_scale),
+                reference.compute_statistics(after, near_zero, received_scale),
+                reference.compute_cosines(before, after)[None],
             ]
         )
-        values[:, list(index)] = figures.cpu()
+        values[:, list(index)] = statistics.cpu()
     return values

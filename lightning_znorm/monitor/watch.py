@@ -1,4 +1,4 @@
-"""One `fit` of a Trainer, as a GradientMonitor sees it."""
+"""One ``fit`` of a Trainer, watched by a GradientMonitor."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -9,9 +9,9 @@ from torch.optim import Optimizer
 
 from lightning_znorm._lightning import batches_that_stepped, is_logging_due, rank_zero_warn
 from lightning_znorm._torch import is_flattened, make_hookable
-from lightning_znorm.engine.numbering import OptimizerNumbers
-from lightning_znorm.engine.scaling import scale_given_to_step, scale_in_gradients
-from lightning_znorm.engine.selection import Named, Selection
+from lightning_znorm.engine.numbering import OptimizerIndices
+from lightning_znorm.engine.scaling import find_pending_scale, find_pending_scale_in_step
+from lightning_znorm.engine.selection import NamedParameters, Selection
 from lightning_znorm.engine.stepping import Keywords, StepHooks
 from lightning_znorm.hosts.reporting import log_metrics
 from lightning_znorm.hosts.support import scaler_of
@@ -33,26 +33,19 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class _Raw:
+class _RawGradients:
     parameters: list[Tensor]
     gradients: list[Tensor]
     scale: Tensor | None
 
 
 class GradientWatch:
-    """Looks at gradients twice per step: as they come to the Trainer's callbacks, and as the optimizer gets them.
+    """Records gradients twice per step: before the Trainer's callbacks, and when the optimizer receives them.
 
-    Args:
-        owner: Name of the callback.
-        settings: Its arguments.
-        trainer: A Trainer whose optimizers exist.
-        pl_module: The module that it trains.
+    The optimizers of the Trainer must exist.
 
     Attributes:
-        records: What was seen, by the number of the optimizer.
-
-    Raises:
-        MisconfigurationException: If a pattern in ``exclude`` matches nothing.
+        records: The records by the index of the optimizer.
 
     """
 
@@ -61,42 +54,42 @@ class GradientWatch:
         self._owner, self._settings = owner, settings
         self._trainer, self._pl_module = trainer, pl_module
         self._selection = Selection(self._name_parameters, settings.exclude, 0, owner)
-        self._optimizers = OptimizerNumbers()
-        self._raw: dict[int, _Raw] = {}
-        self._recorded: dict[int, int] = {}
-        self._left_out: set[Tensor] = set()
-        self._hooks = StepHooks(ready=self._see_received)
+        self._optimizers = OptimizerIndices()
+        self._raw: dict[int, _RawGradients] = {}
+        self._recorded_steps: dict[int, int] = {}
+        self._unreadable: set[Tensor] = set()
+        self._hooks = StepHooks(on_gradients=self._record_received)
         for optimizer in trainer.optimizers:
-            self._take_up(optimizer)
+            self._register(optimizer)
 
     def close(self) -> None:
-        """Let go of the optimizers and of the gradients."""
+        """Release the optimizers and the gradients."""
         self._hooks.remove()
-        self.forget()
+        self.discard_raw()
 
-    def forget(self) -> None:
-        """Let go of raw gradients whose step was not made, as where a GradScaler skips it."""
+    def discard_raw(self) -> None:
+        """Release raw gradients whose step was not made, for example because a GradScaler skipped it."""
         self._raw.clear()
 
-    def see_raw(self, optimizer: Optimizer) -> None:
-        """Remember the gradients of the optimizer if its step is to be recorded."""
-        self._take_up(optimizer)
+    def record_raw(self, optimizer: Optimizer) -> None:
+        """Copy the gradients of the optimizer if its step is due."""
+        self._register(optimizer)
         if optimizer not in self._hooks or not self._is_due():
             return
-        number = self._optimizers[optimizer]
-        if self._recorded.get(number) == self._trainer.global_step:
-            return  # a closure that is evaluated again within the step
-        parameters = self._readable(optimizer)
+        index = self._optimizers[optimizer]
+        if self._recorded_steps.get(index) == self._trainer.global_step:
+            return  # the closure is evaluated again within the step
+        parameters = self._list_readable(optimizer)
         if parameters:
             gradients = [parameter.grad.detach().clone() for parameter in parameters if parameter.grad is not None]
-            scale = scale_in_gradients(scaler_of(self._trainer), optimizer)
-            self._raw[number] = _Raw(parameters, gradients, scale)
+            scale = find_pending_scale(scaler_of(self._trainer), optimizer)
+            self._raw[index] = _RawGradients(parameters, gradients, scale)
 
-    def _take_up(self, optimizer: Optimizer) -> None:
+    def _register(self, optimizer: Optimizer) -> None:
         if optimizer in self._optimizers:
             return
         self._optimizers.add(optimizer)
-        # gradients are the same on all ranks of DDP, and only one of them writes
+        # gradients are the same on all ranks of DDP, and only rank 0 records
         if not isinstance(optimizer, Optimizer) or not self._trainer.is_global_zero:
             return
         if make_hookable(optimizer):
@@ -105,47 +98,47 @@ class GradientWatch:
             rank_zero_warn(
                 f"`{self._owner}` does not record the optimizer `{type(optimizer).__name__}`, which calls no hooks in"
                 " its step. If a learning-rate scheduler has wrapped its `step`, call"
-                " `optimizer.zero_grad()` before making that."
+                " `optimizer.zero_grad()` before creating the scheduler."
             )
 
     @torch.no_grad()
-    def _see_received(self, optimizer: Optimizer, keywords: Keywords) -> None:
-        number = self._optimizers[optimizer]
-        raw = self._raw.pop(number, None)
+    def _record_received(self, optimizer: Optimizer, keywords: Keywords) -> None:
+        index = self._optimizers[optimizer]
+        raw = self._raw.pop(index, None)
         if raw is None:
             return
         trainer, settings = self._trainer, self._settings
-        self._recorded[number] = trainer.global_step
+        self._recorded_steps[index] = trainer.global_step
         values = compare_gradients(
             raw.gradients,
             [parameter.grad for parameter in raw.parameters],
             settings.near_zero,
             raw.scale,
-            scale_given_to_step(optimizer, keywords),
+            find_pending_scale_in_step(optimizer, keywords),
         )
         info = tuple(
             ParameterInfo(self._selection.name_of(p), self._position(p), p.ndim, p.numel()) for p in raw.parameters
         )
-        record = GradientRecord(batches_that_stepped(trainer), number, info, values)
-        self.records.setdefault(number, ThinnedRecords(settings.max_records)).add(record)
+        record = GradientRecord(batches_that_stepped(trainer), index, info, values)
+        self.records.setdefault(index, ThinnedRecords(settings.max_records)).add(record)
         log_metrics(trainer, record.metrics(settings.detail, len(trainer.optimizers)))
 
     def _is_due(self) -> bool:
-        every = self._settings.every_n_steps
-        if every is None:
+        interval = self._settings.every_n_steps
+        if interval is None:
             return is_logging_due(self._trainer)
-        return (batches_that_stepped(self._trainer) + 1) % every == 0
+        return (batches_that_stepped(self._trainer) + 1) % interval == 0
 
-    def _readable(self, optimizer: Optimizer) -> list[Tensor]:
-        """Return the parameters with a gradient that can be described, in the order of the module."""
+    def _list_readable(self, optimizer: Optimizer) -> list[Tensor]:
+        """Return the parameters whose gradient can be recorded, in the order of the module."""
         readable, unreadable = [], {}
-        for parameter in self._selection.of(optimizer).selected:
+        for parameter in self._selection.select(optimizer).selected:
             if parameter.grad is None or not parameter.grad.numel():
                 continue
-            obstacle = _obstacle(parameter, parameter.grad)
+            obstacle = _find_obstacle(parameter, parameter.grad)
             if obstacle is None:
                 readable.append(parameter)
-            elif parameter not in self._left_out:
+            elif parameter not in self._unreadable:
                 unreadable[parameter] = obstacle
         if unreadable:
             self._warn_about(unreadable)
@@ -155,20 +148,20 @@ class GradientWatch:
         return self._positions.get(parameter, len(self._positions))
 
     def _warn_about(self, unreadable: dict[Tensor, str]) -> None:
-        self._left_out.update(unreadable)
+        self._unreadable.update(unreadable)
         shown = [f"`{self._selection.name_of(parameter)}` ({obstacle})" for parameter, obstacle in unreadable.items()]
         more = f" and {len(shown) - 3} more" if len(shown) > 3 else ""
         rank_zero_warn(
-            f"`{self._owner}` leaves out parameters whose gradient it cannot describe:"
+            f"`{self._owner}` leaves out parameters whose gradient it cannot record:"
             f" {', '.join(shown[:3])}{more}. Name them in `exclude` to silence this."
         )
 
-    def _name_parameters(self) -> Named:
+    def _name_parameters(self) -> NamedParameters:
         self._positions: dict[Tensor, int] = {parameter: i for i, parameter in enumerate(self._pl_module.parameters())}
         return self._pl_module.named_parameters(remove_duplicate=False)
 
 
-def _obstacle(parameter: Tensor, gradient: Tensor) -> str | None:
+def _find_obstacle(parameter: Tensor, gradient: Tensor) -> str | None:
     if gradient.layout != torch.strided:
         return "sparse"
     if not gradient.is_floating_point():

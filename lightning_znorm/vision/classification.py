@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection
 from torchmetrics.classification import BinaryAccuracy, BinaryAUROC, MulticlassAccuracy
 
-from lightning_znorm.errors import ArgumentValueError, count
+from lightning_znorm.errors import ArgumentValueError, require_count
 from lightning_znorm.vision._metrics import AverageRatio, Task
 from lightning_znorm.vision._supervised import SupervisedModule
 from lightning_znorm.vision.backbones import make_backbone
@@ -75,8 +75,8 @@ class ImageClassifier(SupervisedModule):
         lr_scheduler: LRSchedulerCallable | None = None,
         label_smoothing: float = 0.0,
     ) -> None:
-        count("num_classes", num_classes, least=2)
-        count("in_channels", in_channels, least=1)
+        require_count("num_classes", num_classes, least=2)
+        require_count("in_channels", in_channels, least=1)
         if not 0 <= label_smoothing <= 1:
             raise ArgumentValueError(
                 f"Expected argument `label_smoothing` to be in [0, 1], but got {label_smoothing!r}."

@@ -10,7 +10,7 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 from torchmetrics import MetricCollection
 
-from lightning_znorm.errors import ArgumentValueError, DataError, count, unknown_choice
+from lightning_znorm.errors import ArgumentValueError, DataError, require_count, unknown_choice
 from lightning_znorm.vision._first_convolution import find_first_convolution, first_convolution_channels
 from lightning_znorm.vision._metrics import AverageRatio, DicePerCase, Task
 from lightning_znorm.vision._supervised import SupervisedModule
@@ -168,7 +168,7 @@ def make_segmenter(
     architectures = {cls.__name__: cls for cls in smp.MODEL_ARCHITECTURES_MAPPING.values()}
     if architecture.lower() not in smp.MODEL_ARCHITECTURES_MAPPING:
         raise unknown_choice("architecture", architecture, architectures)
-    count("in_channels", in_channels, least=1)
+    require_count("in_channels", in_channels, least=1)
     if encoder.startswith("tu-"):
         import timm
 

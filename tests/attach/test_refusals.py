@@ -71,7 +71,7 @@ ORDER = "The order is `attach(optimizer, transform, module)`."
             sgd(small_network()),
             ZNorm,
             None,
-            f"`transform` to be {TRANSFORM}, but got the class `ZNorm`. Make one: `ZNorm()`.",
+            f"`transform` to be {TRANSFORM}, but got the class `ZNorm`. Create one: `ZNorm()`.",
         ),
         (sgd(small_network()), ZNorm(), "model", f"`module` to be a `torch.nn.Module`, but got 'model'. {ORDER}"),
     ],

@@ -28,10 +28,10 @@ def clip_by_numpy(gradients, max_norm, norm_type=2.0):
 @pytest.fixture(params=["cpu", "generic", "without float64"])
 def backend(request, monkeypatch):
     if request.param != "cpu":
-        monkeypatch.setattr("lightning_znorm.functional.choose_verbs", lambda device: generic)
+        monkeypatch.setattr("lightning_znorm.functional.choose_stepwise", lambda device: generic)
         monkeypatch.setattr("lightning_znorm.functional.choose_clipping", lambda device: clipping)
     if request.param == "without float64":
-        monkeypatch.setattr(generic, "widest", lambda device: torch.float32)
+        monkeypatch.setattr(generic, "widest_dtype", lambda device: torch.float32)
     return request.param
 
 
@@ -89,7 +89,7 @@ def test_what_is_not_finite_is_neither_spread_nor_hidden(backend, bad, norm_type
 
 
 def test_statistics_are_measured_only_to_be_logged(monkeypatch):
-    monkeypatch.delattr("lightning_znorm.functional.choose_verbs")
+    monkeypatch.delattr("lightning_znorm.functional.choose_stepwise")
     weight = parameter(torch.full((5,), 3.0))
     assert len(GradientClipping().transform([weight], None)) == 0
     assert weight.grad.norm().item() == pytest.approx(1.0)

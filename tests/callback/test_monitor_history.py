@@ -46,7 +46,7 @@ def test_each_optimizer_has_its_own():
 def test_names_are_kept_once():
     monitor = GradientMonitor(every_n_steps=1)
     fit(monitor, max_steps=6)
-    assert len({id(record.parameters) for record in monitor._in_order()}) == 1
+    assert len({id(record.parameters) for record in monitor._sort_records()}) == 1
 
 
 def test_a_next_training_begins_with_an_empty_history():

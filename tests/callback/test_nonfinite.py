@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from lightning_znorm import ZNorm
-from lightning_znorm.engine.nonfinite import first_nonfinite
+from lightning_znorm.engine.nonfinite import find_nonfinite_position
 from tests.helpers import PACKAGES, make_module, make_trainer, precision_arguments, recording_logger
 
 
@@ -225,11 +225,11 @@ def test_optimizers_take_a_step_without_gradients(optimizer, kind):
 def test_first_nonfinite():
     good, broken = torch.ones(3), torch.tensor([1.0, -torch.inf])
     sparse = torch.sparse_coo_tensor([[0, 2]], [1.0, torch.nan], (4,))
-    assert first_nonfinite([]) == 0
-    assert first_nonfinite([None, None]) == 2
-    assert first_nonfinite([good, None, torch.empty(0)]) == 3
-    assert first_nonfinite([good, broken, broken]) == 1
-    assert first_nonfinite([good, None, sparse]) == 2
-    assert first_nonfinite([good, torch.tensor([1 + 1j, complex(1, float("nan"))])]) == 1
-    assert first_nonfinite([good.half(), torch.full((9,), 65504.0).half(), good.double()]) == 3
-    assert first_nonfinite([torch.full((9,), 3e38)]) == 1
+    assert find_nonfinite_position([]) == 0
+    assert find_nonfinite_position([None, None]) == 2
+    assert find_nonfinite_position([good, None, torch.empty(0)]) == 3
+    assert find_nonfinite_position([good, broken, broken]) == 1
+    assert find_nonfinite_position([good, None, sparse]) == 2
+    assert find_nonfinite_position([good, torch.tensor([1 + 1j, complex(1, float("nan"))])]) == 1
+    assert find_nonfinite_position([good.half(), torch.full((9,), 65504.0).half(), good.double()]) == 3
+    assert find_nonfinite_position([torch.full((9,), 3e38)]) == 1

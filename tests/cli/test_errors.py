@@ -95,9 +95,9 @@ main({args!r})
     ("args", "module", "name"),
     [
         (["fit", f"--model={BORING}"], "lightning_znorm.cli.parser", "make_cli_class"),
-        (["fit", f"--model={BORING}", "--znorm"], "lightning_znorm.engine.transform", "count"),
+        (["fit", f"--model={BORING}", "--znorm"], "lightning_znorm.engine.transform", "require_count"),
         (["compare", f"--model={BORING}", "--compare.mode=min"], "lightning_znorm.compare.command", "ask"),
-        (["compare", f"--model={BORING}", "--compare.mode=min"], "lightning_znorm.engine.transform", "count"),
+        (["compare", f"--model={BORING}", "--compare.mode=min"], "lightning_znorm.engine.transform", "require_count"),
     ],
 )
 def test_mistakes_of_the_package_keep_their_traceback(args, module, name):

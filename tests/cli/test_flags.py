@@ -301,7 +301,7 @@ def test_modules_of_pytorch_lightning(capsys):
     for args, package in (([theirs], PACKAGES[1]), (["--package=pytorch_lightning", MODEL], PACKAGES[0])):
         with pytest.raises(SystemExit, match="2"):
             main(["fit", *args, *QUICK])
-        assert f"BoringModel). It is of {package}: add `--package {package}`.\n" in capsys.readouterr().err
+        assert f"BoringModel). It belongs to {package}: add `--package {package}`.\n" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("option", [["--package=pl"], ["--package"]])

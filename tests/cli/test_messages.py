@@ -14,7 +14,7 @@ TINY = "tests.compare.tiny"
 MODEL = f"--model={TINY}.TinyModel"
 COMPARE = ["compare", MODEL, f"--data={TINY}.TinyData"]
 BOTH = ("fit", pytest.param("compare", marks=pytest.mark.long))
-NO_MODEL = "A model is needed: its class (`--model my_module.MyModel`), or a file that names it (`--config FILE`)."
+NO_MODEL = "A model is missing: pass its class (`--model my_module.MyModel`) or a file that names it (`--config FILE`)."
 
 
 def error_of(capsys, *args):
@@ -189,15 +189,15 @@ def test_a_missing_extra_is_named(capsys, monkeypatch, command):
 def test_a_misspelt_command(capsys):
     for command in ("compre", "--config=my.yaml compre"):
         message = error_of(capsys, *command.split())
-        assert message.startswith("There is no command 'compre'. Did you mean 'compare'?")
+        assert message.startswith("Unknown command 'compre'. Did you mean 'compare'?")
     for none in ([], ["--foo"]):
-        assert error_of(capsys, *none).startswith("A command is needed: fit, validate, test, predict, compare.")
+        assert error_of(capsys, *none).startswith("A command is missing: fit, validate, test, predict, compare.")
 
 
 def test_no_file_names_a_command(capsys):
     Path("config.yaml").write_text(yaml.safe_dump({"trainer": {"max_steps": 1}}))
     message = error_of(capsys, "--config=config.yaml")
-    assert message.startswith("A command is needed (fit, validate, test, predict, compare), as in")
+    assert message.startswith("A command is missing (fit, validate, test, predict, compare), as in")
 
 
 def test_the_whole_error_on_demand(monkeypatch):

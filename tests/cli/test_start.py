@@ -82,4 +82,4 @@ def test_nothing_is_said_of_what_is_there(capsys):
 def test_what_a_stream_cannot_encode_is_replaced():
     done = start("é", env={**os.environ, "PYTHONIOENCODING": "ascii:strict"})
     assert done.returncode == 2
-    assert "There is no command '?'." in done.stderr
+    assert "Unknown command '?'." in done.stderr

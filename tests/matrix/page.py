@@ -17,14 +17,14 @@ FIELDS = ("mode", "precision", "optimizer", "outcome", "detail", "versions")
 INTRODUCTION = """\
 # Precision, optimizer, mode
 
-Every cell is a training of three optimizer steps with `ZNorm` on a CPU, in Trainers of both `lightning.pytorch` and
-`pytorch_lightning`, or with `attach` outside of one. A number means that it is equal to the same training by hand
-(plain PyTorch, the z-score in 80-bit floating point by NumPy, the optimizer's unfused implementation) within that
-number: the norm of the weights' difference over the norm of the change that training made. With half-precision weights
-(`bf16-true`, `16-true`) it is the rounding of the weights. A cell that is not equal is refused before the first step.
+Each cell is a training of three optimizer steps with `ZNorm` on a CPU, in Trainers of both `lightning.pytorch` and
+`pytorch_lightning`, or with `attach`. A number bounds the deviation from the same training by hand (plain PyTorch, the
+z-score in 80-bit floating point by NumPy, the optimizer's unfused implementation): the norm of the difference of the
+weights, divided by the norm of the change by training. With half-precision weights (`bf16-true`, `16-true`) it is the
+rounding of the weights. All other combinations are refused before the first step.
 
-`16-mixed` is with a real GradScaler at its scale of 65536. (PyTorch 2.11's own fused SGD is wrong for half-precision
-weights on a CPU, with ZNorm or without.) The page is written from the results of the tests with {versions} (`make
+`16-mixed` uses a real GradScaler with its scale of 65536. (The fused SGD of PyTorch 2.11 is wrong for half-precision
+weights on a CPU, with and without ZNorm.) This page is generated from the results of the tests with {versions} (`make
 matrix`), and the tests check that it still holds.
 """
 

@@ -4,7 +4,7 @@ import os
 
 import torch
 
-from lightning_znorm.errors import count
+from lightning_znorm.errors import require_count
 
 
 def make_slots(jobs: int | None, accelerator: str = "auto") -> list[dict[str, str]]:
@@ -22,7 +22,7 @@ def make_slots(jobs: int | None, accelerator: str = "auto") -> list[dict[str, st
 
     """
     gpus = [] if accelerator == "cpu" else visible_gpus()
-    number = (len(gpus) or max(1, available_cores() // 2)) if jobs is None else count("jobs", jobs, least=1)
+    number = (len(gpus) or max(1, available_cores() // 2)) if jobs is None else require_count("jobs", jobs, least=1)
     return [{"CUDA_VISIBLE_DEVICES": gpus[job % len(gpus)]} if gpus else {} for job in range(number)]
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from lightning_znorm._lightning import Callback, find_classes
 from lightning_znorm.compare.identity.values import describe, identify_code
 from lightning_znorm.compare.question.text import parse_value, split_outside_brackets
-from lightning_znorm.errors import ArgumentValueError, ZNormError, did_you_mean, listing
+from lightning_znorm.errors import ArgumentValueError, ZNormError, did_you_mean, join_names
 
 # the methods with a name of their own, by their callbacks
 METHODS = {
@@ -164,7 +164,8 @@ def _parse(label: str) -> Method:
     if "." not in name:
         raise ArgumentValueError(
             f"Argument `methods` has an unknown method {name!r}.{did_you_mean(name, _KNOWN)} Known are"
-            f" {listing(_KNOWN)}; any other callback goes by its class path, as in `my_package.MyCallback(argument=1)`."
+            f" {join_names(_KNOWN)}; any other callback goes by its class path, as in"
+            " `my_package.MyCallback(argument=1)`."
         )
     return Method(label, name, arguments)
 

@@ -11,7 +11,7 @@ from typing import Any
 from lightning_znorm.compare.identity.values import identify
 from lightning_znorm.compare.question.methods import Method
 from lightning_znorm.compare.question.text import parse_value, show_value, split_outside_brackets
-from lightning_znorm.errors import ArgumentValueError, count
+from lightning_znorm.errors import ArgumentValueError, require_count
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ def parse_seeds(seeds: int | Sequence[int]) -> list[int]:
 
     """
     if isinstance(seeds, int):
-        return list(range(count("seeds", seeds, least=1)))
+        return list(range(require_count("seeds", seeds, least=1)))
     chosen = list(seeds)
     if not chosen or len({*chosen}) < len(chosen) or min(chosen) < 0:
         raise ArgumentValueError(

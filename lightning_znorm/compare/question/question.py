@@ -16,7 +16,7 @@ from lightning_znorm.compare.question.plan import (
     parse_seeds,
     parse_sweep,
 )
-from lightning_znorm.errors import ArgumentValueError, listing
+from lightning_znorm.errors import ArgumentValueError, join_names
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ def ask(
     baseline = baseline or ("none" if "none" in labels else labels[0])
     if baseline not in labels:
         raise ArgumentValueError(
-            f"Expected argument `baseline` to be one of the methods ({listing(labels)}), but got {baseline!r}."
+            f"Expected argument `baseline` to be one of the methods ({join_names(labels)}), but got {baseline!r}."
         )
     return Question(
         methods=parsed,

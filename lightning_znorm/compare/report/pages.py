@@ -21,7 +21,7 @@ from lightning_znorm.compare.report.findings import Findings
 from lightning_znorm.compare.report.statistics import MIN_SEEDS
 from lightning_znorm.compare.report.verdicts import Unit, introduce
 from lightning_znorm.compare.report.wording import align, clean, escape, escape_prose
-from lightning_znorm.errors import listing
+from lightning_znorm.errors import join_names
 
 _CAPTIONS = {
     "differences.png": "Differences to the baseline",
@@ -74,7 +74,7 @@ def answer(question: Question, findings: Findings) -> str:
 
 def _describe(question: Question, findings: Findings) -> dict[str, Any]:
     return {
-        "title": f"{question.test_monitor} of {listing(question.labels, 6)} ({question.direction})",
+        "title": f"{question.test_monitor} of {join_names(question.labels, 6)} ({question.direction})",
         "scope": introduce(question),
         "question": question,
         "findings": findings,

@@ -12,7 +12,7 @@ from lightning_znorm.compare.question.question import Question
 from lightning_znorm.compare.question.text import show_value
 from lightning_znorm.compare.report.statistics import MIN_SEEDS
 from lightning_znorm.compare.report.wording import align, clean, code, count, enumerate_names
-from lightning_znorm.errors import listing
+from lightning_znorm.errors import join_names
 
 _MANY_SEEDS = 200
 
@@ -256,6 +256,6 @@ def _describe_ties(question: Question, settings: pd.DataFrame) -> list[str]:
             labels = [str(question.settings[number]) for number in rows["setting"]]
             notes.append(
                 f"{len(rows)} settings of {code(method)} are equally good in {code(question.monitor)}"
-                f" ({clean(listing(labels, 5))}); `{clean(str(question.settings[selected]))}` is taken."
+                f" ({clean(join_names(labels, 5))}); `{clean(str(question.settings[selected]))}` is taken."
             )
     return notes

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from lightning_znorm._lightning import Callback, begin_epoch_anew
+from lightning_znorm._lightning import Callback, restart_epoch
 from lightning_znorm.compare.identity.provenance import find_provenance
 from lightning_znorm.compare.question.plan import fingerprint
 from lightning_znorm.compare.runs.result import find_versions
@@ -47,7 +47,7 @@ class RunCheckpoint(Callback):
         if self._restored is not None:
             set_random_states(self._restored)
             self._restored = None
-            begin_epoch_anew(trainer)
+            restart_epoch(trainer)
         elif time.monotonic() >= self._saved + max(_SECONDS, _LEAST_RATIO * self._cost):
             self._save(trainer)
 

@@ -20,7 +20,7 @@ from lightning_znorm.compare.runs.recipes import Ingredients, Recipe
 from lightning_znorm.compare.runs.recorder import DivergedError, Recorder
 from lightning_znorm.compare.runs.result import RunResult, Seconds
 from lightning_znorm.compare.runs.training import Brake, Report, find_end
-from lightning_znorm.errors import own_message
+from lightning_znorm.errors import user_message
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ def perform(task: Task, report: Report | None = None) -> RunResult:
         result.status, result.error = "diverged", str(error)
     except BaseException as error:
         traceback.print_exc()
-        message = own_message(error)
+        message = user_message(error)
         result.status = "crashed"
         result.error = message or traceback.format_exception_only(error)[-1].strip()
         result.is_explained = message is not None or isinstance(

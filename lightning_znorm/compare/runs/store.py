@@ -12,7 +12,7 @@ from lightning_znorm.compare.question.plan import Run
 from lightning_znorm.compare.runs.checkpoint import find_checkpoint
 from lightning_znorm.compare.runs.lease import LOCK, Lease
 from lightning_znorm.compare.runs.result import SCHEMA, RunResult
-from lightning_znorm.errors import ArgumentValueError, ZNormError, listing
+from lightning_znorm.errors import ArgumentValueError, ZNormError, join_names
 
 _ABOUT = "comparison.json"
 
@@ -125,7 +125,7 @@ class Store:
             if others:
                 raise ArgumentValueError(
                     f"Argument `out`: the folder `{self.folder}` is not empty and is not the folder of a comparison (it"
-                    f" contains {listing(sorted(others), 5)}). {choose}."
+                    f" contains {join_names(sorted(others), 5)}). {choose}."
                 )
             return False
         known = read_json(about)
@@ -149,8 +149,8 @@ class Store:
         if unstable := known.get("unstable"):
             raise ArgumentValueError(
                 f"Argument `out`: the results in the folder `{self.folder}` cannot be used again. They depend on"
-                f" objects that look different in every process ({listing(unstable)}), so that nobody can tell whether"
-                f" these are still the same. {choose}, or delete this one."
+                f" objects that look different in every process ({join_names(unstable)}), so that nobody can tell"
+                f" whether these are still the same. {choose}, or delete this one."
             )
         return False
 

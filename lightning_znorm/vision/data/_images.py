@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from lightning_znorm.errors import DataError, count
+from lightning_znorm.errors import DataError, require_count
 from lightning_znorm.vision.data._augmentation import Augmentation
 from lightning_znorm.vision.data._on_device import DeviceLoader
 from lightning_znorm.vision.data._order import Order, find_rank, mix, overfits, share_seed
@@ -49,11 +49,11 @@ class ImageDataModule(pl.LightningDataModule):
         seed: int,
     ) -> None:
         super().__init__()
-        self.batch_size = count("batch_size", batch_size, least=1)
+        self.batch_size = require_count("batch_size", batch_size, least=1)
         self.augmentation = augmentation
         if num_workers is None:
             num_workers = min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1, _MOST_WORKERS)
-        self.num_workers = count("num_workers", num_workers)
+        self.num_workers = require_count("num_workers", num_workers)
         self.on_device = on_device
         self.seed = seed
         self._splits: dict[str, Split] = {}

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from lightning_znorm.errors import ArgumentValueError, count, require_packages
+from lightning_znorm.errors import ArgumentValueError, require_count, require_packages
 from lightning_znorm.vision.data._images import ImageDataModule
 from lightning_znorm.vision.data._splits import Split, Tensors, choose
 
@@ -68,8 +68,8 @@ class BrainMRI(ImageDataModule):
     ) -> None:
         require_packages("`BrainMRI`", "demo", "nilearn")
         super().__init__(batch_size, None, num_workers, False, seed)
-        self.image_size = count("image_size", image_size, least=16)
-        self.gap = count("gap", gap)
+        self.image_size = require_count("image_size", image_size, least=16)
+        self.gap = require_count("gap", gap)
 
     def load(self, name: str) -> Split:
         """Return one split."""

@@ -6,7 +6,7 @@ import torch
 from torchvision import datasets
 from torchvision.datasets.utils import download_and_extract_archive
 
-from lightning_znorm.errors import ArgumentValueError, DownloadError, count
+from lightning_znorm.errors import ArgumentValueError, DownloadError, require_count
 from lightning_znorm.vision.data._augmentation import FlipAndCrop
 from lightning_znorm.vision.data._files import explained, locked, shuffled
 from lightning_znorm.vision.data._images import ImageDataModule
@@ -63,7 +63,7 @@ class CIFAR10(ImageDataModule):
     ) -> None:
         super().__init__(batch_size, FlipAndCrop() if augment else None, num_workers, on_device, seed)
         self.root = Path(root).expanduser()
-        self.val_size = count("val_size", val_size, least=1)
+        self.val_size = require_count("val_size", val_size, least=1)
         self.download = download
 
     def prepare_data(self) -> None:

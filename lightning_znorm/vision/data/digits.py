@@ -5,7 +5,7 @@ from functools import cached_property
 import torch
 from torch.nn import functional
 
-from lightning_znorm.errors import count, require_packages
+from lightning_znorm.errors import require_count, require_packages
 from lightning_znorm.vision.data._images import ImageDataModule
 from lightning_znorm.vision.data._splits import Split, Tensors, choose
 
@@ -49,7 +49,7 @@ class Digits(ImageDataModule):
     def __init__(self, batch_size: int = 64, image_size: int = 32, num_workers: int = 0, seed: int = 0) -> None:
         require_packages("`Digits`", "demo", "sklearn")
         super().__init__(batch_size, None, num_workers, False, seed)
-        self.image_size = count("image_size", image_size, least=8)
+        self.image_size = require_count("image_size", image_size, least=8)
 
     def load(self, name: str) -> Split:
         """Return one split."""

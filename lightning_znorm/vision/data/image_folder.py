@@ -16,7 +16,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_only, rank_zer
 from torch import Tensor
 from torchvision.transforms.v2 import functional
 
-from lightning_znorm.errors import ArgumentValueError, DataError, count, share, unknown_choice
+from lightning_znorm.errors import ArgumentValueError, DataError, require_count, require_fraction, unknown_choice
 from lightning_znorm.vision.data._augmentation import Augmentation, FlipAndCrop, FlipAndRotate, QuarterTurns
 from lightning_znorm.vision.data._cache import load_or_make
 from lightning_znorm.vision.data._files import existing, shuffled
@@ -100,9 +100,11 @@ class ImageFolder(ImageDataModule):
         kind = _AUGMENTATIONS[augment]
         super().__init__(batch_size, None if kind is None else kind(), num_workers, on_device, seed)
         self.root = root
-        self.image_size = None if image_size is None else count("image_size", image_size, least=1)
-        self.val_share = share("val_share", val_share)
-        self.eval_per_class = None if eval_per_class is None else count("eval_per_class", eval_per_class, least=1)
+        self.image_size = None if image_size is None else require_count("image_size", image_size, least=1)
+        self.val_share = require_fraction("val_share", val_share)
+        self.eval_per_class = (
+            None if eval_per_class is None else require_count("eval_per_class", eval_per_class, least=1)
+        )
         for argument, figures in (("mean", mean), ("std", std)):
             if len(figures) != 3:
                 raise ArgumentValueError(f"Expected argument `{argument}` to have three entries, but got {figures!r}.")

@@ -12,7 +12,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torchvision.transforms.v2 import functional
 
-from lightning_znorm.errors import ArgumentValueError, DataError, MissingFileError, count, share
+from lightning_znorm.errors import ArgumentValueError, DataError, MissingFileError, require_count, require_fraction
 from lightning_znorm.vision.data._augmentation import FlipAndRotate
 from lightning_znorm.vision.data._files import existing, shuffled
 from lightning_znorm.vision.data._images import ImageDataModule
@@ -82,10 +82,10 @@ class LGGSegmentation(ImageDataModule):
     ) -> None:
         super().__init__(batch_size, FlipAndRotate() if augment else None, num_workers, on_device, seed)
         self.root = Path(root).expanduser()
-        self.image_size = count("image_size", image_size, least=16)
+        self.image_size = require_count("image_size", image_size, least=16)
         self.only_tumor = only_tumor
-        self.val_share = share("val_share", val_share)
-        self.test_share = share("test_share", test_share)
+        self.val_share = require_fraction("val_share", val_share)
+        self.test_share = require_fraction("test_share", test_share)
         self.patients = patients
 
     def load(self, name: str) -> Split:
