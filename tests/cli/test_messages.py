@@ -153,7 +153,7 @@ def test_a_misspelt_key_in_a_file(capsys, command, content, message):
         ),
         (
             ["--model.lr_scheduler=torch.optim.lr_scheduler.StepLR"],
-            "`lr_scheduler`: torch.optim.lr_scheduler.StepLR: these arguments are needed: step_size.",
+            "`lr_scheduler`: torch.optim.lr_scheduler.StepLR: these arguments are required: step_size.",
         ),
         (
             ["--model.lr_scheduler=lightning_znorm.vision.CosineAnnealing", "--model.lr_scheduler.total_step=4"],
