@@ -15,9 +15,9 @@ from lightning_znorm.compare.comparison import Comparison
 from lightning_znorm.compare.executors.processes import ProcessExecutor
 from lightning_znorm.compare.executors.slots import make_slots
 from lightning_znorm.compare.main_guard import check_main_guard
-from lightning_znorm.compare.question.question import Mode, ask
+from lightning_znorm.compare.question.question import Mode, parse_question
 from lightning_znorm.compare.report.tables import label_settings
-from lightning_znorm.compare.runs.recipes import FactoryRecipe, refuse_trainer
+from lightning_znorm.compare.runs.recipes import FactoryRecipe, check_trainer
 from lightning_znorm.compare.runs.store import Store
 from lightning_znorm.errors import ArgumentValueError, ComparisonError, did_you_mean, listing
 
@@ -95,23 +95,23 @@ def compare(
 
     """
     check_main_guard()
-    question = ask(methods, sweep, seeds, monitor, mode, test_monitor, baseline)
+    question = parse_question(methods, sweep, seeds, monitor, mode, test_monitor, baseline)
     arguments = dict(trainer or {})
     for name in arguments:
         if name not in (known := list(inspect.signature(import_lightning("trainer").Trainer).parameters)):
             raise ArgumentValueError(
                 f"Argument `trainer`: The Trainer has no argument `{name}`.{did_you_mean(name, known)}"
             )
-    refuse_trainer(arguments)
+    check_trainer(arguments)
     _check_factory(model_factory, question.sweep)
     recipe = FactoryRecipe(model_factory, datamodule, arguments)
     executor = ProcessExecutor(
-        make_slots(jobs, str(arguments.get("accelerator", "auto"))), preload=_modules_of(model_factory, datamodule)
+        make_slots(jobs, str(arguments.get("accelerator", "auto"))), preload=_module_names(model_factory, datamodule)
     )
     with tempfile.TemporaryDirectory(prefix="lightning-znorm-") as temporary:
         store = Store(Path(temporary if out is None else out))
         outcome = Comparison(question, recipe, store, executor, recipe.describe(), arguments, retry).run()
-    if outcome.is_cut:
+    if outcome.is_interrupted:
         raise KeyboardInterrupt
     if outcome.findings is None or outcome.gap is not None:
         raise ComparisonError(outcome.gap or "There are no results.")
@@ -137,5 +137,5 @@ def _check_factory(model_factory: Any, sweep: Mapping[str, Any]) -> None:
         ) from None
 
 
-def _modules_of(*values: Any) -> list[str]:
+def _module_names(*values: Any) -> list[str]:
     return [module for value in values if isinstance(module := getattr(value, "__module__", None), str)]

@@ -13,17 +13,17 @@ from lightning_znorm.cli.parser import make_cli_class, take_package
 from lightning_znorm.compare.comparison import Comparison
 from lightning_znorm.compare.configuration import (
     GROUP,
+    check_configuration,
     check_keys,
     clean_configuration,
     find_modules,
-    refuse_configuration,
     write_configuration,
 )
 from lightning_znorm.compare.executors.processes import ProcessExecutor
 from lightning_znorm.compare.executors.slots import make_slots
 from lightning_znorm.compare.identity.values import identify_code
-from lightning_znorm.compare.question.question import Mode, ask
-from lightning_znorm.compare.report.pages import answer, report_paths
+from lightning_znorm.compare.question.question import Mode, parse_question
+from lightning_znorm.compare.report.pages import find_report_files, render_answer
 from lightning_znorm.compare.runs.recipes import ConfiguredRecipe
 from lightning_znorm.compare.runs.store import Store
 
@@ -90,7 +90,7 @@ def run_command(args: Sequence[str]) -> None:
     finally:
         sys.argv = argv
     options = cli.config[GROUP]
-    question = ask(
+    question = parse_question(
         options.methods,
         options.sweep,
         options.seeds,
@@ -100,7 +100,7 @@ def run_command(args: Sequence[str]) -> None:
         options.baseline,
     )
     configuration = clean_configuration(cli)
-    refuse_configuration(configuration)
+    check_configuration(configuration)
     check_keys(cli.parser, configuration, question)
     trainer = configuration["trainer"]
     swept = [{"class_path": value} for values in question.sweep.values() for value in values]
@@ -123,8 +123,8 @@ def run_command(args: Sequence[str]) -> None:
         return
     outcome = compare_in(folder).run()
     if outcome.findings is not None:
-        print(answer(question, outcome.findings))
-        print("\n" + "\n".join(str(path) for path in report_paths(folder)))
+        print(render_answer(question, outcome.findings))
+        print("\n" + "\n".join(str(path) for path in find_report_files(folder)))
     if outcome.gap is not None:
         sys.exit(130)
 

@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 from lightning_znorm._lightning import rank_zero_warn
-from lightning_znorm.compare.display import Display, show_time
+from lightning_znorm.compare.display import Display, format_time
 from lightning_znorm.compare.executors.base import Executor
 from lightning_znorm.compare.executors.deadline import Deadline, TimeUpError
 from lightning_znorm.compare.identity.provenance import find_provenance
@@ -21,7 +21,7 @@ from lightning_znorm.compare.runs.perform import Task, find_identities
 from lightning_znorm.compare.runs.recipes import ConfiguredRecipe, Recipe
 from lightning_znorm.compare.runs.result import RunResult
 from lightning_znorm.compare.runs.store import Store
-from lightning_znorm.compare.trial import estimate, not_logged, try_methods
+from lightning_znorm.compare.trial import estimate_seconds, explain_missing_monitor, try_methods
 from lightning_znorm.errors import ComparisonError, listing
 
 
@@ -32,13 +32,13 @@ class Outcome:
     Attributes:
         findings: What the existing results say, ``None`` if there are none.
         gap: Why some are missing, a sentence for the user; ``None`` if all are there.
-        is_cut: Whether that is so because it was interrupted, or its time was up.
+        is_interrupted: Whether that is so because it was interrupted, or its time was up.
 
     """
 
     findings: Findings | None
     gap: str | None = None
-    is_cut: bool = False
+    is_interrupted: bool = False
 
 
 class Comparison:
@@ -93,31 +93,31 @@ class Comparison:
     def run(self) -> Outcome:
         """Do what is missing and write the report, also of a part of the runs when it is interrupted."""
         find_provenance()  # now, and not at the end, when the files may have changed
-        with self.store.opened(self.configuration):
+        with self.store.open(self.configuration):
             if self._prepare is not None:
                 self._prepare()
             missing = self.missing_runs()
-            known = self.store.results(self.question.runs)
+            known = self.store.read_results(self.question.runs)
             self._durations = [result.seconds.all for result in known if result.seconds]
             self._has_monitor = any(self.question.monitor in result.names for result in known)
-            is_cut = by_user = False
+            is_interrupted = by_user = False
             try:
                 with _sigterm_as_interrupt():
                     if missing:
-                        is_cut = not self._do(missing)
+                        is_interrupted = not self._do(missing)
             except TimeUpError:
-                is_cut = True
+                is_interrupted = True
             except KeyboardInterrupt:
-                is_cut = by_user = True
-            results, total = self.store.results(self.question.runs), len(self.question.runs)
+                is_interrupted = by_user = True
+            results, total = self.store.read_results(self.question.runs), len(self.question.runs)
             gap = None
             if len(results) < total:
-                gap = self._explain_cut(len(missing), by_user) if is_cut else self._explain_loss(len(results))
+                gap = self._explain_cut(len(missing), by_user) if is_interrupted else self._explain_loss(len(results))
                 print(gap, file=sys.stderr)
             findings = make_findings(self.question, results) if results else None
             if findings is not None:
-                write_report(self.question, findings, self.store.folder, self._show_command())
-            return Outcome(findings, gap, is_cut and gap is not None)
+                write_report(self.question, findings, self.store.folder, self._format_command())
+            return Outcome(findings, gap, is_interrupted and gap is not None)
 
     def _do(self, missing: Sequence[Run]) -> bool:
         """Do the runs, and say whether there was time for all."""
@@ -156,12 +156,12 @@ class Comparison:
         for run in missing:
             if not self.deadline.allows(max(self._durations, default=guess)):
                 return
-            yield Task(run, self.recipe, self.store.folder_of(run), identities=find_identities(run))
+            yield Task(run, self.recipe, self.store.run_folder(run), identities=find_identities(run))
 
     def _take(self, result: RunResult) -> None:
         """Keep the result of a run that has not written it itself."""
-        if self.store.result_of(result.run) is None:
-            self.store.keep(result)
+        if self.store.read_result(result.run) is None:
+            self.store.write_result(result)
         self._durations += [result.seconds.all] if result.seconds else []
         self._tell_unstable(result)
 
@@ -178,15 +178,15 @@ class Comparison:
         """Stop at the first run that was trained to its end without logging the monitor."""
         names, monitor = result.names, self.question.monitor
         if result.status == "finished" and monitor not in names and not self._has_monitor:
-            raise ComparisonError(not_logged(monitor, names))
+            raise ComparisonError(explain_missing_monitor(monitor, names))
         self._has_monitor = self._has_monitor or monitor in names
 
-    def _show_command(self) -> Callable[[Run], str] | None:
+    def _format_command(self) -> Callable[[Run], str] | None:
         if not isinstance(self.recipe, ConfiguredRecipe):
             return None
         question = self.question
         options = {name: getattr(question, name) for name in ("monitor", "mode", "test_monitor")}
-        return partial(self.recipe.show_command, options=options | {"jobs": self.executor.jobs})
+        return partial(self.recipe.format_command, options=options | {"jobs": self.executor.jobs})
 
     def _explain_cut(self, before: int, by_user: bool) -> str:
         total, left = len(self.question.runs), len(self.missing_runs())
@@ -203,7 +203,7 @@ class Comparison:
         )
 
     def _estimate(self, results: Sequence[RunResult]) -> float | None:
-        return estimate(results, self.question, self.trainer)
+        return estimate_seconds(results, self.question, self.trainer)
 
     def _summary_of_time(self, missing: int, seconds: float | None) -> str:
         total, jobs = len(self.question.runs), self.executor.jobs
@@ -211,12 +211,12 @@ class Comparison:
         counts = f"{len(question.methods)} methods x {len(question.settings)} settings x {len(question.seeds)} seeds"
         time = "a time that the trial does not show"
         if seconds is not None:
-            time = f"about {show_time(seconds * missing / total / min(jobs, max(missing, 1)))}"
+            time = f"about {format_time(seconds * missing / total / min(jobs, max(missing, 1)))}"
         done = f", {total - missing} of them done" if missing < total else ""
         return f"{total} runs ({counts}){done}; {jobs} side by side, {time} to go."
 
     def _is_missing(self, run: Run) -> bool:
-        result = self.store.result_of(run)
+        result = self.store.read_result(run)
         return result is None or (self.retry and result.status == "crashed")
 
 

@@ -13,7 +13,7 @@ from lightning_znorm.cli.messages import shorten
 from lightning_znorm.compare.files import write_atomically
 from lightning_znorm.compare.question.plan import Run, Setting
 from lightning_znorm.compare.question.question import Question
-from lightning_znorm.compare.runs.recipes import ConfiguredRecipe, refuse_trainer
+from lightning_znorm.compare.runs.recipes import ConfiguredRecipe, check_trainer
 from lightning_znorm.errors import ArgumentValueError, did_you_mean
 
 GROUP = "compare"
@@ -49,7 +49,7 @@ def _with_absolute_paths(value: Any) -> Any:
     return value
 
 
-def refuse_configuration(configuration: Mapping[str, Any]) -> None:
+def check_configuration(configuration: Mapping[str, Any]) -> None:
     """Raise if a configuration has in it what is to be compared, or what the runs cannot share.
 
     Raises:
@@ -61,7 +61,7 @@ def refuse_configuration(configuration: Mapping[str, Any]) -> None:
             "The configuration already contains ZNorm (group `znorm`), so that every method would be run with it. Take"
             " it out (or give --no_znorm); `--compare.methods` says which method has it."
         )
-    refuse_trainer(configuration["trainer"])
+    check_trainer(configuration["trainer"])
     if configuration.get("ckpt_path"):
         raise ArgumentValueError(
             "The configuration resumes from a checkpoint (`ckpt_path`), but each run starts from the beginning. Take"
@@ -111,7 +111,7 @@ def _check(parser: Any, recipe: ConfiguredRecipe, run: Run, what: str, key: str 
     try:
         parser.parse_args(recipe.flags(run))
     except ArgumentError as error:
-        known = _dotted(yaml.safe_load(recipe.config_file.read_text()))
+        known = _dotted_keys(yaml.safe_load(recipe.config_file.read_text()))
         hint = did_you_mean(key, known) if key and not _is_known(key, known) else ""
         problem = shorten(str(error), parser)
         raise ArgumentValueError(
@@ -138,12 +138,12 @@ def find_modules(configuration: Any) -> list[str]:
     return list(found)
 
 
-def _dotted(configuration: Mapping[str, Any], prefix: str = "") -> list[str]:
+def _dotted_keys(configuration: Mapping[str, Any], prefix: str = "") -> list[str]:
     keys = []
     for name, value in configuration.items():
         keys.append(prefix + name)
         if isinstance(value, Mapping):
-            keys += _dotted(value, f"{prefix}{name}.")
+            keys += _dotted_keys(value, f"{prefix}{name}.")
     return keys
 
 

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from lightning_znorm.compare.executors.base import Event
-from lightning_znorm.compare.report.wording import count, show_reason
+from lightning_znorm.compare.report.formatting import format_count, format_reason
 from lightning_znorm.compare.runs.perform import Task
 from lightning_znorm.compare.runs.result import RunResult
 
@@ -68,7 +68,7 @@ class Display:
             if event.result is not None:
                 self._print_result(event.task, event.result)
         left = self.seconds_left()
-        note = f"{self._done}/{self._total}" + (f", {show_time(left)} left" if left is not None else "")
+        note = f"{self._done}/{self._total}" + (f", {format_time(left)} left" if left is not None else "")
         self._progress.update(self._whole, completed=self._done + sum(self._shares.values()), note=note)
 
     def seconds_left(self) -> float | None:
@@ -86,15 +86,15 @@ class Display:
         seconds = result.seconds.all if result.seconds else 0.0
         outcome = self._outcome(result) if result.status == "finished" else _failure(result)
         left = self.seconds_left()
-        rest = f"; {show_time(left)} left" if left and self._done < self._total else ""
-        line = f"[{self._done}/{self._total}] {task.run}: {outcome} ({show_time(seconds)}{rest})"
+        rest = f"; {format_time(left)} left" if left and self._done < self._total else ""
+        line = f"[{self._done}/{self._total}] {task.run}: {outcome} ({format_time(seconds)}{rest})"
         self.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def _outcome(self, result: RunResult) -> str:
         values = [row.metrics[self._monitor] for row in result.rows_with(self._monitor)]
         outcome = self._value({self._monitor: values[-1]} if values else {}) or f"{self._monitor} was not measured"
         if result.stopped_early:
-            outcome += f", {count(result.steps or 0, 'step')} ({show_reason(result.ended)})"
+            outcome += f", {format_count(result.steps or 0, 'step')} ({format_reason(result.ended)})"
         return outcome
 
     def _value(self, metrics: Mapping[str, float | None]) -> str:
@@ -102,12 +102,12 @@ class Display:
         return "" if value is None else f"{self._monitor} {value:.4g}"
 
 
-def show_time(seconds: float) -> str:
+def format_time(seconds: float) -> str:
     """Write a duration.
 
     Example::
 
-        >>> show_time(0.4), show_time(75), show_time(7300)
+        >>> format_time(0.4), format_time(75), format_time(7300)
         ('0.4 s', '1:15 min', '2:01 h')
 
     """

@@ -48,7 +48,7 @@ def write_atomically(path: Path, content: str | bytes) -> None:
 
 def as_json(value: Any) -> Any:
     """Return a value as JSON gives it back: ``null`` for what is not a finite number, ``repr`` of other objects."""
-    return json.loads(json.dumps(replace_floats(value, lambda number: None), default=repr))
+    return json.loads(json.dumps(replace_nonfinite(value, lambda number: None), default=repr))
 
 
 def read_json(path: Path) -> Any:
@@ -64,12 +64,12 @@ def is_temporary(path: Path) -> bool:
     return re.fullmatch(r"\.[\w.]+\.[0-9a-f]{32}\.tmp", path.name) is not None and path.is_file()
 
 
-def replace_floats(value: Any, replace: Callable[[float], Any]) -> Any:
+def replace_nonfinite(value: Any, replace: Callable[[float], Any]) -> Any:
     """Replace what is not a finite number in nested mappings and lists."""
     if isinstance(value, Mapping):
-        return {name: replace_floats(item, replace) for name, item in value.items()}
+        return {name: replace_nonfinite(item, replace) for name, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [replace_floats(item, replace) for item in value]
+        return [replace_nonfinite(item, replace) for item in value]
     return replace(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 

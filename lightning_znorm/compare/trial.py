@@ -49,7 +49,7 @@ def try_methods(
 
     """
     runs = [Run(method, question.settings[0], question.seeds[0]) for method in question.methods]
-    remembered = store.trial if store else None
+    remembered = store.trial_file if store else None
     content = (read_json(remembered) if remembered and remembered.exists() else None) or {}
     keys = {run.method.label: fingerprint([run.method.identity(), find_versions()]) for run in runs}
     known = {run.method.label: RunResult.from_json(run, content.get(keys[run.method.label])) for run in runs}
@@ -74,7 +74,7 @@ def try_methods(
     return results
 
 
-def estimate(results: Sequence[RunResult], question: Question, trainer: Mapping[str, Any]) -> float | None:
+def estimate_seconds(results: Sequence[RunResult], question: Question, trainer: Mapping[str, Any]) -> float | None:
     """Return how many seconds all runs take one after another, ``None`` if it cannot be estimated."""
     per_setting = [_estimate_run(result, trainer) for result in results]
     if any(seconds is None for seconds in per_setting):
@@ -137,7 +137,7 @@ def _check(result: RunResult, question: Question) -> None:
             " scalar and use `--compare.monitor validation_step`."
         )
     if question.monitor not in names:
-        message = not_logged(question.monitor, names)
+        message = explain_missing_monitor(question.monitor, names)
         if question.test_monitor not in logged:  # a wrong name, rather than a metric that comes later
             raise ComparisonError(message)
         rank_zero_warn(
@@ -154,7 +154,7 @@ def _check(result: RunResult, question: Question) -> None:
         )
 
 
-def not_logged(monitor: str, names: Sequence[str]) -> str:
+def explain_missing_monitor(monitor: str, names: Sequence[str]) -> str:
     """Say that a module does not log the monitor in its validation, and what it logs."""
     return (
         f"Argument `monitor` is {monitor!r}, but the module does not log that in its validation."

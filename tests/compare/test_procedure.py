@@ -2,7 +2,7 @@
 
 import pytest
 
-from lightning_znorm.compare.report.pages import show_summary
+from lightning_znorm.compare.report.pages import format_summary
 from lightning_znorm.compare.report.plots import plot_curves
 from tests.compare.helpers import find, question, result
 
@@ -27,7 +27,7 @@ def test_early_stopping_is_told_and_is_no_difference_of_the_batches():
     ]
     assert found.runs["ended"].tolist() == ["early stopping (EarlyStopping)", "max_epochs"] * 3
     assert found.runs["steps"].tolist() == [4, 16] * 3
-    assert show_summary(asked, found)["steps"].tolist() == ["4 steps (EarlyStopping)", "16 steps (max_epochs)"]
+    assert format_summary(asked, found)["steps"].tolist() == ["4 steps (EarlyStopping)", "16 steps (max_epochs)"]
     results[0]["steps"] = 6
     assert "`none` for 4 to 6 steps (EarlyStopping)" in find(asked, results).caveats[0]
 
@@ -128,7 +128,7 @@ def test_validations_are_counted_in_steps_where_epochs_are_not_known(epochs):
     ]
     asked = question(methods="none,znorm", sweep=None, seeds=2)
     found = find(asked, [result(method, seed) | {"curve": curve} for method in ("none", "znorm") for seed in (0, 1)])
-    assert show_summary(asked, found)["steps to none's final val_acc"].tolist() == ["30", "30"]
+    assert format_summary(asked, found)["steps to none's final val_acc"].tolist() == ["30", "30"]
     assert found.summary["steps_to_baseline"].tolist() == [30, 30]
     assert found.summary["epochs_to_baseline"].isna().all()
     assert "Steps are counted until" in found.procedure[1]

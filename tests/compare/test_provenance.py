@@ -189,7 +189,7 @@ def test_git_that_hangs(tmp_path, ask, monkeypatch):
     script.write_text("#!/bin/sh\nexec sleep 100\n")
     script.chmod(0o755)
     monkeypatch.setenv("PATH", str(script.parent), prepend=os.pathsep)
-    monkeypatch.setattr(provenance, "_SECONDS_OF_GIT", 0.1)
+    monkeypatch.setattr(provenance, "_GIT_TIMEOUT", 0.1)
     with pytest.raises(subprocess.TimeoutExpired):
         provenance._run_git(tmp_path, "status")
     assert ask(tmp_path) == (VERSION, None, None)
@@ -274,8 +274,8 @@ def test_results_from_before_it_was_recorded(tmp_path):
     asked = question(methods="none", sweep=None, seeds=3)
     store = Store(tmp_path / "out")
     for run in asked.runs:
-        write_json(store.folder_of(run) / "result.json", result("none", run.seed))
-    results = store.results(asked.runs)
+        write_json(store.run_folder(run) / "result.json", result("none", run.seed))
+    results = store.read_results(asked.runs)
     assert [result.commit for result in results] == [None] * 3
     findings = make_findings(asked, results)
     assert findings.provenances == [Provenance(None)]

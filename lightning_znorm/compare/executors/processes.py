@@ -12,8 +12,8 @@ from typing import Any
 
 from lightning_znorm.compare.executors.base import Event
 from lightning_znorm.compare.executors.deadline import Deadline
-from lightning_znorm.compare.executors.slots import available_cores
-from lightning_znorm.compare.executors.worker import end_group, pack, work
+from lightning_znorm.compare.executors.slots import count_cores
+from lightning_znorm.compare.executors.worker import kill_group, pack_task, run_task
 from lightning_znorm.compare.files import read_log
 from lightning_znorm.compare.identity.modules import find_imports
 from lightning_znorm.compare.runs.perform import Task
@@ -59,7 +59,7 @@ class ProcessExecutor:
     def __init__(self, slots: Sequence[Mapping[str, str]], preload: Iterable[str] = ()) -> None:
         self.jobs = len(slots)
         self._slots = slots
-        self._threads = max(1, available_cores() // len(slots))
+        self._threads = max(1, count_cores() // len(slots))
         self._preload = find_imports(preload)
         # a fork takes along what is imported; where that is not to be trusted, each process imports again
         self._context: Any = get_context("forkserver" if sys.platform == "linux" else "spawn")
@@ -94,9 +94,9 @@ class ProcessExecutor:
 
     def _start(self, task: Task, slot: int) -> _Worker:
         environment = {**os.environ, **self._slots[slot]}
-        payload = pack(task, environment, self._default_start_method(), self._threads)
+        payload = pack_task(task, environment, self._default_start_method(), self._threads)
         receiver, sender = self._context.Pipe(duplex=False)
-        process = self._context.Process(target=work, args=(payload, sender), name=task.run.key)
+        process = self._context.Process(target=run_task, args=(payload, sender), name=task.run.key)
         with self._server_environment():
             process.start()
         sender.close()
@@ -113,7 +113,7 @@ class ProcessExecutor:
         """End a run's process and all that it has started."""
         if worker.result is None:
             worker.process.kill()
-        end_group(worker.process.pid)
+        kill_group(worker.process.pid)
         worker.process.join()
         worker.receiver.close()
 

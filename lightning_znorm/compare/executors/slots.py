@@ -21,12 +21,12 @@ def make_slots(jobs: int | None, accelerator: str = "auto") -> list[dict[str, st
         ValueError: If ``jobs`` is less than 1.
 
     """
-    gpus = [] if accelerator == "cpu" else visible_gpus()
-    number = (len(gpus) or max(1, available_cores() // 2)) if jobs is None else count("jobs", jobs, least=1)
+    gpus = [] if accelerator == "cpu" else find_visible_gpus()
+    number = (len(gpus) or max(1, count_cores() // 2)) if jobs is None else count("jobs", jobs, least=1)
     return [{"CUDA_VISIBLE_DEVICES": gpus[job % len(gpus)]} if gpus else {} for job in range(number)]
 
 
-def visible_gpus() -> list[str]:
+def find_visible_gpus() -> list[str]:
     """Return how ``CUDA_VISIBLE_DEVICES`` would name each visible GPU, without starting CUDA."""
     os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
     number = torch.cuda.device_count()
@@ -34,6 +34,6 @@ def visible_gpus() -> list[str]:
     return (named or [str(gpu) for gpu in range(number)])[:number]
 
 
-def available_cores() -> int:
+def count_cores() -> int:
     """Return how many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -19,7 +19,7 @@ from lightning_znorm.compare.runs.checkpoint import find_checkpoint
 from lightning_znorm.compare.runs.perform import Task, perform
 
 
-def work(payload: bytes, sender: Any) -> None:
+def run_task(payload: bytes, sender: Any) -> None:
     """Do a task in a process of its own.
 
     Args:
@@ -57,8 +57,8 @@ def work(payload: bytes, sender: Any) -> None:
     sender.send(("done", result))
 
 
-def pack(task: Task, environment: Mapping[str, str], start_method: str, threads: int) -> bytes:
-    """Pickle a task for :func:`work`.
+def pack_task(task: Task, environment: Mapping[str, str], start_method: str, threads: int) -> bytes:
+    """Pickle a task for :func:`run_task`.
 
     Args:
         task: What is to be done.
@@ -87,11 +87,11 @@ def _follow_the_parent() -> None:
     parent = parent_process()
     if parent is not None:
         connection.wait([parent.sentinel])
-        end_group(os.getpid())
+        kill_group(os.getpid())
         os._exit(1)
 
 
-def end_group(leader: int) -> None:
+def kill_group(leader: int) -> None:
     """Kill a run's process and whatever it has started, also where it has ended already."""
     if hasattr(os, "killpg"):
         with contextlib.suppress(ProcessLookupError, PermissionError):

@@ -105,11 +105,11 @@ def find_imports(names: Iterable[str]) -> list[str]:
         if is_installed(name):
             found[name] = None
         else:
-            waiting += _mentioned(module)
+            waiting += _mentioned_modules(module)
     return list(found)
 
 
-def _mentioned(module: ModuleType) -> list[str]:
+def _mentioned_modules(module: ModuleType) -> list[str]:
     values = list(vars(module).values())
     names = [
         value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", None) for value in values

@@ -15,9 +15,9 @@ import lightning_znorm
 __all__ = ["Provenance", "find_provenance"]
 
 _FOLDER = Path(lightning_znorm.__file__).resolve().parent
-_SECONDS_OF_GIT = 20.0  # for each command: a cold network drive is slow
+_GIT_TIMEOUT = 20.0  # for each command: a cold network drive is slow
 # a hook of git sets these to the repository that it runs for
-_OTHER_REPOSITORY = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR", "GIT_PREFIX")
+_GIT_VARIABLES = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR", "GIT_PREFIX")
 
 
 class Provenance(NamedTuple):
@@ -60,7 +60,7 @@ def _ask_git(package: Path) -> tuple[str | None, bool | None]:
 
 
 def _run_git(folder: Path, *arguments: str) -> str:
-    environment = {name: value for name, value in os.environ.items() if name not in _OTHER_REPOSITORY}
+    environment = {name: value for name, value in os.environ.items() if name not in _GIT_VARIABLES}
     # without a lock on the index, and without starting a daemon
     command = ["git", "--no-optional-locks", "-c", "core.fsmonitor=false", "-C", str(folder), *arguments]
     # a pipe would be waited for until all that git has started ends, too
@@ -71,7 +71,7 @@ def _run_git(folder: Path, *arguments: str) -> str:
             stdout=output,
             stderr=subprocess.DEVNULL,
             env=environment,
-            timeout=_SECONDS_OF_GIT,
+            timeout=_GIT_TIMEOUT,
             check=True,
         )
         output.seek(0)

@@ -60,12 +60,12 @@ def identify(value: Any) -> str:
 
     """
     with _deep_recursion():
-        return _Walk().digest(value).hex()
+        return _Hasher().digest(value).hex()
 
 
 def identify_code(modules: Iterable[str]) -> dict[str, str]:
     """Return a digest of the code of each of the user's own modules among some, and of those that they import."""
-    walk = _Walk()
+    walk = _Hasher()
     return {name: walk.source(path).hex()[:16] for name, path in find_sources(modules).items()}
 
 
@@ -102,20 +102,20 @@ def describe(value: Any) -> Any:
 
 
 def _name(value: Any) -> str:
-    return f"{_module_of(value)}.{getattr(value, '__qualname__', type(value).__qualname__)}"
+    return f"{_module_name(value)}.{getattr(value, '__qualname__', type(value).__qualname__)}"
 
 
 def _short_name(value: Any) -> str:
     """Return a name that cloudpickle keeps, as it does not keep the qualified one of a class."""
-    return f"{_module_of(value)}.{getattr(value, '__name__', type(value).__name__)}"
+    return f"{_module_name(value)}.{getattr(value, '__name__', type(value).__name__)}"
 
 
-def _module_of(value: Any) -> str:
+def _module_name(value: Any) -> str:
     module = getattr(value, "__module__", None) or ""
     return "__main__" if module == "__mp_main__" else module
 
 
-class _Walk:
+class _Hasher:
     """One walk through a value; what has been seen is not walked through again."""
 
     def __init__(self) -> None:
@@ -298,6 +298,6 @@ def _content_of(cell: Any) -> Any:
         return Ellipsis
 
 
-def differing(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str]:
+def differing_keys(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str]:
     """Return the keys under which two mappings have different values."""
     return [key for key in dict.fromkeys([*first, *second]) if first.get(key) != second.get(key)]

@@ -10,7 +10,7 @@ from typing import Any
 
 from lightning_znorm._lightning import Callback, find_classes
 from lightning_znorm.compare.identity.values import describe, identify_code
-from lightning_znorm.compare.question.text import parse_value, split_outside_brackets
+from lightning_znorm.compare.question.syntax import parse_value, split_outside_brackets
 from lightning_znorm.errors import ArgumentValueError, ZNormError, did_you_mean, listing
 
 # the methods with a name of their own, by their callbacks
@@ -114,7 +114,7 @@ def parse_methods(methods: str | Sequence[str]) -> list[Method]:
     return parsed
 
 
-def name_methods(methods: Mapping[str, Any]) -> list[Method]:
+def label_methods(methods: Mapping[str, Any]) -> list[Method]:
     """Give names to methods that are written as for :func:`parse_methods`, or are callbacks.
 
     Raises:

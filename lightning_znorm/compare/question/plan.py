@@ -10,7 +10,7 @@ from typing import Any
 
 from lightning_znorm.compare.identity.values import identify
 from lightning_znorm.compare.question.methods import Method
-from lightning_znorm.compare.question.text import parse_value, show_value, split_outside_brackets
+from lightning_znorm.compare.question.syntax import format_value, parse_value, split_outside_brackets
 from lightning_znorm.errors import ArgumentValueError, count
 
 
@@ -28,7 +28,7 @@ class Setting:
     values: Mapping[str, Any] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        return show_values(self.values)
+        return format_values(self.values)
 
 
 @dataclass(frozen=True)
@@ -100,8 +100,8 @@ def parse_sweep(sweep: str | Sequence[str] | Mapping[str, Sequence[Any]] | None)
                 f"Argument `sweep` has no value for the key `{key}`; expected `{key}=value,value`."
             )
         for value in values:
-            if [show_value(other) for other in values].count(show_value(value)) > 1:
-                raise ArgumentValueError(f"Argument `sweep` has the value {show_value(value)} of `{key}` twice.")
+            if [format_value(other) for other in values].count(format_value(value)) > 1:
+                raise ArgumentValueError(f"Argument `sweep` has the value {format_value(value)} of `{key}` twice.")
         swept[key] = values
     return swept
 
@@ -141,17 +141,17 @@ def parse_seeds(seeds: int | Sequence[int]) -> list[int]:
     return chosen
 
 
-def show_values(values: Mapping[str, Any]) -> str:
+def format_values(values: Mapping[str, Any]) -> str:
     """Write swept values with the last part of each key, where that is enough.
 
     Example::
 
-        >>> show_values({"model.init_args.lr": 0.001, "data.init_args.batch_size": 32})
+        >>> format_values({"model.init_args.lr": 0.001, "data.init_args.batch_size": 32})
         'lr=0.001, batch_size=32'
 
     """
     return ", ".join(
-        f"{name}={show_value(value)}" for name, value in zip(short_names(values), values.values(), strict=True)
+        f"{name}={format_value(value)}" for name, value in zip(short_names(values), values.values(), strict=True)
     )
 
 

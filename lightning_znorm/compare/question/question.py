@@ -7,7 +7,7 @@ from typing import Any
 
 from lightning_znorm.compare.question.directions import Mode as Mode
 from lightning_znorm.compare.question.directions import guess_mode
-from lightning_znorm.compare.question.methods import Method, name_methods, parse_methods
+from lightning_znorm.compare.question.methods import Method, label_methods, parse_methods
 from lightning_znorm.compare.question.plan import (
     Run,
     Setting,
@@ -68,7 +68,7 @@ class Question:
         return make_runs(self.methods, self.settings, self.seeds)
 
 
-def ask(
+def parse_question(
     methods: str | Sequence[str] | Mapping[str, Any],
     sweep: str | Sequence[str] | Mapping[str, Sequence[Any]] | None,
     seeds: int | Sequence[int],
@@ -77,22 +77,8 @@ def ask(
     test_monitor: str | None,
     baseline: str | None,
 ) -> Question:
-    """Read a question as a user writes it.
-
-    Args:
-        methods: For :func:`~lightning_znorm.compare.question.methods.parse_methods`, or a mapping for ``name_methods``.
-        sweep: For :func:`~lightning_znorm.compare.question.plan.parse_sweep`.
-        seeds: For :func:`~lightning_znorm.compare.question.plan.parse_seeds`.
-        monitor: Validation metric.
-        mode: ``None`` to infer it from the monitor's name.
-        test_monitor: ``None`` for the name of the monitor with ``test`` for ``val``.
-        baseline: ``None`` for ``none``, or the first method.
-
-    Raises:
-        ValueError: If an argument is wrong.
-
-    """
-    parsed = name_methods(methods) if isinstance(methods, Mapping) else parse_methods(methods)
+    """Make a question of the arguments of a comparison; raise ``ValueError`` if one is wrong."""
+    parsed = label_methods(methods) if isinstance(methods, Mapping) else parse_methods(methods)
     labels = [method.label for method in parsed]
     if mode not in (None, "min", "max"):
         raise ArgumentValueError(f"Expected argument `mode` to be 'min' or 'max', but got {mode!r}.")

@@ -8,7 +8,7 @@ import pandas as pd
 from lightning_znorm.compare.identity.provenance import Provenance
 from lightning_znorm.compare.question.question import Question
 from lightning_znorm.compare.report import procedure, tables
-from lightning_znorm.compare.report.verdicts import Unit, caveats, choose_unit, judge
+from lightning_znorm.compare.report.verdicts import Unit, choose_unit, find_caveats, make_verdicts
 from lightning_znorm.compare.runs.result import RunResult
 
 
@@ -54,10 +54,12 @@ def make_findings(question: Question, results: Sequence[RunResult]) -> Findings:
     summary = tables.make_summary(question, runs, settings, curves)
     unit, axis = choose_unit(question, runs), tables.choose_axis(curves)
     edges, agreements = tables.find_edges(question, settings), procedure.find_agreements(question, results)
-    notes = caveats(question, runs, settings, summary, edges)
+    notes = find_caveats(question, runs, settings, summary, edges)
     notes += [agreement.caveat for agreement in agreements if agreement.differing]
-    notes += procedure.find_lengths(tables.choose_all(runs, summary)) + procedure.find_gaps(question, results)
-    if procedure.are_seeds_alike(runs):
+    notes += procedure.find_length_caveats(tables.find_selected_runs(runs, summary)) + procedure.find_monitor_caveats(
+        question, results
+    )
+    if procedure.are_seeds_ineffective(runs):
         notes.append(
             "All seeds began with the same weights and saw the same batches: something in the module or the data sets"
             " its own seed, so that the runs repeat each other, and neither intervals nor verdicts mean anything."
@@ -73,6 +75,6 @@ def make_findings(question: Question, results: Sequence[RunResult]) -> Findings:
     if len(versions) > 1:
         notes.append("The runs were made with different versions of torch or Lightning; see `runs.csv`.")
     metrics = tables.make_metrics_table(question, results, summary)
-    verdicts = judge(question, summary, unit, edges)
+    verdicts = make_verdicts(question, summary, unit, edges)
     how = procedure.describe_procedure(question, runs, settings, summary, agreements, axis)
     return Findings(runs, curves, losses, settings, summary, metrics, verdicts, notes, how, provenances, unit, axis)

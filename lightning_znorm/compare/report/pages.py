@@ -18,9 +18,9 @@ from lightning_znorm.compare.question.plan import Run
 from lightning_znorm.compare.question.question import Question
 from lightning_znorm.compare.report import plots, procedure, tables
 from lightning_znorm.compare.report.findings import Findings
+from lightning_znorm.compare.report.formatting import align, clean, escape, escape_prose
 from lightning_znorm.compare.report.statistics import MIN_SEEDS
-from lightning_znorm.compare.report.verdicts import Unit, introduce
-from lightning_znorm.compare.report.wording import align, clean, escape, escape_prose
+from lightning_znorm.compare.report.verdicts import Unit, describe_scope
 from lightning_znorm.errors import listing
 
 _CAPTIONS = {
@@ -31,7 +31,7 @@ _CAPTIONS = {
 
 
 def write_report(
-    question: Question, findings: Findings, folder: Path, show_command: Callable[[Run], str] | None = None
+    question: Question, findings: Findings, folder: Path, format_command: Callable[[Run], str] | None = None
 ) -> None:
     """Write the report.
 
@@ -39,35 +39,35 @@ def write_report(
         question: What is compared.
         findings: What the results say; pictures that cannot be drawn are added to the caveats.
         folder: Where the report goes.
-        show_command: Writes the command that repeats a run alone, if there is one.
+        format_command: Writes the command that repeats a run alone, if there is one.
 
     """
     write_atomically(folder / "runs.csv", _to_csv(findings.runs.drop(columns="setting")))
     columns = ["method", *findings.summary.columns]
-    others = findings.metrics.rename(columns=lambda name: tables.metric_column(name, columns))
+    others = findings.metrics.rename(columns=lambda name: tables.name_metric_column(name, columns))
     labelled = tables.label_settings(question, findings.summary)
     write_atomically(folder / "summary.csv", _to_csv(labelled.join(others).reset_index()))
     images = _draw(question, findings, folder)
     context = _describe(question, findings) | {
-        "settings": show_settings(question, findings),
-        "metrics": show_metrics(findings),
+        "settings": format_settings(question, findings),
+        "metrics": format_metrics(findings),
         "captions": _CAPTIONS,
-        "commands": list_commands(question, findings, show_command) if show_command else [],
+        "commands": list_commands(question, findings, format_command) if format_command else [],
         "context": procedure.describe_context(findings.runs, findings.provenances),
     }
-    summary = render("summary.md.j2", **context, answer=answer(question, findings), images=list(images))
+    summary = render("summary.md.j2", **context, answer=render_answer(question, findings), images=list(images))
     write_atomically(folder / "summary.md", summary)
     encoded = {name: base64.b64encode(content).decode() for name, content in images.items()}
     write_atomically(folder / "report.html", render("report.html.j2", **context, images=encoded))
 
 
-def report_paths(folder: Path) -> list[Path]:
+def find_report_files(folder: Path) -> list[Path]:
     """Return the existing files of a report."""
     names = ("report.html", "summary.md", "summary.csv", "runs.csv", "curves.png", "sweep.png", "differences.png")
     return [folder / name for name in names if (folder / name).exists()]
 
 
-def answer(question: Question, findings: Findings) -> str:
+def render_answer(question: Question, findings: Findings) -> str:
     """Return the first part of the report, as Markdown: verdicts, table and caveats."""
     return render("answer.md.j2", **_describe(question, findings)).rstrip()
 
@@ -75,10 +75,10 @@ def answer(question: Question, findings: Findings) -> str:
 def _describe(question: Question, findings: Findings) -> dict[str, Any]:
     return {
         "title": f"{question.test_monitor} of {listing(question.labels, 6)} ({question.direction})",
-        "scope": introduce(question),
+        "scope": describe_scope(question),
         "question": question,
         "findings": findings,
-        "table": show_summary(question, findings),
+        "table": format_summary(question, findings),
     }
 
 
@@ -127,7 +127,7 @@ def render(template: str, **context: Any) -> str:
     return environment.from_string(source).render(**context)
 
 
-def show_summary(question: Question, findings: Findings) -> pd.DataFrame:
+def format_summary(question: Question, findings: Findings) -> pd.DataFrame:
     """Return the summary as text, a row per method."""
     unit, summary, axis = findings.unit, findings.summary, findings.axis
     columns: dict[str, list[str]] = {"method": [str(method) for method in summary.index]}
@@ -148,17 +148,17 @@ def show_summary(question: Question, findings: Findings) -> pd.DataFrame:
         f"{p:.2g}" if tested else "–" for p, tested in zip(summary["p_holm"], is_tested, strict=True)
     ]
     columns["seeds"] = [str(int(row["seeds"])) for row in rows]
-    chosen = tables.choose_all(findings.runs, summary)
-    if procedure.find_lengths(chosen):
+    chosen = tables.find_selected_runs(findings.runs, summary)
+    if procedure.find_length_caveats(chosen):
         columns["steps"] = [
-            procedure.describe_length(chosen[method]) if method in chosen else "–" for method in columns["method"]
+            procedure.format_length(chosen[method]) if method in chosen else "–" for method in columns["method"]
         ]
-    columns[f"{axis}s to {question.baseline}'s final {question.monitor}"] = [_show_reached(row, axis) for row in rows]
+    columns[f"{axis}s to {question.baseline}'s final {question.monitor}"] = [_format_reached(row, axis) for row in rows]
     columns["ms per step"] = align((1000 * summary["seconds_per_step"]).tolist(), digits=3)
     return pd.DataFrame(columns)
 
 
-def _show_reached(row: "pd.Series[Any]", axis: str) -> str:
+def _format_reached(row: "pd.Series[Any]", axis: str) -> str:
     if pd.isna(row["reached"]):
         return "–"
     reached = int(row["reached"])
@@ -168,7 +168,7 @@ def _show_reached(row: "pd.Series[Any]", axis: str) -> str:
     return time + (f" ({reached} of {int(row['seeds'])} seeds)" if reached < row["seeds"] else "")
 
 
-def show_metrics(findings: Findings) -> pd.DataFrame | None:
+def format_metrics(findings: Findings) -> pd.DataFrame | None:
     """Return the other metrics of the test as text, a row per method; ``None`` if there are none."""
     if findings.metrics.empty:
         return None
@@ -177,14 +177,14 @@ def show_metrics(findings: Findings) -> pd.DataFrame | None:
     return shown
 
 
-def show_settings(question: Question, findings: Findings) -> pd.DataFrame | None:
+def format_settings(question: Question, findings: Findings) -> pd.DataFrame | None:
     """Return the validation metric of each setting as text, a column per method; ``None`` if there is only one."""
     if question.is_shared:
         return None
     settings, unit = findings.settings, findings.unit
     figures = [unit.column(settings[name].tolist()) for name in ("mean", "low", "high")]
     cells = {
-        (row["method"], row["setting"]): _show_setting_cell(row, *texts)
+        (row["method"], row["setting"]): _format_setting_cell(row, *texts)
         for (_, row), *texts in zip(settings.iterrows(), *figures, strict=True)
     }
     rows = [
@@ -194,7 +194,7 @@ def show_settings(question: Question, findings: Findings) -> pd.DataFrame | None
     return pd.DataFrame(rows, columns=["setting", *question.labels])  # a label may be "setting", too
 
 
-def _show_setting_cell(row: "pd.Series[Any]", mean: str, low: str, high: str) -> str:
+def _format_setting_cell(row: "pd.Series[Any]", mean: str, low: str, high: str) -> str:
     text = mean
     if row["finished"] > 1:
         text += f" ({low} to {high})"
@@ -203,12 +203,14 @@ def _show_setting_cell(row: "pd.Series[Any]", mean: str, low: str, high: str) ->
     return f"**{text}**" if row["selected"] else text
 
 
-def list_commands(question: Question, findings: Findings, show_command: Callable[[Run], str]) -> list[str]:
+def list_commands(question: Question, findings: Findings, format_command: Callable[[Run], str]) -> list[str]:
     """Return the command that repeats the first seed of each method at its selected setting."""
     chosen = findings.summary.loc[findings.summary["seeds"] > 0, "setting"]
     methods = {method.label: method for method in question.methods}
     seed = question.seeds[0]
-    return [show_command(Run(methods[str(label)], question.settings[number], seed)) for label, number in chosen.items()]
+    return [
+        format_command(Run(methods[str(label)], question.settings[number], seed)) for label, number in chosen.items()
+    ]
 
 
 def _to_markdown(frame: pd.DataFrame) -> str:

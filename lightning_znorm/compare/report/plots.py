@@ -10,10 +10,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from lightning_znorm.compare.question.plan import short_names, show_values
+from lightning_znorm.compare.question.plan import format_values, short_names
 from lightning_znorm.compare.question.question import Question
-from lightning_znorm.compare.question.text import show_value
-from lightning_znorm.compare.report.tables import are_numbers, choose
+from lightning_znorm.compare.question.syntax import format_value
+from lightning_znorm.compare.report.tables import are_numbers, find_finished_runs
 from lightning_znorm.compare.report.verdicts import Unit
 
 _COLORS = ("#5f6b7a", "#2a78b8", "#3a9a52", "#d9480f", "#8250a8", "#b8860b", "#c2185b", "#00838f", "#6d4c41", "#9e9d24")
@@ -86,7 +86,7 @@ def plot_sweep(question: Question, settings: pd.DataFrame, unit: Unit) -> Figure
         return None
     first = next(iter(question.sweep))
     name = short_names(question.sweep)[0]
-    rest = settings["setting"].map(lambda number: show_values(_without(question.settings[number].values, first)))
+    rest = settings["setting"].map(lambda number: format_values(_without(question.settings[number].values, first)))
     combinations = list(settings.groupby(rest, sort=False))[:_MAX_PANELS]
     columns = min(3, len(combinations))
     rows = math.ceil(len(combinations) / columns)
@@ -134,7 +134,7 @@ def _draw_sweep(axis: Axes, question: Question, frame: pd.DataFrame, key: str, u
     if logarithmic:
         axis.set_xscale("log")
     if len(values) <= 8:
-        axis.set_xticks(places, [_text(show_value(value)) for value in values])
+        axis.set_xticks(places, [_text(format_value(value)) for value in values])
         axis.minorticks_off()
 
 
@@ -181,7 +181,7 @@ def plot_differences(question: Question, summary: pd.DataFrame, runs: pd.DataFra
 
 
 def _tests(runs: pd.DataFrame, summary: pd.DataFrame, method: str) -> dict[Any, float]:
-    own = choose(runs, method, summary["setting"][method])
+    own = find_finished_runs(runs, method, summary["setting"][method])
     return dict(zip(own["seed"], own["test"], strict=True))
 
 

@@ -7,8 +7,8 @@ import pandas as pd
 
 from lightning_znorm.compare.identity.provenance import Provenance
 from lightning_znorm.compare.question.question import Question
-from lightning_znorm.compare.question.text import show_value
-from lightning_znorm.compare.report.wording import code, count, enumerate_names, show_reason
+from lightning_znorm.compare.question.syntax import format_value
+from lightning_znorm.compare.report.formatting import as_code, format_count, format_reason, join_names
 from lightning_znorm.compare.runs.result import RunResult
 
 _RANDOM_REMARK = (
@@ -74,9 +74,9 @@ def _note(agreement: Agreement, where: str, epochs: Sequence[tuple[RunResult, in
     agreement.cases += bool(known)
     differing = [(result, epoch) for result, epoch in known if epoch]
     if differing:
-        methods = enumerate_names([code(result.run.method.label) for result, _ in differing])
+        methods = join_names([as_code(result.run.method.label) for result, _ in differing])
         since = min(epoch for _, epoch in differing)
-        first = code(epochs[0][0].run.method.label)
+        first = as_code(epochs[0][0].run.method.label)
         how = f"{methods} against {first}" + (f", from epoch {since} on" if since > 0 else "")
         agreement.differing.append((where, how))
 
@@ -99,7 +99,7 @@ def _compare_epochs(first: RunResult, other: RunResult) -> tuple[int | None, int
     return 0 if epochs else None, random
 
 
-def are_seeds_alike(runs: pd.DataFrame) -> bool:
+def are_seeds_ineffective(runs: pd.DataFrame) -> bool:
     """Say whether runs of different seeds had the same first weights and the same batches."""
     finished = runs[(runs["status"] == "finished") & (runs["weights_hash"] != "")]
     groups = finished.groupby(["method", "setting"])
@@ -108,58 +108,57 @@ def are_seeds_alike(runs: pd.DataFrame) -> bool:
     return bool((seeds > 1).any() and (kinds[seeds > 1] == 1).all())
 
 
-def describe_sharing(agreements: Sequence[Agreement]) -> str:
+def describe_agreements(agreements: Sequence[Agreement]) -> str:
     """Say what the hashes show of what the methods shared, and nothing else."""
     same = [agreement.hashed for agreement in agreements if agreement.cases and not agreement.differing]
     other = [f"the {agreement.name}" for agreement in agreements if agreement.differing]
     unknown = [f"the {agreement.name}" for agreement in agreements if not agreement.cases]
     sentences = ["The methods share their seeds."]
     if same:
-        sentences.append(f"By hashes, the runs that finished also shared {enumerate_names(same)}.")
+        sentences.append(f"By hashes, the runs that finished also shared {join_names(same)}.")
     if other:
-        sentences.append(f"They did not all share {enumerate_names(other)}; see the notes above.")
+        sentences.append(f"They did not all share {join_names(other)}; see the notes above.")
     if unknown:
-        sentences.append(f"Whether they shared {enumerate_names(unknown)} was not checked.")
+        sentences.append(f"Whether they shared {join_names(unknown)} was not checked.")
     return " ".join(sentences)
 
 
-def find_lengths(chosen: Mapping[str, pd.DataFrame]) -> list[str]:
+def find_length_caveats(chosen: Mapping[str, pd.DataFrame]) -> list[str]:
     """Return caveats about methods that were not trained, or not equally long."""
     caveats = []
     known = {method: runs for method, runs in chosen.items() if runs["steps"].notna().all()}
-    untrained = [code(method) for method, runs in known.items() if (runs["steps"] == 0).any()]
+    untrained = [as_code(method) for method, runs in known.items() if (runs["steps"] == 0).any()]
     if untrained:
         caveats.append(
-            f"Runs of {enumerate_names(untrained)} made no training step. Is there an optimizer, and a batch to train"
-            " on?"
+            f"Runs of {join_names(untrained)} made no training step. Is there an optimizer, and a batch to train on?"
         )
     if len({steps for runs in known.values() for steps in runs["steps"]}) > 1:
-        lengths = [f"{code(method)} for {describe_length(runs)}" for method, runs in known.items()]
-        caveats.append(f"Not trained equally long: {enumerate_names(lengths)}. A difference may come from that alone.")
+        lengths = [f"{as_code(method)} for {format_length(runs)}" for method, runs in known.items()]
+        caveats.append(f"Not trained equally long: {join_names(lengths)}. A difference may come from that alone.")
     return caveats
 
 
-def describe_length(runs: pd.DataFrame) -> str:
+def format_length(runs: pd.DataFrame) -> str:
     """Return the steps of some runs and why they ended, such as ``4 to 9 steps (EarlyStopping)``."""
     low, high = int(runs["steps"].min()), int(runs["steps"].max())
-    reasons = dict.fromkeys(show_reason(ended) for ended in runs["ended"].dropna())
+    reasons = dict.fromkeys(format_reason(ended) for ended in runs["ended"].dropna())
     why = f" ({', '.join(reasons)})" if reasons else ""
-    return (count(low, "step") if low == high else f"{low} to {high} steps") + why
+    return (format_count(low, "step") if low == high else f"{low} to {high} steps") + why
 
 
-def find_gaps(question: Question, results: Sequence[RunResult]) -> list[str]:
+def find_monitor_caveats(question: Question, results: Sequence[RunResult]) -> list[str]:
     """Return caveats about a monitor that was first logged late, or was not logged at the end."""
     measured = [result for result in results if result.status == "finished" and result.rows_with(question.monitor)]
     late, stale = [], []
     for result in measured:
         curve, logged = result.curve, result.rows_with(question.monitor)
-        run = f"{code(result.run.method.label)}, seed {result.run.seed}"
+        run = f"{as_code(result.run.method.label)}, seed {result.run.seed}"
         if logged[0] is not curve[0]:
             late.append(f"{run}: at step {logged[0].step}")
         if logged[-1] is not curve[-1]:
             end = curve[-1].step if result.steps is None else result.steps
             stale.append(f"{run}: from step {logged[-1].step} of {end}")
-    caveats, name, runs = [], code(question.monitor), count(len(measured), "run")
+    caveats, name, runs = [], as_code(question.monitor), format_count(len(measured), "run")
     if stale:
         caveats.append(
             f"{name} was not logged in the last validation of {len(stale)} of {runs}, so that an older value of it is"
@@ -179,12 +178,12 @@ def describe_procedure(
     axis: str,
 ) -> list[str]:
     """Return how the comparison was made, in paragraphs."""
-    monitor, seeds = code(question.monitor), enumerate_names([str(seed) for seed in question.seeds])
+    monitor, seeds = as_code(question.monitor), join_names([str(seed) for seed in question.seeds])
     several = len(question.methods) > 1
     who = "All methods were" if several else "The method was"
     given = f"the seed {seeds}" if len(question.seeds) == 1 else f"the seeds {seeds}"
     done = (
-        f"So far, {len(runs)} of {count(len(question.runs), 'run')} are done. "
+        f"So far, {len(runs)} of {format_count(len(question.runs), 'run')} are done. "
         if len(runs) < len(question.runs)
         else ""
     )
@@ -202,23 +201,21 @@ def describe_procedure(
                 " Means that differ by less than a millionth are ties: of neighboring values the middle one is"
                 " selected, otherwise the first."
             )
-    making += (
-        f" The figures above are {code(question.test_monitor)} on the test split, with the weights after the last step."
-    )
+    making += f" What is reported is {as_code(question.test_monitor)} on the test split after the last step."
     finished = runs[runs["status"] == "finished"]
     if len(finished) and finished["steps"].notna().all():
-        making += f" The runs that finished were trained for {describe_length(finished)}."
+        making += f" The runs that finished were trained for {format_length(finished)}."
     if resumed := int((runs["resumed"] > 0).sum()):
         making += f" Of them, {resumed} went on from a checkpoint after an interruption."
     if several:
-        making += f" {describe_sharing(agreements)}"
+        making += f" {describe_agreements(agreements)}"
     reading = "Intervals are Student's t over the seeds, at 95%."
     tested = int((summary["p"].notna() & (summary.index != question.baseline)).sum())
     if several:
         reading += " Differences are paired by seed and tested by a t-test"
         reading += f", with p-values corrected for {tested} comparisons after Holm." if tested > 1 else "."
         reading += (
-            f" {axis.capitalize()}s are counted until the mean of {code(question.baseline)}'s final {monitor} is"
+            f" {axis.capitalize()}s are counted until the mean of {as_code(question.baseline)}'s final {monitor} is"
             " reached on the validation split."
         )
     reading += ' "ms per step" is the time between training batches, next to whatever else the machine was doing.'
@@ -233,4 +230,4 @@ def describe_context(runs: pd.DataFrame, provenances: Sequence[Provenance]) -> s
         if values:
             parts.append(", ".join(values) if column == "device" else f"{column} {', '.join(values)}")
     hours = runs["seconds"].sum() / 3600
-    return "; ".join([*parts, f"{show_value(round(hours, 2))} hours of runs"])
+    return "; ".join([*parts, f"{format_value(round(hours, 2))} hours of runs"])

@@ -38,7 +38,7 @@ def make_runs_table(question: Question, results: Sequence[RunResult]) -> pd.Data
         name = f"sweep.{key}" if key in frame else key
         frame.insert(position, name, pd.Series([result.run.setting.values[key] for result in results], dtype=object))
     metrics = {
-        metric_column(name, frame): pd.Series([result.test.get(name) for result in results], dtype=float)
+        name_metric_column(name, frame): pd.Series([result.test.get(name) for result in results], dtype=float)
         for name in list_metrics(results)
     }
     return pd.concat([frame, pd.DataFrame(metrics, index=frame.index)], axis=1)
@@ -77,7 +77,7 @@ def list_metrics(results: Sequence[RunResult]) -> list[str]:
     return list(dict.fromkeys(name for result in results for name in result.test))
 
 
-def metric_column(metric: str, columns: Container[str]) -> str:
+def name_metric_column(metric: str, columns: Container[str]) -> str:
     """Return the name of a metric's column beside others."""
     return f"metric.{metric}" if metric in columns else metric
 
@@ -185,7 +185,7 @@ def make_summary(question: Question, runs: pd.DataFrame, settings: pd.DataFrame,
         if method not in selected:
             rows.append({"method": method, "seeds": 0, "failed": failed})
             continue
-        chosen = choose(runs, method, selected[method])
+        chosen = find_finished_runs(runs, method, selected[method])
         test = estimate_mean(list(figures[method].values()))
         row: dict[str, Any] = {"method": method, "setting": selected[method], "seeds": test.count}
         row |= {"test": test.mean, "test_low": test.low, "test_high": test.high}
@@ -221,15 +221,15 @@ def find_edges(question: Question, settings: pd.DataFrame) -> list[tuple[str, st
     return edges
 
 
-def choose(runs: pd.DataFrame, method: str, setting: int) -> pd.DataFrame:
+def find_finished_runs(runs: pd.DataFrame, method: str, setting: int) -> pd.DataFrame:
     """Return the finished runs of a method at a setting."""
     return runs[(runs["method"] == method) & (runs["setting"] == setting) & (runs["status"] == "finished")]
 
 
-def choose_all(runs: pd.DataFrame, summary: pd.DataFrame) -> dict[str, pd.DataFrame]:
+def find_selected_runs(runs: pd.DataFrame, summary: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """Return the finished runs of each method at its selected setting; methods that have none are left out."""
     selected = summary.loc[summary["seeds"] > 0, "setting"]
-    return {str(method): choose(runs, str(method), setting) for method, setting in selected.items()}
+    return {str(method): find_finished_runs(runs, str(method), setting) for method, setting in selected.items()}
 
 
 def are_numbers(values: Sequence[Any]) -> bool:
@@ -269,7 +269,7 @@ def _finite(value: float | None) -> float | None:
 
 
 def _by_seed(runs: pd.DataFrame, method: str, setting: int) -> dict[int, float]:
-    chosen = choose(runs, method, setting)
+    chosen = find_finished_runs(runs, method, setting)
     return {int(seed): float(value) for seed, value in zip(chosen["seed"], chosen["test"], strict=True)}
 
 

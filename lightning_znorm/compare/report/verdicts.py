@@ -9,9 +9,9 @@ import pandas as pd
 
 from lightning_znorm.compare.question.plan import short_names
 from lightning_znorm.compare.question.question import Question
-from lightning_znorm.compare.question.text import show_value
+from lightning_znorm.compare.question.syntax import format_value
+from lightning_znorm.compare.report.formatting import align, as_code, clean, format_count, join_names
 from lightning_znorm.compare.report.statistics import MIN_SEEDS
-from lightning_znorm.compare.report.wording import align, clean, code, count, enumerate_names
 from lightning_znorm.errors import listing
 
 _MANY_SEEDS = 200
@@ -97,27 +97,27 @@ class Doubts:
             return f"{sentence}."
         if self.is_shared and len(self.reasons) == 1:
             return f"At one shared setting, {sentence}; each method may do better at another."
-        return f"Not settled, as {enumerate_names(self.reasons)}: {sentence}."
+        return f"Not settled, as {join_names(self.reasons)}: {sentence}."
 
 
-def introduce(question: Question) -> str:
+def describe_scope(question: Question) -> str:
     """Say at which settings the methods are compared."""
     several = len(question.methods) > 1
     if not question.is_shared:
         who = "Each method" if several else "The method"
-        return f"{who} is judged at its best setting by {code(question.monitor)} on the validation split."
+        return f"{who} is judged at its best setting by {as_code(question.monitor)} on the validation split."
     who = "All methods ran at one shared setting, and each" if several else "The method ran at one setting, and"
     return f"{who} may have a better one: sweep the learning rate (`--compare.sweep model.init_args.lr=…`)."
 
 
-def judge(
+def make_verdicts(
     question: Question, summary: pd.DataFrame, unit: Unit, edges: Sequence[tuple[str, str, Any, str]]
 ) -> list[str]:
     """Return a sentence per method that is compared with the baseline."""
     baseline = question.baseline
     others = [method for method in summary.index if method != baseline]
     if not summary.loc[baseline, "seeds"]:
-        return [f"No run of the baseline {code(baseline)} was finished: nothing can be compared with it."]
+        return [f"No run of the baseline {as_code(baseline)} was finished: nothing can be compared with it."]
     tested = int(summary.loc[others, "p"].notna().sum())
     doubts = {method: _find_doubts(summary.loc[[baseline, method]], edges, question.is_shared) for method in others}
     return [_judge_one(summary.loc[method], question, unit, tested, doubts[method]) for method in others]
@@ -127,31 +127,28 @@ def _find_doubts(pair: pd.DataFrame, edges: Sequence[tuple[str, str, Any, str]],
     ends: dict[tuple[str, str], list[str]] = {}
     for method, key, _, end in edges:
         if method in pair.index:
-            ends.setdefault((key, end), []).append(code(method))
+            ends.setdefault((key, end), []).append(as_code(method))
     lost = pair[pair["seeds_failed"] > 0]
-    untrained = [code(method) for method in pair.index[pair["steps"] == 0]]
+    untrained = [as_code(method) for method in pair.index[pair["steps"] == 0]]
     return Doubts(
         is_shared,
+        [f"the best {clean(key)} of {join_names(who)} is the {end} of the sweep" for (key, end), who in ends.items()],
         [
-            f"the best {clean(key)} of {enumerate_names(who)} is the {end} of the sweep"
-            for (key, end), who in ends.items()
-        ],
-        [
-            f"{code(method)} failed in {row['seeds_failed']:.0f} of {row['seeds_failed'] + row['seeds']:.0f} seeds"
+            f"{as_code(method)} failed in {row['seeds_failed']:.0f} of {row['seeds_failed'] + row['seeds']:.0f} seeds"
             for method, row in lost.iterrows()
         ],
-        [f"no training step was made by {enumerate_names(untrained)}"] if untrained else [],
+        [f"no training step was made by {join_names(untrained)}"] if untrained else [],
     )
 
 
 def _judge_one(row: "pd.Series[Any]", question: Question, unit: Unit, tested: int, doubts: Doubts) -> str:
-    method, baseline, metric = code(row.name), code(question.baseline), clean(question.test_monitor)
+    method, baseline, metric = as_code(row.name), as_code(question.baseline), clean(question.test_monitor)
     if not row["seeds"]:
         return f"{method}: no run was finished."
     pairs = int(row["paired"]) if pd.notna(row["paired"]) else 0
     if not pairs:
         return f"{method} has no seed in common with {baseline}: the two cannot be compared."
-    difference, seeds = row["difference"], count(pairs, "seed")
+    difference, seeds = row["difference"], format_count(pairs, "seed")
     size, sign = unit.difference(difference), _show_sign(difference, question, unit)
     if pairs < MIN_SEEDS:
         lead = f"{size} {sign}" if difference else "no different"
@@ -193,7 +190,7 @@ def _show_sign(difference: float, question: Question, unit: Unit) -> str:
     return sign if unit.is_share else f"{sign} ({'higher' if difference > 0 else 'lower'})"
 
 
-def caveats(
+def find_caveats(
     question: Question,
     runs: pd.DataFrame,
     settings: pd.DataFrame,
@@ -220,23 +217,23 @@ def caveats(
         statuses = set(runs.loc[runs["method"] == method, "status"])
         reason = "diverged, crashed or did not log the metric" if "not measured" in statuses else "diverged or crashed"
         notes.append(
-            f"{count(int(row['failed']), 'run')} of {code(method)} {reason} (see `runs.csv`)"
+            f"{format_count(int(row['failed']), 'run')} of {as_code(method)} {reason} (see `runs.csv`)"
             + ("." if question.is_shared else "; settings without failures are preferred.")
         )
     expected = len(question.seeds)
     for method, row in summary.iterrows():
         if 0 < row["seeds"] < expected:
             where = "" if question.is_shared else " at the selected setting"
-            notes.append(f"Of {code(method)}, only {int(row['seeds'])} of {expected} seeds{where} count.")
+            notes.append(f"Of {as_code(method)}, only {int(row['seeds'])} of {expected} seeds{where} count.")
     return notes
 
 
 def _describe_edges(question: Question, edges: Sequence[tuple[str, str, Any, str]]) -> list[str]:
     grouped: dict[tuple[str, Any, str], list[str]] = {}
     for method, key, value, end in edges:
-        grouped.setdefault((key, value, end), []).append(code(method))
+        grouped.setdefault((key, value, end), []).append(as_code(method))
     notes = [
-        f"The best {clean(key)} of {enumerate_names(methods)}, {clean(show_value(value))}, is the {end} of the sweep."
+        f"The best {clean(key)} of {join_names(methods)}, {clean(format_value(value))}, is the {end} of the sweep."
         f" An even {'lower' if end == 'lowest' else 'higher'} value might do better: extend the sweep"
         f" {'downwards' if end == 'lowest' else 'upwards'}."
         for (key, value, end), methods in grouped.items()
@@ -244,7 +241,7 @@ def _describe_edges(question: Question, edges: Sequence[tuple[str, str, Any, str
     lengths = dict(zip(short_names(question.sweep), map(len, question.sweep.values()), strict=True))
     short = [clean(key) for key in dict.fromkeys(key for key, *_ in grouped) if lengths[key] == 2]
     if short:
-        notes.append(f"A sweep of two values has only ends: take more values of {enumerate_names(short)}.")
+        notes.append(f"A sweep of two values has only ends: take more values of {join_names(short)}.")
     return notes
 
 
@@ -255,7 +252,7 @@ def _describe_ties(question: Question, settings: pd.DataFrame) -> list[str]:
             (selected,) = rows.loc[rows["selected"], "setting"]
             labels = [str(question.settings[number]) for number in rows["setting"]]
             notes.append(
-                f"{len(rows)} settings of {code(method)} are equally good in {code(question.monitor)}"
+                f"{len(rows)} settings of {as_code(method)} are equally good in {as_code(question.monitor)}"
                 f" ({clean(listing(labels, 5))}); `{clean(str(question.settings[selected]))}` is taken."
             )
     return notes

@@ -12,14 +12,14 @@ from typing import Any
 import torch
 
 from lightning_znorm._lightning import find_classes
-from lightning_znorm.compare.identity.values import differing
+from lightning_znorm.compare.identity.values import differing_keys
 from lightning_znorm.compare.question.plan import Run, fingerprint
 from lightning_znorm.compare.runs.checkpoint import RunCheckpoint, find_checkpoint
-from lightning_znorm.compare.runs.parts import find_missing_parts, measure_lengths
+from lightning_znorm.compare.runs.loaders import count_batches, find_missing_hooks
 from lightning_znorm.compare.runs.recipes import Ingredients, Recipe
 from lightning_znorm.compare.runs.recorder import DivergedError, Recorder
 from lightning_znorm.compare.runs.result import RunResult, Seconds
-from lightning_znorm.compare.runs.training import Brake, Report, find_end
+from lightning_znorm.compare.runs.training import Report, TrialStopper, find_end
 from lightning_znorm.errors import own_message
 
 
@@ -55,20 +55,20 @@ def perform(task: Task, report: Report | None = None) -> RunResult:
 
     """
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-    recorder = Recorder(report, lambda folder: place_checkpoints(folder, task))
+    recorder = Recorder(report, lambda folder: locate_checkpoints(folder, task))
     path = find_checkpoint(task.folder)
-    callbacks = [Brake(), recorder] if task.is_trial else [recorder, RunCheckpoint(path)]
+    callbacks = [TrialStopper(), recorder] if task.is_trial else [recorder, RunCheckpoint(path)]
     began = time.perf_counter()
     result = RunResult.of_this_process(task.run, started=datetime.now(UTC).isoformat(timespec="seconds"))
     described = task.recipe.describe() if task.is_trial else {}
-    result.unstable = differing(task.identities, find_identities(task.run) | described)
+    result.unstable = differing_keys(task.identities, find_identities(task.run) | described)
     ready = fitted = None
     try:
         ingredients = task.recipe.make(task.run, task.folder, callbacks, task.is_trial)
         trainer, model, datamodule = ingredients.trainer, ingredients.model, ingredients.datamodule
-        recorder.own_callbacks = list(trainer.callbacks)
+        recorder.configured_callbacks = list(trainer.callbacks)
         if task.is_trial:
-            result.missing = find_missing_parts(ingredients)
+            result.missing = find_missing_hooks(ingredients)
         ready = time.perf_counter()
         # it is of this package's own making, and has the states of all callbacks in it
         resumed = {"ckpt_path": path, "weights_only": False} if path.exists() and not task.is_trial else {}
@@ -81,7 +81,7 @@ def perform(task: Task, report: Report | None = None) -> RunResult:
             trainer.validate(model, datamodule=datamodule, verbose=False)
         result.device = _name_device(model.device)
         if task.is_trial:
-            result.lengths = measure_lengths(trainer)
+            result.lengths = count_batches(trainer)
         if not result.missing:
             result.test = _test(ingredients, recorder)
     except DivergedError as error:
@@ -106,7 +106,7 @@ def perform(task: Task, report: Report | None = None) -> RunResult:
     return result
 
 
-def place_checkpoints(folder: str, task: Task) -> str:
+def locate_checkpoints(folder: str, task: Task) -> str:
     """Return a run's folder below one that all runs name, a trial's in the trial's own."""
     if task.is_trial:
         return str(task.folder / "checkpoints")

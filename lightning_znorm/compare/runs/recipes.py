@@ -17,7 +17,7 @@ from lightning_znorm.compare.question.plan import Run
 from lightning_znorm.errors import ArgumentValueError
 from lightning_znorm.transform import GradientTransform
 
-_TRIED_BATCHES = {"limit_val_batches": 2, "limit_test_batches": 2}  # training is stopped from outside
+_TRIAL_BATCHES = {"limit_val_batches": 2, "limit_test_batches": 2}  # training is stopped from outside
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class ConfiguredRecipe:
         """Return nothing: the file is the same for all processes."""
         return {}
 
-    def show_command(self, run: Run, options: Mapping[str, Any]) -> str:
+    def format_command(self, run: Run, options: Mapping[str, Any]) -> str:
         """Write the command that makes a run again, alone and in a folder of its own.
 
         Args:
@@ -105,7 +105,7 @@ class ConfiguredRecipe:
             parser_kwargs={"exit_on_error": False},
             trainer_defaults={"callbacks": list(callbacks)},
         )
-        keep_logs_apart(cli.trainer, folder, is_trial)
+        redirect_loggers(cli.trainer, folder, is_trial)
         return Ingredients(cli.trainer, cli.model, cli.datamodule)
 
 
@@ -138,7 +138,7 @@ class FactoryRecipe:
         own = arguments.pop("callbacks", None) or []
         own = [*own] if isinstance(own, Sequence) else [own]
         trainer = pl.Trainer(**arguments, callbacks=[*own, *run.method.make_callbacks(), *callbacks])
-        keep_logs_apart(trainer, folder, is_trial)
+        redirect_loggers(trainer, folder, is_trial)
         return Ingredients(trainer, model, datamodule)
 
     def describe(self) -> dict[str, Any]:
@@ -173,13 +173,13 @@ def background_arguments(trainer: Mapping[str, Any], folder: Path, is_trial: boo
     if not _has_callback(trainer, "ProgressBar"):
         arguments["enable_progress_bar"] = False
     if is_trial:
-        for name, batches in _TRIED_BATCHES.items():
+        for name, batches in _TRIAL_BATCHES.items():
             limit = trainer.get(name)
             arguments[name] = min(batches, limit) if isinstance(limit, int) else batches
     return arguments
 
 
-def keep_logs_apart(trainer: Any, folder: Path, is_trial: bool) -> None:
+def redirect_loggers(trainer: Any, folder: Path, is_trial: bool) -> None:
     """Let the loggers of a trial write into its own folder."""
     for logger in trainer.loggers if is_trial else ():
         for name in ("_root_dir", "_save_dir"):  # they have no public setter
@@ -224,22 +224,22 @@ def _logger_arguments(folder: Path) -> dict[str, str]:
 
 def _has_callback(trainer: Mapping[str, Any], name: str) -> bool:
     """Say whether one of the callbacks is of the class of this name in Lightning."""
-    return any(issubclass(cls, find_classes("callbacks", name)) for cls in callback_classes(trainer))
+    return any(issubclass(cls, find_classes("callbacks", name)) for cls in find_callback_classes(trainer))
 
 
-def callback_classes(trainer: Mapping[str, Any]) -> list[type]:
+def find_callback_classes(trainer: Mapping[str, Any]) -> list[type]:
     """Return the classes of the callbacks among a Trainer's arguments, which may be in the form of a configuration."""
     return _classes_of(trainer.get("callbacks") or [])
 
 
-def refuse_trainer(trainer: Mapping[str, Any]) -> None:
+def check_trainer(trainer: Mapping[str, Any]) -> None:
     """Raise if a Trainer's arguments have in them what is to be compared, or what the runs cannot share.
 
     Raises:
         ValueError: Naming the argument and the remedy.
 
     """
-    for cls in callback_classes(trainer):
+    for cls in find_callback_classes(trainer):
         if issubclass(cls, GradientTransform):
             raise ArgumentValueError(
                 f"The Trainer's arguments already contain {cls.__name__} (`trainer.callbacks`), so that every method"

@@ -14,7 +14,7 @@ from torch.nn.parameter import is_lazy
 from lightning_znorm._lightning import Callback, MisconfigurationError, find_classes
 from lightning_znorm.compare.runs.hashes import hash_batch, hash_random_states, hash_weights
 from lightning_znorm.compare.runs.result import EpochHashes, RunResult, Validation
-from lightning_znorm.compare.runs.training import Report, count_epochs, share_done
+from lightning_znorm.compare.runs.training import Report, compute_progress, count_epochs
 from lightning_znorm.transform import GradientTransform
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ class Recorder(Callback):
         self.batch_seconds: dict[str, float] = {}
         self.returned: dict[str, float] = {}
         self.validation_names: dict[str, None] = {}
-        self.own_callbacks: list[Any] | None = None
+        self.configured_callbacks: list[Any] | None = None
         self._report, self._relocate = report, relocate
         self.resumed = 0
         self.seconds_before = 0.0
@@ -112,13 +112,13 @@ class Recorder(Callback):
 
     def setup(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", stage: str) -> None:
         """Refuse gradient transforms that the module brings itself, and give each run a folder for checkpoints."""
-        if stage != "fit" or self.own_callbacks is None:
+        if stage != "fit" or self.configured_callbacks is None:
             return
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             is_checkpoint = isinstance(callback, find_classes("callbacks", "Checkpoint"))
             if self._relocate and is_checkpoint and getattr(callback, "dirpath", None) is not None:
                 callback.dirpath = self._relocate(str(callback.dirpath))
-            brought = all(callback is not known for known in self.own_callbacks)
+            brought = all(callback is not known for known in self.configured_callbacks)
             if brought and isinstance(callback, GradientTransform) and callback.enabled:
                 raise MisconfigurationError(
                     f"`{type(pl_module).__name__}.configure_callbacks` returns a `{type(callback).__name__}`, which"
@@ -257,7 +257,7 @@ class Recorder(Callback):
         if self._report is None or now - self._reported < _SECONDS_BETWEEN_REPORTS:
             return
         self._reported = now
-        self._report(share_done(trainer, self._batches_of_epoch), self.curve[-1].metrics if self.curve else {})
+        self._report(compute_progress(trainer, self._batches_of_epoch), self.curve[-1].metrics if self.curve else {})
 
 
 def _is_finite(pl_module: "pl.LightningModule") -> bool:

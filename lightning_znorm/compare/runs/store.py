@@ -7,7 +7,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from lightning_znorm.compare.files import is_temporary, read_json, replace_floats, write_json
+from lightning_znorm.compare.files import is_temporary, read_json, replace_nonfinite, write_json
 from lightning_znorm.compare.question.plan import Run
 from lightning_znorm.compare.runs.checkpoint import find_checkpoint
 from lightning_znorm.compare.runs.lease import LOCK, Lease
@@ -33,7 +33,7 @@ class Store:
         self.folder = folder.absolute()  # the module that is trained may change the working directory
 
     @contextmanager
-    def opened(self, configuration: Mapping[str, Any]) -> Iterator["Store"]:
+    def open(self, configuration: Mapping[str, Any]) -> Iterator["Store"]:
         """Take possession of the folder.
 
         Args:
@@ -136,7 +136,9 @@ class Store:
                 f" this version reads schema {SCHEMA}). {choose}."
             )
         # once through JSON, as what was stored went
-        differing = differences(known["configuration"], json.loads(json.dumps(_encode(configuration), default=repr)))
+        differing = find_differences(
+            known["configuration"], json.loads(json.dumps(_encode(configuration), default=repr))
+        )
         if not self._has_results():
             return bool(differing)
         if differing:
@@ -155,35 +157,35 @@ class Store:
         return False
 
     @property
-    def trial(self) -> Path:
+    def trial_file(self) -> Path:
         """Where the trial is remembered."""
         return self.folder / "trial.json"
 
     def _forget_trial(self) -> None:
-        self.trial.unlink(missing_ok=True)
+        self.trial_file.unlink(missing_ok=True)
         shutil.rmtree(self.folder / "runs", ignore_errors=True)
 
-    def folder_of(self, run: Run) -> Path:
+    def run_folder(self, run: Run) -> Path:
         """Return where a run's files are."""
         return self.folder / "runs" / run.key
 
-    def result_of(self, run: Run) -> RunResult | None:
+    def read_result(self, run: Run) -> RunResult | None:
         """Return a run's result, ``None`` if there is none yet."""
-        path = self.folder_of(run) / "result.json"
+        path = self.run_folder(run) / "result.json"
         return RunResult.from_json(run, read_json(path)) if path.is_file() else None
 
-    def results(self, runs: Iterable[Run]) -> list[RunResult]:
+    def read_results(self, runs: Iterable[Run]) -> list[RunResult]:
         """Return the existing results."""
-        results = (self.result_of(run) for run in runs)
+        results = (self.read_result(run) for run in runs)
         return [result for result in results if result is not None]
 
-    def keep(self, result: RunResult) -> None:
+    def write_result(self, result: RunResult) -> None:
         """Write the result of a run that has not written it itself."""
-        write_json(self.folder_of(result.run) / "result.json", result.to_json())
+        write_json(self.run_folder(result.run) / "result.json", result.to_json())
 
     def clear(self, run: Run) -> None:
         """Remove what an interrupted run has left, unless it goes on from a checkpoint."""
-        folder = self.folder_of(run)
+        folder = self.run_folder(run)
         if find_checkpoint(folder).is_file():
             (folder / "result.json").unlink(missing_ok=True)
         elif folder.is_dir() and not folder.is_symlink():
@@ -192,19 +194,21 @@ class Store:
             folder.unlink(missing_ok=True)
 
 
-def differences(old: Any, new: Any, key: str = "") -> list[tuple[str, Any, Any]]:
+def find_differences(old: Any, new: Any, key: str = "") -> list[tuple[str, Any, Any]]:
     """List where two nested mappings differ, as dotted key, old value, new value.
 
     Example::
 
-        >>> differences({"a": {"b": 1, "c": 2}}, {"a": {"b": 3, "c": 2}})
+        >>> find_differences({"a": {"b": 1, "c": 2}}, {"a": {"b": 3, "c": 2}})
         [('a.b', 1, 3)]
 
     """
     if isinstance(old, dict) and isinstance(new, dict):
         keys = dict.fromkeys([*old, *new])
         return [
-            found for name in keys for found in differences(old.get(name), new.get(name), f"{key}.{name}".lstrip("."))
+            found
+            for name in keys
+            for found in find_differences(old.get(name), new.get(name), f"{key}.{name}".lstrip("."))
         ]
     is_same = json.dumps(old, sort_keys=True) == json.dumps(new, sort_keys=True)  # 1 batch is not the share 1.0
     return [] if is_same else [(key, old, new)]
@@ -217,4 +221,4 @@ def _is_possession(path: Path) -> bool:
 
 def _encode(configuration: Any) -> Any:
     """Write what is not a finite number as YAML does, so that JSON gives back the same."""
-    return replace_floats(configuration, lambda number: f".{number}")
+    return replace_nonfinite(configuration, lambda number: f".{number}")

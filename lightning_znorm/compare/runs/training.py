@@ -9,12 +9,12 @@ from lightning_znorm._lightning import Callback, find_classes
 if TYPE_CHECKING:
     import lightning.pytorch as pl
 
-_TRIED_BATCHES = 4
+_TRIAL_BATCHES = 4
 
 Report = Callable[[float, Mapping[str, float | None]], None]
 
 
-def share_done(trainer: "pl.Trainer", batches_of_epoch: int) -> float:
+def compute_progress(trainer: "pl.Trainer", batches_of_epoch: int) -> float:
     """Return the share of the training that is done, 0 where its length is not known."""
     shares = [0.0]
     if trainer.max_epochs is not None and trainer.max_epochs > 0:
@@ -26,7 +26,7 @@ def share_done(trainer: "pl.Trainer", batches_of_epoch: int) -> float:
     return min(max(shares), 1.0)
 
 
-class Brake(Callback):
+class TrialStopper(Callback):
     """End the trial of a training after a few batches, whatever its configuration."""
 
     def __init__(self) -> None:
@@ -38,7 +38,7 @@ class Brake(Callback):
     ) -> None:
         """Stop, also before the least number of epochs or steps."""
         self._batches += 1
-        if self._batches >= _TRIED_BATCHES:
+        if self._batches >= _TRIAL_BATCHES:
             trainer.fit_loop.min_epochs = trainer.fit_loop.epoch_loop.min_steps = None
             trainer.should_stop = True
 

@@ -6,7 +6,7 @@ from typing import Any
 from lightning_znorm.compare.runs.recipes import Ingredients
 
 
-def find_missing_parts(ingredients: Ingredients) -> list[str]:
+def find_missing_hooks(ingredients: Ingredients) -> list[str]:
     """Name the steps and loaders that a comparison needs and that nobody has written.
 
     Returns:
@@ -30,7 +30,7 @@ def _overrides(owner: Any, name: str) -> bool:
     return method is not None
 
 
-def measure_lengths(trainer: Any) -> dict[str, float | None]:
+def count_batches(trainer: Any) -> dict[str, float | None]:
     """Return the numbers of batches per epoch and split in a Trainer's loaders, whatever its limits."""
     loaders = {"train": trainer.train_dataloader, "validate": trainer.val_dataloaders}
     return {split: _count(loader) for split, loader in loaders.items()}

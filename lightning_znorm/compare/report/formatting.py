@@ -10,7 +10,7 @@ def clean(text: str) -> str:
     return " ".join(str(text).split()).replace("`", "'")
 
 
-def code(name: object) -> str:
+def as_code(name: object) -> str:
     """Return a name as code."""
     return f"`{clean(str(name))}`"
 
@@ -26,12 +26,12 @@ def escape_prose(sentence: str) -> str:
     return "`".join(part if number % 2 else re.sub(r"([\\|<$])", r"\\\1", part) for number, part in enumerate(parts))
 
 
-def enumerate_names(names: Sequence[str]) -> str:
+def join_names(names: Sequence[str]) -> str:
     """Join names as in a sentence.
 
     Example::
 
-        >>> enumerate_names(["a"]), enumerate_names(["a", "b", "c"])
+        >>> join_names(["a"]), join_names(["a", "b", "c"])
         ('a', 'a, b and c')
 
     """
@@ -39,19 +39,19 @@ def enumerate_names(names: Sequence[str]) -> str:
     return f"{', '.join(first)} and {last}" if first else last
 
 
-def count(number: int, noun: str) -> str:
+def format_count(number: int, noun: str) -> str:
     """Write a number of things.
 
     Example::
 
-        >>> count(1, "run"), count(2, "run")
+        >>> format_count(1, "run"), format_count(2, "run")
         ('1 run', '2 runs')
 
     """
     return f"{number} {noun}{'s' * (number != 1)}"
 
 
-def show_reason(ended: object) -> str:
+def format_reason(ended: object) -> str:
     """Write why a training ended: of early stopping the callback's name."""
     return re.sub(r"^early stopping \((.+)\)$", r"\1", str(ended))
 

@@ -86,12 +86,12 @@ def parse_value(text: str) -> Any:
     return value
 
 
-def show_value(value: Any) -> str:
+def format_value(value: Any) -> str:
     """Write a value as short as it is clear, in every process alike.
 
     Example::
 
-        >>> show_value(1e-3), show_value(0.30000000000000004), show_value("SGD")
+        >>> format_value(1e-3), format_value(0.30000000000000004), format_value("SGD")
         ('0.001', '0.3', 'SGD')
 
     """
