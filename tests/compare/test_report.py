@@ -216,7 +216,7 @@ def test_labels_settings_and_metrics_are_no_markup():
         "# test_acc of none, a ## b\\|\\<script>\\`\\$c\\$\\` (higher is better)",
         "## Other metrics of the same runs",
         "## val_acc of each setting (higher is better)",
-        "## How it was done",
+        "## Procedure",
     ]
     outside_of_code = "".join(summary.split("`")[::2])
     assert not [tag for tag in ("<script", "<i", "<b") if tag in outside_of_code.replace("\\<", "")]

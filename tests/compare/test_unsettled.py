@@ -30,7 +30,7 @@ def test_a_verdict_on_settings_that_were_selected_says_so():
     found = find(asked, results_of(CLEAR, setting=MIDDLE))
     assert found.verdicts[0].startswith("`znorm` is 5.5 points better")
     assert (
-        "Its selected setting is, among those whose runs failed least, the one with the highest mean of `val_acc`"
+        "Its selected setting is the one with the highest mean of `val_acc` on the validation split"
         in (found.procedure[0])
     )
     figure = plot_curves(asked, found.summary, found.curves, found.losses, found.unit, found.axis)
@@ -127,7 +127,8 @@ def test_equal_means_are_ties_however_they_are_rounded(mode, values, better):
     found = find(asked, results)
     assert selected(asked, found) == {"none": "lr=0.003"}  # of two in the middle the smaller
     assert (
-        "2 settings of `none` are equally good in `val_acc` (lr=0.003, lr=0.01); `lr=0.003` is taken." in found.caveats
+        "2 settings of `none` are equally good in `val_acc` (lr=0.003, lr=0.01); `lr=0.003` is selected."
+        in found.caveats
     )
     assert "are ties" in found.procedure[0]
     results[2]["curve"][0]["metrics"]["val_acc"] = better
