@@ -252,7 +252,7 @@ def test_seeds_that_make_no_difference_are_told(capsys):
 @pytest.mark.slow
 def test_unequal_batches_are_told(capsys):
     assert compare(f"--data={TINY}.Unshared", "--compare.seeds=1") == 0
-    assert "the batches differ between methods in 1 of 1 case" in capsys.readouterr().out
+    assert "The batches differ between methods in 1 of 1 case" in capsys.readouterr().out
 
 
 @pytest.mark.slow

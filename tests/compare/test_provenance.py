@@ -263,7 +263,7 @@ def test_uncommitted_changes_alone_are_no_caveat():
 )
 def test_runs_of_several_states(states, shown):
     (caveat,), line = report(runs_of(*states, states[0]))
-    assert caveat == f"The runs were made by different versions or commits of the package ({shown}); see `runs.csv`."
+    assert caveat == f"The runs were made by different versions or commits of this package ({shown}); see `runs.csv`."
     assert line.startswith(f"lightning-znorm {shown.replace('; ', ', ')}; torch 2; ")
     frame = pd.read_csv("out/runs.csv", dtype=str, keep_default_na=False)
     rows = frame[["lightning-znorm", "commit", "dirty"]].to_numpy().tolist()
@@ -339,4 +339,4 @@ def test_resumed_with_other_code(checkout):
     runs, summary = run(3)
     assert runs == {(0, first, False), (1, first, False), (2, second, True)}
     before, after = Provenance(VERSION, first, False), Provenance(VERSION, second, True)
-    assert f"The runs were made by different versions or commits of the package ({before}; {after})" in summary
+    assert f"The runs were made by different versions or commits of this package ({before}; {after})" in summary
