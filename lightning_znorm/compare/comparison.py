@@ -1,4 +1,4 @@
-"""A whole comparison, from the trial to the report."""
+"""A comparison, from the trial to the report."""
 
 import contextlib
 import signal

@@ -100,7 +100,7 @@ def _refuse_key(key: str) -> None:
 
 def _check_run(parser: Any, recipe: ConfiguredRecipe, run: Run, subject: str, key: str = "") -> None:
     try:
-        parser.parse_args(recipe.flags(run))
+        parser.parse_args(recipe.make_flags(run))
     except ArgumentError as error:
         keys = _list_keys(yaml.safe_load(recipe.config_file.read_text()))
         hint = did_you_mean(key, keys) if key and not _is_key(key, keys) else ""

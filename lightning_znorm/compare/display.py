@@ -1,4 +1,4 @@
-"""One display of progress for a whole comparison."""
+"""The progress display of a comparison."""
 
 import time
 from collections.abc import Mapping
@@ -67,11 +67,11 @@ class Display:
             self._progress.remove_task(self._bars.pop(name))
             if event.result is not None:
                 self._print_result(event.task, event.result)
-        left = self.seconds_left()
+        left = self.estimate_seconds_left()
         note = f"{self._done}/{self._total}" + (f", {format_time(left)} left" if left is not None else "")
         self._progress.update(self._total_bar, completed=self._done + sum(self._shares.values()), note=note)
 
-    def seconds_left(self) -> float | None:
+    def estimate_seconds_left(self) -> float | None:
         """Estimate the remaining time from the pace so far, or from the trial before the first run has ended."""
         done = self._done - self._done_before + sum(self._shares.values())
         left = self._total - self._done - sum(self._shares.values())
@@ -85,13 +85,13 @@ class Display:
     def _print_result(self, task: Task, result: RunResult) -> None:
         seconds = result.seconds.all if result.seconds else 0.0
         outcome = self._format_outcome(result) if result.status == "finished" else _format_failure(result)
-        left = self.seconds_left()
+        left = self.estimate_seconds_left()
         remaining = f"; {format_time(left)} left" if left and self._done < self._total else ""
         line = f"[{self._done}/{self._total}] {task.run}: {outcome} ({format_time(seconds)}{remaining})"
         self.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def _format_outcome(self, result: RunResult) -> str:
-        validations = result.rows_with(self._monitor)
+        validations = result.find_validations(self._monitor)
         outcome = self._format_value(validations[-1].metrics) if validations else ""
         outcome = outcome or f"{self._monitor} was not measured"
         if result.stopped_early:

@@ -5,8 +5,8 @@ import math
 import os
 import re
 import uuid
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,23 +22,31 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write to a temporary file in the same folder and rename it; raise ``OSError`` if that fails."""
-    # unique among all processes, also of other machines
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    """Write a file completely or not at all; raise ``OSError`` if that fails."""
     try:
-        with temporary.open("wb") as file:
+        with replace_file(path) as temporary, temporary.open("wb") as file:
             file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
     except OSError as error:
-        with suppress(OSError):
-            temporary.unlink()
         raise FileError(
             error.errno,
             f"`{path}` cannot be written ({error.strerror or error}). Finished runs are kept: fix this, and run the"
             " same command again to resume",
         ) from error
+
+
+@contextmanager
+def replace_file(path: Path) -> Iterator[Path]:
+    """Yield the path of a temporary file that replaces another one if the block ends without an error."""
+    # unique among all processes, also of other machines
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        with suppress(OSError):
+            temporary.unlink()
 
 
 def as_json(value: Any) -> Any:

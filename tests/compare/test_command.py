@@ -112,7 +112,7 @@ def test_a_run_is_what_fit_and_test_make_of_it():
         main(
             [
                 "fit",
-                *recipe.flags(Run(method, Setting(), 3)),
+                *recipe.make_flags(Run(method, Setting(), 3)),
                 "--trainer.logger=lightning.pytorch.loggers.CSVLogger",
                 "--trainer.logger.save_dir=fit",
             ]

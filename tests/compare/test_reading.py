@@ -22,14 +22,14 @@ def test_methods_and_their_flags():
         f"none, clip(max_norm=0.5,norm_type=1), gc,"
         f"znorm(min_ndim=2,eps=1e-8,exclude=['*.bias', head.*]), {TINY}.Halve(by=0.25)"
     )
-    assert none.flags() == []
+    assert none.make_flags() == []
     assert clip.init_args == {"max_norm": 0.5, "norm_type": 1}
     assert isinstance(clip.make_callbacks()[0], GradientClipping)
     assert isinstance(gc.make_callbacks()[0], GradientCentralization)
     (callback,) = znorm.make_callbacks()
     assert isinstance(callback, ZNorm)
     assert (callback.min_ndim, callback.eps, callback.exclude) == (2, 1e-8, ("*.bias", "head.*"))
-    (flag,) = znorm.flags()
+    (flag,) = znorm.make_flags()
     assert json.loads(flag.partition("+=")[2])["class_path"] == "lightning_znorm.ZNorm"
     assert other.make_callbacks()[0].by == 0.25
     assert other.label == f"{TINY}.Halve(by=0.25)"
@@ -235,5 +235,5 @@ def test_the_baseline():
 
 def test_what_yaml_reads_of_a_flag_is_what_was_meant():
     (method,) = parse_methods("znorm(exclude=['a: b', 'c,d'],stop_step=500)")
-    written = yaml.safe_load(method.flags()[0].partition("+=")[2])
+    written = yaml.safe_load(method.make_flags()[0].partition("+=")[2])
     assert written["init_args"] == {"exclude": ["a: b", "c,d"], "stop_step": 500}

@@ -1,5 +1,6 @@
 """A run that was interrupted goes on from its checkpoint, as if nothing had happened."""
 
+import os
 import signal
 from importlib import import_module
 from pathlib import Path
@@ -129,7 +130,7 @@ def test_what_cannot_be_saved_is_trained_all_the_same(monkeypatch):
     def fail(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoints.os, "replace", fail)
+    monkeypatch.setattr(os, "replace", fail)
     with pytest.warns(UserWarning, match="cannot be resumed if it is interrupted: .*No space left on device"):
         _, trainer, _ = train(PACKAGES[0])
     assert trainer.current_epoch == EPOCHS

@@ -33,7 +33,7 @@ class _Worker:
     finished: float | None = None
     is_open: bool = True
 
-    def waitables(self) -> list[Any]:
+    def find_waitables(self) -> list[Any]:
         """Return the objects to wait for."""
         sentinels = [self.process.sentinel] if self.process.is_alive() else []
         return [*sentinels, self.receiver] if self.is_open else sentinels
@@ -85,7 +85,7 @@ class ProcessExecutor:
                         del workers[slot]
                 if workers:  # waiting for nothing would not end
                     deadline.check()
-                    waitables = [waitable for worker in workers.values() for waitable in worker.waitables()]
+                    waitables = [waitable for worker in workers.values() for waitable in worker.find_waitables()]
                     connection.wait(waitables, min(_POLL_SECONDS, deadline.seconds_left))
         finally:
             for worker in workers.values():

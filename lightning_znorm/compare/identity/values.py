@@ -66,7 +66,7 @@ def identify(value: Any) -> str:
 def identify_code(modules: Iterable[str]) -> dict[str, str]:
     """Return a digest of the code of each of the user's modules among some, and of those that they import."""
     hasher = _Hasher()
-    return {name: hasher.source(path).hex()[:16] for name, path in find_sources(modules).items()}
+    return {name: hasher.digest_source(path).hex()[:16] for name, path in find_sources(modules).items()}
 
 
 def describe(value: Any) -> Any:
@@ -133,13 +133,13 @@ class _Hasher:
             return _hash("cycle", str(len(self._depths) - self._depths[id(value)]).encode())
         self._depths[id(value)] = len(self._depths)
         try:
-            result = self._compute(value)
+            result = self._digest_uncached(value)
         finally:
             del self._depths[id(value)]
         self._digests[id(value)] = (value, result)
         return result
 
-    def _compute(self, value: Any) -> bytes:
+    def _digest_uncached(self, value: Any) -> bytes:
         kind = type(value)
         if kind in (list, tuple):
             if all(type(item) in _ATOMS for item in value):
@@ -152,35 +152,35 @@ class _Hasher:
         if kind in (set, frozenset):
             return _hash(kind.__name__, *sorted(map(self.digest, value)))
         if isinstance(value, Tensor):
-            return self._tensor(value)
+            return self._digest_tensor(value)
         if kind is np.ndarray and value.dtype != object:
             return _hash(f"array {value.dtype.str} {value.shape}", np.ascontiguousarray(value).tobytes())
         if isinstance(value, enum.Enum):
             return self._join(f"enum {_name(kind)}.{value.name}", (value.value,))
         if isinstance(value, ModuleType):
-            return self._modules([value.__name__])
+            return self._digest_modules([value.__name__])
         if any(value is find() for find in GENERATOR_FINDERS):
             return _hash(f"global generator {_name(kind)}")  # without its state, which each run seeds
         if hasattr(value, "cache_info") and hasattr(value, "__wrapped__"):
             return self._join("cached", (value.__wrapped__,))
         if isinstance(value, FunctionType):
-            return self._function(value)
+            return self._digest_function(value)
         if isinstance(value, CodeType):
-            return self._code(value)
+            return self._digest_code(value)
         if isinstance(value, MethodType):
             return self._join("method", (value.__self__, value.__func__))
         if isinstance(value, type):
-            return self._class(value)
+            return self._digest_class(value)
         if isinstance(value, (staticmethod, classmethod)):
             return self._join(kind.__name__, (value.__func__,))
         if isinstance(value, property):
             return self._join("property", (value.fget, value.fset, value.fdel))
-        return self._object(value)
+        return self._digest_object(value)
 
     def _join(self, kind: str, values: Iterable[Any]) -> bytes:
         return _hash(kind, *map(self.digest, values))
 
-    def _tensor(self, value: Tensor) -> bytes:
+    def _digest_tensor(self, value: Tensor) -> bytes:
         kind = f"{_name(type(value))} {value.dtype} {value.layout} {value.requires_grad}"
         if is_lazy(value):
             return _hash(kind)
@@ -191,22 +191,22 @@ class _Hasher:
         flat = dense.cpu().resolve_conj().resolve_neg().contiguous().reshape(-1)
         return _hash(kind, flat.view(torch.uint8).numpy().tobytes())
 
-    def _function(self, function: FunctionType) -> bytes:
+    def _digest_function(self, function: FunctionType) -> bytes:
         if _is_installed(function):
             return _hash(f"function {_name(function)}")
         cells = [_get_content(cell) for cell in function.__closure__ or ()]
         names = sorted(_find_operands(function.__code__, "LOAD_GLOBAL", "LOAD_NAME") & {*function.__globals__})
         used = [(name, function.__globals__[name]) for name in names]
-        imported = self._modules(_find_operands(function.__code__, "IMPORT_NAME"))
+        imported = self._digest_modules(_find_operands(function.__code__, "IMPORT_NAME"))
         contents = (function.__code__, function.__defaults__, function.__kwdefaults__, cells, used, imported)
         return self._join(f"function {function.__name__}", contents)
 
-    def _modules(self, names: Iterable[str]) -> bytes:
+    def _digest_modules(self, names: Iterable[str]) -> bytes:
         names = sorted(names)
-        sources = [self.source(path) for path in find_sources(names).values()]
+        sources = [self.digest_source(path) for path in find_sources(names).values()]
         return _hash(f"modules {' '.join(names)}", *sources)
 
-    def source(self, path: Path) -> bytes:
+    def digest_source(self, path: Path) -> bytes:
         """Digest a source file without its line numbers and comments."""
         if path not in self._sources:
             self._sources[path] = _hash("source")
@@ -214,12 +214,12 @@ class _Hasher:
                 self._sources[path] = self.digest(compile(path.read_bytes(), "", "exec", dont_inherit=True))
         return self._sources[path]
 
-    def _code(self, code: CodeType) -> bytes:
+    def _digest_code(self, code: CodeType) -> bytes:
         counts = (code.co_argcount, code.co_posonlyargcount, code.co_kwonlyargcount, code.co_flags, code.co_name)
         names = (code.co_names, code.co_varnames, code.co_freevars, code.co_cellvars)
         return self._join("code", (counts, names, code.co_code, code.co_consts))
 
-    def _class(self, cls: type) -> bytes:
+    def _digest_class(self, cls: type) -> bytes:
         if _is_installed(cls):
             return _hash(f"class {_name(cls)}")
         inherited = {name: value for base in reversed(cls.__bases__) for name, value in vars(base).items()}
@@ -235,7 +235,7 @@ class _Hasher:
         # not the qualified name, see `_short_name`
         return self._join(f"class {cls.__name__}", (cls.__bases__, members))
 
-    def _object(self, value: Any) -> bytes:
+    def _digest_object(self, value: Any) -> bytes:
         reduce = copyreg.dispatch_table.get(type(value))
         try:
             reduced = reduce(value) if reduce is not None else value.__reduce_ex__(4)

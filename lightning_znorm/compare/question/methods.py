@@ -58,7 +58,7 @@ class Method:
         """Leave out the cached identity: another process has to find it itself."""
         return {name: value for name, value in vars(self).items() if name != "_identity"}
 
-    def flags(self) -> list[str]:
+    def make_flags(self) -> list[str]:
         """Return the options of ``fit`` for this method."""
         if self.class_path is None:
             return []

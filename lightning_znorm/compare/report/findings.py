@@ -60,8 +60,8 @@ def make_findings(question: Question, results: Sequence[RunResult]) -> Findings:
     caveats += procedure.find_monitor_caveats(question, results)
     if procedure.have_seeds_no_effect(runs):
         caveats.append(
-            "All seeds began with the same weights and saw the same batches: the module or the data set their own seed,"
-            " so that the runs repeat each other, and neither intervals nor verdicts mean anything."
+            "All seeds began with the same weights and saw the same batches: the module or its data sets a fixed seed."
+            " The runs repeat each other, and neither intervals nor verdicts mean anything."
         )
     expected = len(question.runs)
     if len(results) < expected:

@@ -127,13 +127,13 @@ def format_summary(question: Question, findings: Findings) -> pd.DataFrame:
     if question.sweep:
         heading = "setting" if question.has_one_setting else "selected setting"
         columns[heading] = [str(question.settings[row["setting"]]) if row["seeds"] else "–" for row in rows]
-    columns[f"{question.test_monitor}{unit.heading}"] = unit.column(summary["test"].tolist())
-    columns["95% interval"] = [unit.interval(row["test_low"], row["test_high"]) or "–" for row in rows]
+    columns[f"{question.test_monitor}{unit.heading}"] = unit.format_column(summary["test"].tolist())
+    columns["95% interval"] = [unit.format_interval(row["test_low"], row["test_high"]) or "–" for row in rows]
     columns["difference"] = [
         "–" if pd.isna(row["difference"]) else _format_signed(row["difference"], unit) for row in rows
     ]
     columns["95% interval "] = [
-        unit.interval_of_difference(row["difference_low"], row["difference_high"]) or "–" for row in rows
+        unit.format_difference_interval(row["difference_low"], row["difference_high"]) or "–" for row in rows
     ]
     failed = summary["seeds_failed"].fillna(0)
     is_tested = (summary["paired"] >= MIN_SEEDS) & summary["p_holm"].notna() & (failed == 0)
@@ -176,7 +176,7 @@ def format_settings(question: Question, findings: Findings) -> pd.DataFrame | No
     if question.has_one_setting:
         return None
     settings, unit = findings.settings, findings.unit
-    columns = [unit.column(settings[name].tolist()) for name in ("mean", "low", "high")]
+    columns = [unit.format_column(settings[name].tolist()) for name in ("mean", "low", "high")]
     cells = {
         (row["method"], row["setting"]): _format_setting_cell(row, *texts)
         for (_, row), *texts in zip(settings.iterrows(), *columns, strict=True)

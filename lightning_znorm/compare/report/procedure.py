@@ -147,10 +147,12 @@ def format_length(runs: pd.DataFrame) -> str:
 
 def find_monitor_caveats(question: Question, results: Sequence[RunResult]) -> list[str]:
     """Return caveats about a monitor that was not logged in the first or the last validation."""
-    measured = [result for result in results if result.status == "finished" and result.rows_with(question.monitor)]
+    measured = [
+        result for result in results if result.status == "finished" and result.find_validations(question.monitor)
+    ]
     late, stale = [], []
     for result in measured:
-        logged = result.rows_with(question.monitor)
+        logged = result.find_validations(question.monitor)
         first, last = logged[0], logged[-1]
         run = f"{as_code(result.run.method.label)}, seed {result.run.seed}"
         if first is not result.curve[0]:

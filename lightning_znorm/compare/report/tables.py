@@ -44,7 +44,7 @@ def make_runs_table(question: Question, results: Sequence[RunResult]) -> pd.Data
 
 
 def _make_row(question: Question, result: RunResult) -> dict[str, Any]:
-    logged = result.rows_with(question.monitor)
+    logged = result.find_validations(question.monitor)
     versions = result.versions
     return {
         "method": result.run.method.label,
@@ -101,7 +101,7 @@ def make_curves_table(question: Question, results: Sequence[RunResult]) -> pd.Da
     points = [
         {**_identify(result), "epoch": row.epoch, "step": row.step, "value": _finite(row.metrics[question.monitor])}
         for result in results
-        for row in result.rows_with(question.monitor)
+        for row in result.find_validations(question.monitor)
     ]
     return _make_curves(points)
 
@@ -251,7 +251,7 @@ def _status(result: RunResult, question: Question) -> str:
     """Return the status; a run with an inf or NaN metric has diverged, too."""
     if result.status != "finished":
         return result.status
-    validations = result.rows_with(question.monitor)
+    validations = result.find_validations(question.monitor)
     if not validations or question.test_monitor not in result.test:
         return "not measured"
     last = validations[-1].metrics[question.monitor], result.test[question.test_monitor]

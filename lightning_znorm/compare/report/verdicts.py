@@ -23,31 +23,31 @@ class Unit:
 
     is_share: bool
 
-    def value(self, value: float) -> str:
+    def format(self, value: float) -> str:
         """Format a value."""
         if math.isnan(value):
             return "–"
         return f"{100 * value:.1f}" if self.is_share else f"{value:.4g}"
 
-    def column(self, values: Sequence[float]) -> list[str]:
+    def format_column(self, values: Sequence[float]) -> list[str]:
         """Format values with the same number of decimals."""
-        return [self.value(value) for value in values] if self.is_share else align(values)
+        return [self.format(value) for value in values] if self.is_share else align(values)
 
-    def interval(self, low: float, high: float) -> str:
+    def format_interval(self, low: float, high: float) -> str:
         """Format an interval, that of a share between 0 and 1; empty if there is none."""
         if math.isnan(low):
             return ""
         if self.is_share:
             low, high = max(low, 0.0), min(high, 1.0)
-        return f"{self.value(low)} to {self.value(high)}"
+        return f"{self.format(low)} to {self.format(high)}"
 
-    def interval_of_difference(self, low: float, high: float) -> str:
+    def format_difference_interval(self, low: float, high: float) -> str:
         """Format the interval of a difference, empty if there is none."""
         if math.isnan(low):
             return ""
         return f"{100 * low:.1f} to {100 * high:.1f}" if self.is_share else f"{low:.3g} to {high:.3g}"
 
-    def difference(self, value: float) -> str:
+    def format_difference(self, value: float) -> str:
         """Format the size of a difference."""
         return f"{abs(100 * value):.1f} points" if self.is_share else f"{abs(value):.3g}"
 
@@ -150,7 +150,7 @@ def _make_verdict(row: "pd.Series[Any]", question: Question, unit: Unit, tested:
     if not pairs:
         return f"{method} has no seed in common with {baseline}: the two cannot be compared."
     difference, seeds = row["difference"], format_count(pairs, "seed")
-    size, sign = unit.difference(difference), _describe_sign(difference, question, unit)
+    size, sign = unit.format_difference(difference), _describe_sign(difference, question, unit)
     if pairs < MIN_SEEDS:
         result = f"{size} {sign}" if difference else "no difference"
         few = {1: "one seed is", 2: "two seeds are"}[pairs]
@@ -166,7 +166,7 @@ def _make_verdict(row: "pd.Series[Any]", question: Question, unit: Unit, tested:
             " p-value can be computed"
         )
     low, high = row["difference_low"], row["difference_high"]  # of the size: the sentence has the sign
-    interval = unit.interval_of_difference(*((low, high) if difference > 0 else (-high, -low)))
+    interval = unit.format_difference_interval(*((low, high) if difference > 0 else (-high, -low)))
     correction = f" after Holm's correction for {tested} comparisons" if tested > 1 else ""
     if row["p_holm"] < 0.05:
         return doubts.qualify(

@@ -1,9 +1,7 @@
 """Checkpoints from which an interrupted run resumes with the same results."""
 
-import os
 import random
 import time
-import uuid
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +10,7 @@ import numpy as np
 import torch
 
 from lightning_znorm._lightning import Callback, begin_epoch_anew
+from lightning_znorm.compare.files import replace_file
 from lightning_znorm.compare.identity.provenance import find_provenance
 from lightning_znorm.compare.question.plan import fingerprint
 from lightning_znorm.compare.runs.result import find_versions
@@ -61,12 +60,10 @@ class RunCheckpoint(Callback):
 
     def _save(self, trainer: "pl.Trainer") -> None:
         began = time.monotonic()
-        temporary = self._path.with_name(f".{self._path.name}.{uuid.uuid4().hex}.tmp")
         try:
-            trainer.save_checkpoint(temporary)
-            os.replace(temporary, self._path)
+            with replace_file(self._path) as temporary:
+                trainer.save_checkpoint(temporary)
         except Exception as error:  # the training goes on without
-            temporary.unlink(missing_ok=True)
             warnings.warn(f"This run cannot be resumed if it is interrupted: {error}", stacklevel=2)
         self._saved = time.monotonic()
         self._cost = self._saved - began

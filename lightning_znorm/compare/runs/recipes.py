@@ -56,10 +56,10 @@ class ConfiguredRecipe:
     package: str
     modules: Sequence[str] = ()
 
-    def flags(self, run: Run) -> list[str]:
+    def make_flags(self, run: Run) -> list[str]:
         """Return the options of ``fit`` for a run."""
         setting = [make_flag(key, value) for key, value in run.setting.values.items()]
-        return [f"--config={self.config_file}", f"--seed_everything={run.seed}", *setting, *run.method.flags()]
+        return [f"--config={self.config_file}", f"--seed_everything={run.seed}", *setting, *run.method.make_flags()]
 
     def describe(self) -> dict[str, Any]:
         """Return nothing, as all processes read the same file."""
@@ -85,7 +85,7 @@ class ConfiguredRecipe:
             arguments["logger"] = logger
         flags = [make_flag(f"trainer.{name}", value) for name, value in arguments.items()]
         cli = make_cli_class(self.package, fit_schema=True)(
-            args=[*self.flags(run), *flags],
+            args=[*self.make_flags(run), *flags],
             run=False,
             save_config_callback=None,
             parser_kwargs={"exit_on_error": False},

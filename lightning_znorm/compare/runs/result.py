@@ -173,7 +173,7 @@ class RunResult:
         """The code of this package that made the result."""
         return Provenance(self.versions.get("lightning-znorm"), self.commit, self.dirty)
 
-    def rows_with(self, metric: str) -> list[Validation]:
+    def find_validations(self, metric: str) -> list[Validation]:
         """Return the validations in which a metric was logged."""
         return [row for row in self.curve if metric in row.metrics]
 

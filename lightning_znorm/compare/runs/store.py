@@ -78,7 +78,11 @@ class Store:
         return before != self._unstable
 
     def _write_manifest(self) -> None:
-        manifest = {"schema": SCHEMA, "configuration": _encode(self._configuration), "unstable": self._unstable}
+        manifest = {
+            "schema": SCHEMA,
+            "configuration": _encode_nonfinite(self._configuration),
+            "unstable": self._unstable,
+        }
         write_json(self.folder / _MANIFEST, manifest)
 
     def _read_unstable(self) -> list[str]:
@@ -114,7 +118,7 @@ class Store:
                 f" this version reads schema {SCHEMA}). {remedy}."
             )
         # through JSON, like the stored one
-        current = json.loads(json.dumps(_encode(configuration), default=repr))
+        current = json.loads(json.dumps(_encode_nonfinite(configuration), default=repr))
         differences = find_differences(manifest["configuration"], current)
         if not self._has_results():
             return bool(differences)
@@ -191,6 +195,6 @@ def find_differences(old: Any, new: Any, key: str = "") -> list[tuple[str, Any, 
     return [] if is_same else [(key, old, new)]
 
 
-def _encode(configuration: Any) -> Any:
+def _encode_nonfinite(configuration: Any) -> Any:
     """Replace inf and NaN by their text in YAML, which survives JSON."""
     return replace_nonfinite(configuration, lambda number: f".{number}")
