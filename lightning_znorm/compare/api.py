@@ -105,7 +105,8 @@ def compare(
     _check_factory(model_factory, question.sweep)
     recipe = FactoryRecipe(model_factory, datamodule, arguments)
     executor = ProcessExecutor(
-        make_slots(jobs, str(arguments.get("accelerator", "auto"))), preload=_module_names(model_factory, datamodule)
+        make_slots(jobs, str(arguments.get("accelerator", "auto"))),
+        preload=_find_module_names(model_factory, datamodule),
     )
     with tempfile.TemporaryDirectory(prefix="lightning-znorm-") as temporary:
         store = Store(Path(temporary if out is None else out))
@@ -136,5 +137,5 @@ def _check_factory(model_factory: Any, sweep: Mapping[str, Any]) -> None:
         ) from None
 
 
-def _module_names(*values: Any) -> list[str]:
+def _find_module_names(*values: Any) -> list[str]:
     return [module for value in values if isinstance(module := getattr(value, "__module__", None), str)]

@@ -147,7 +147,7 @@ class Comparison:
         for run in missing:
             if not self.deadline.allows(max(self._durations, default=estimate)):
                 return
-            yield Task(run, self.recipe, self.store.run_folder(run), identities=find_identities(run))
+            yield Task(run, self.recipe, self.store.get_run_folder(run), identities=find_identities(run))
 
     def _keep_result(self, result: RunResult) -> None:
         """Write the result of a run whose process could not."""

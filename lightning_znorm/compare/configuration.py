@@ -21,7 +21,7 @@ GROUP = "compare"
 
 def clean_configuration(cli: Any) -> dict[str, Any]:
     """Return the configuration that all runs share, for a file of ``fit``."""
-    config = _with_absolute_paths(cli.config)
+    config = _make_paths_absolute(cli.config)
     dumped = yaml.safe_load(cli.parser.dump(config, skip_none=False, skip_link_targets=False))
     # each run has another seed, and `fit` does not know `GROUP`
     configuration = {name: value for name, value in dumped.items() if name not in ("config", GROUP, "seed_everything")}
@@ -31,7 +31,7 @@ def clean_configuration(cli: Any) -> dict[str, Any]:
     return configuration
 
 
-def _with_absolute_paths(value: Any) -> Any:
+def _make_paths_absolute(value: Any) -> Any:
     """Make paths independent of the user's file, as the configuration is written to another folder."""
     from jsonargparse import Namespace
     from jsonargparse.typing import Path as CheckedPath
@@ -40,12 +40,12 @@ def _with_absolute_paths(value: Any) -> Any:
         return type(value)(value.absolute)
     if isinstance(value, Namespace):
         copied = value.clone()
-        vars(copied).update({name: _with_absolute_paths(item) for name, item in vars(value).items()})
+        vars(copied).update({name: _make_paths_absolute(item) for name, item in vars(value).items()})
         return copied
     if isinstance(value, dict):
-        return {name: _with_absolute_paths(item) for name, item in value.items()}
+        return {name: _make_paths_absolute(item) for name, item in value.items()}
     if isinstance(value, (list, tuple, set)):
-        return type(value)(_with_absolute_paths(item) for item in value)
+        return type(value)(_make_paths_absolute(item) for item in value)
     return value
 
 

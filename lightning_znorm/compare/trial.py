@@ -51,7 +51,7 @@ def try_methods(
     runs = [Run(method, question.settings[0], question.seeds[0]) for method in question.methods]
     path = store.trial_file if store else None
     content = (read_json(path) if path and path.exists() else None) or {}
-    keys = {run.method.label: fingerprint([run.method.identity(), find_versions()]) for run in runs}
+    keys = {run.method.label: fingerprint([run.method.identity, find_versions()]) for run in runs}
     trials = {run.method.label: RunResult.from_json(run, content.get(keys[run.method.label])) for run in runs}
     untried = [run for run in runs if trials[run.method.label] is None]
     with tempfile.TemporaryDirectory(prefix="lightning-znorm-") as folder:

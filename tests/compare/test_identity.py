@@ -226,10 +226,10 @@ def test_runs_of_callbacks_with_other_arguments_have_keys_of_their_own():
 def test_what_a_process_has_seen_of_a_method_stays_there():
     """Another one would otherwise confirm what it has not looked at."""
     (method,) = label_methods({"drawing": odd.Drawing()})
-    seen = method.identity()
+    seen = method.identity
     arrived = pickle.loads(pickle.dumps(method))
     assert [*vars(arrived)] == [name for name in vars(method) if name != "_identity"]
-    assert arrived.identity() == seen
+    assert arrived.identity == seen
 
 
 def test_runs_of_settings_that_are_objects():

@@ -274,7 +274,7 @@ def test_results_from_before_it_was_recorded(tmp_path):
     asked = question(methods="none", sweep=None, seeds=3)
     store = Store(tmp_path / "out")
     for run in asked.runs:
-        write_json(store.run_folder(run) / "result.json", result("none", run.seed))
+        write_json(store.get_run_folder(run) / "result.json", result("none", run.seed))
     results = store.read_results(asked.runs)
     assert [result.commit for result in results] == [None] * 3
     findings = make_findings(asked, results)

@@ -68,7 +68,7 @@ def test_methods_by_name():
     assert [method.label for method in methods] == ["plain", "half", "both", "z"]
     assert [len(method.make_callbacks()) for method in methods] == [0, 1, 2, 1]
     quarter, half = label_methods({"a": Halve(0.25)})[0], methods[1]
-    assert quarter.identity() != half.identity()
+    assert quarter.identity != half.identity
     with pytest.raises(ValueError, match="to map 'x' to a callback, a list of callbacks, text"):
         label_methods({"x": [3]})
     for label in (7, ""):

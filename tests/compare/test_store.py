@@ -36,13 +36,13 @@ def test_a_folder_is_taken_and_found_again():
 def test_a_mistake_that_the_trial_found_can_be_corrected_in_place():
     with Store(Path("out")).open(CONFIGURATION) as store:
         write_json(store.trial_file, {})
-        store.run_folder(RUN).mkdir(parents=True)
-        (store.run_folder(RUN) / "log.txt").write_text("interrupted")
+        store.get_run_folder(RUN).mkdir(parents=True)
+        (store.get_run_folder(RUN) / "log.txt").write_text("interrupted")
     with Store(Path("out")).open(CONFIGURATION) as store:
         assert store.trial_file.exists()
     with Store(Path("out")).open({"trainer": {"max_epochs": 3}}) as store:
         assert not store.trial_file.exists()
-        assert not store.run_folder(RUN).exists()
+        assert not store.get_run_folder(RUN).exists()
         store.write_result(RESULT)
     with pytest.raises(ValueError, match="max_epochs is 2, was 3"):
         Store(Path("out")).check(CONFIGURATION)
@@ -114,7 +114,7 @@ def test_what_a_killed_process_has_left_is_no_obstacle():
     Path("out").mkdir()
     Path("out/.comparison.json.0123456789abcdef0123456789abcdef.tmp").write_text("{")
     with Store(Path("out")).open(CONFIGURATION) as store:
-        folder = store.run_folder(RUN)
+        folder = store.get_run_folder(RUN)
         folder.mkdir(parents=True)
         (folder / ".result.json.123.tmp").write_text('{"schema": 1')
         assert store.read_result(RUN) is None
@@ -136,16 +136,16 @@ def test_what_a_killed_process_has_left_is_no_obstacle():
 def test_a_damaged_result_is_none(content):
     with Store(Path("out")).open(CONFIGURATION) as store:
         store.write_result(RESULT)
-        (store.run_folder(RUN) / "result.json").write_text(content)
+        (store.get_run_folder(RUN) / "result.json").write_text(content)
         assert store.read_result(RUN) is None
 
 
 def test_something_else_in_the_place_of_a_run():
     with Store(Path("out")).open(CONFIGURATION) as store:
-        (store.run_folder(RUN) / "result.json").mkdir(parents=True)
+        (store.get_run_folder(RUN) / "result.json").mkdir(parents=True)
         assert store.read_result(RUN) is None
         store.clear(RUN)
-        store.run_folder(RUN).write_text("a file")
+        store.get_run_folder(RUN).write_text("a file")
         assert store.read_result(RUN) is None
         store.clear(RUN)
         store.write_result(RESULT)
@@ -204,7 +204,7 @@ def test_results_that_no_other_process_recognizes_are_not_used_again():
 def test_a_wrong_question_leaves_nothing_behind():
     def ask(folder):
         with Store(Path(folder)).open(CONFIGURATION) as store:
-            store.run_folder(RUN).mkdir(parents=True, exist_ok=True)
+            store.get_run_folder(RUN).mkdir(parents=True, exist_ok=True)
             raise ComparisonError("a wrong monitor")
 
     Path("empty").mkdir()

@@ -93,7 +93,7 @@ class ProcessExecutor:
 
     def _start(self, task: Task, slot: int) -> _Worker:
         environment = {**os.environ, **self._slots[slot]}
-        payload = pack_task(task, environment, self._default_start_method(), self._threads)
+        payload = pack_task(task, environment, self._get_start_method(), self._threads)
         receiver, sender = self._context.Pipe(duplex=False)
         process = self._context.Process(target=run_task, args=(payload, sender), name=task.run.key)
         with self._server_environment():
@@ -102,7 +102,7 @@ class ProcessExecutor:
         return _Worker(task, process, receiver)
 
     @staticmethod
-    def _default_start_method() -> str:
+    def _get_start_method() -> str:
         """Return the start method of this process without fixing it."""
         default, *_ = multiprocessing.get_all_start_methods()
         return multiprocessing.get_start_method(allow_none=True) or default

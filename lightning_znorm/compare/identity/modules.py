@@ -77,7 +77,7 @@ def _find_imported_names(name: str, path: Path) -> Iterator[str]:
 
 
 def _is_installed_file(path: Path) -> bool:
-    return any(path.resolve().is_relative_to(folder) for folder in _installed_folders())
+    return any(path.resolve().is_relative_to(folder) for folder in _find_installed_folders())
 
 
 def find_imports(names: Iterable[str]) -> list[str]:
@@ -105,7 +105,7 @@ def _find_modules_of_globals(module: ModuleType) -> list[str]:
 
 
 @lru_cache(maxsize=1)
-def _installed_folders() -> list[Path]:
+def _find_installed_folders() -> list[Path]:
     paths = [sysconfig.get_paths()[key] for key in ("stdlib", "platstdlib", "purelib", "platlib")]
     paths += [*site.getsitepackages(), site.getusersitepackages()]
     return list(dict.fromkeys(Path(path).resolve() for path in paths))

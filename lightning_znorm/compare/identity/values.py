@@ -89,12 +89,12 @@ def describe(value: Any) -> Any:
         return {key: describe(item) for key, item in value.items()}
     if isinstance(value, partial):
         arguments = {str(number): argument for number, argument in enumerate(value.args)} | value.keywords
-        name, groups = f"partial of {_short_name(value.func)}", {"arguments": arguments}
+        name, groups = f"partial of {_get_short_name(value.func)}", {"arguments": arguments}
     elif isinstance(value, (type, FunctionType, BuiltinFunctionType, MethodType)):
-        name, groups = _short_name(value), {}
+        name, groups = _get_short_name(value), {}
     else:
         public = {key: item for key, item in getattr(value, "__dict__", {}).items() if not key.startswith("_")}
-        name, groups = _short_name(type(value)), {"attributes": public}
+        name, groups = _get_short_name(type(value)), {"attributes": public}
     description: dict[str, Any] = {"name": name}
     for group, items in groups.items():
         if plain := {key: item for key, item in items.items() if type(item) in _PLAIN_TYPES}:
@@ -102,16 +102,16 @@ def describe(value: Any) -> Any:
     return description | {"digest": identify(value)[:16]}
 
 
-def _name(value: Any) -> str:
-    return f"{_module_name(value)}.{getattr(value, '__qualname__', type(value).__qualname__)}"
+def _get_name(value: Any) -> str:
+    return f"{_get_module_name(value)}.{getattr(value, '__qualname__', type(value).__qualname__)}"
 
 
-def _short_name(value: Any) -> str:
+def _get_short_name(value: Any) -> str:
     """Return a name that survives cloudpickle, unlike the qualified name of a class."""
-    return f"{_module_name(value)}.{getattr(value, '__name__', type(value).__name__)}"
+    return f"{_get_module_name(value)}.{getattr(value, '__name__', type(value).__name__)}"
 
 
-def _module_name(value: Any) -> str:
+def _get_module_name(value: Any) -> str:
     module = getattr(value, "__module__", None) or ""
     return "__main__" if module == "__mp_main__" else module
 
@@ -156,11 +156,11 @@ class _Hasher:
         if kind is np.ndarray and value.dtype != object:
             return _hash(f"array {value.dtype.str} {value.shape}", np.ascontiguousarray(value).tobytes())
         if isinstance(value, enum.Enum):
-            return self._join(f"enum {_name(kind)}.{value.name}", (value.value,))
+            return self._join(f"enum {_get_name(kind)}.{value.name}", (value.value,))
         if isinstance(value, ModuleType):
             return self._digest_modules([value.__name__])
         if any(value is find() for find in GENERATOR_FINDERS):
-            return _hash(f"global generator {_name(kind)}")  # without its state, which each run seeds
+            return _hash(f"global generator {_get_name(kind)}")  # without its state, which each run seeds
         if hasattr(value, "cache_info") and hasattr(value, "__wrapped__"):
             return self._join("cached", (value.__wrapped__,))
         if isinstance(value, FunctionType):
@@ -181,7 +181,7 @@ class _Hasher:
         return _hash(kind, *map(self.digest, values))
 
     def _digest_tensor(self, value: Tensor) -> bytes:
-        kind = f"{_name(type(value))} {value.dtype} {value.layout} {value.requires_grad}"
+        kind = f"{_get_name(type(value))} {value.dtype} {value.layout} {value.requires_grad}"
         if is_lazy(value):
             return _hash(kind)
         kind += f" {tuple(value.shape)}"
@@ -193,7 +193,7 @@ class _Hasher:
 
     def _digest_function(self, function: FunctionType) -> bytes:
         if _is_installed(function):
-            return _hash(f"function {_name(function)}")
+            return _hash(f"function {_get_name(function)}")
         cells = [_get_content(cell) for cell in function.__closure__ or ()]
         names = sorted(_find_operands(function.__code__, "LOAD_GLOBAL", "LOAD_NAME") & {*function.__globals__})
         used = [(name, function.__globals__[name]) for name in names]
@@ -221,7 +221,7 @@ class _Hasher:
 
     def _digest_class(self, cls: type) -> bytes:
         if _is_installed(cls):
-            return _hash(f"class {_name(cls)}")
+            return _hash(f"class {_get_name(cls)}")
         inherited = {name: value for base in reversed(cls.__bases__) for name, value in vars(base).items()}
         members = [
             (name, value)
@@ -232,7 +232,7 @@ class _Hasher:
             # cloudpickle leaves out members that a class shares with its bases
             and not (name in inherited and value is inherited[name])
         ]
-        # not the qualified name, see `_short_name`
+        # not the qualified name, see `_get_short_name`
         return self._join(f"class {cls.__name__}", (cls.__bases__, members))
 
     def _digest_object(self, value: Any) -> bytes:
@@ -242,7 +242,7 @@ class _Hasher:
         except Exception:
             return self._join("opaque", (type(value),))
         if isinstance(reduced, str):
-            return _hash(f"global {_name(type(value))} {reduced}")
+            return _hash(f"global {_get_name(type(value))} {reduced}")
         make, arguments, state, items, pairs = (*reduced, None, None, None)[:5]
         contents = (type(value), make, arguments, state, list(items or ()), list(pairs or ()))
         return self._join("object", contents)

@@ -8,11 +8,11 @@ from lightning_znorm.errors import ArgumentValueError
 Mode = Literal["min", "max"]
 
 
-def _words(text: str) -> frozenset[str]:
+def _split(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-_MIN = _words("""
+_MIN = _split("""
     loss losses err error errors cost costs penalty regret risk residual deviance distance dissimilarity divergence
     mistakes ce bce xent crossentropy nll nlpd nelbo logloss kl kld jsd mmd emd wasserstein sinkhorn chamfer procrustes
     mse rmse mae mape smape wmape wape mase rmsle msle nrmse nmse rmsse msse rse rrse rae medae mdae mdape medape maape
@@ -22,7 +22,7 @@ _MIN = _words("""
     perplexity ppl pseudoperplexity bpc bpd bpb
     fid mifid kid fvd fad lpips dists niqe brisque piqe ergas rase hausdorff hd95 assd davies
 """)
-_MAX = _words("""
+_MAX = _split("""
     acc accuracy accuracies bacc hits hit success reward rewards likelihood loglikelihood loglik elbo similarity
     f1 f2 fbeta fscore fmeasure f1score dice dsc cldice nsd iou miou giou diou ciou fwiou jaccard pq mpq
     precision prec recall sensitivity sens specificity auc auroc aucroc rocauc auprc aupr prauc logauc ap mar
@@ -78,12 +78,12 @@ _PHRASES: dict[str, Mode] = {
 # These count only without any other word: `top1_err` is an error, `brier_score` a loss.
 _WEAK_MAX = frozenset({"top", "score"})
 # One of these may reverse the direction: `acc_drop`, `neg_mse`, `loss_std`.
-_UNCLEAR = _words("""
+_UNCLEAR = _split("""
     neg negative minus inverse inv inverted complement gap drop decrease reduction improvement increase gain diff
     difference delta change std var variance deviation norm weight ratio count num number time seconds entropy
 """)
 # Beside any other word, `map` may be a picture: `feature_map`, `heat_map`.
-_BESIDE_MAP = _words("""
+_BESIDE_MAP = _split("""
     val valid validation test eval mean retrieval bbox segm mask small medium large macro micro at k coco
 """)
 

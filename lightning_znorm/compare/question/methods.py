@@ -39,12 +39,9 @@ class Method:
     init_args: Mapping[str, Any] = field(default_factory=dict)
     callbacks: tuple[Callback, ...] = ()
 
-    def identity(self) -> dict[str, Any]:
-        """Return what distinguishes this method from others, for JSON."""
-        return self._identity
-
     @cached_property
-    def _identity(self) -> dict[str, Any]:
+    def identity(self) -> dict[str, Any]:
+        """What distinguishes this method from others, for JSON."""
         module = (self.class_path or "").rpartition(".")[0]
         code = identify_code([module] if module else [])
         return {
@@ -56,7 +53,7 @@ class Method:
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out the cached identity: another process has to find it itself."""
-        return {name: value for name, value in vars(self).items() if name != "_identity"}
+        return {name: value for name, value in vars(self).items() if name != "identity"}
 
     def make_flags(self) -> list[str]:
         """Return the options of ``fit`` for this method."""
@@ -96,7 +93,7 @@ def parse_methods(methods: str | Sequence[str]) -> list[Method]:
     for label in labels:
         if labels.count(label) > 1:
             raise ArgumentValueError(f"Argument `methods` names `{label}` {labels.count(label)} times. Name it once.")
-    parsed = [_parse(label) for label in labels]
+    parsed = [_parse_method(label) for label in labels]
     for method in parsed:
         method.make_callbacks()
     return parsed
@@ -125,7 +122,7 @@ def label_methods(methods: Mapping[str, Any]) -> list[Method]:
     return labelled
 
 
-def _parse(label: str) -> Method:
+def _parse_method(label: str) -> Method:
     match = re.fullmatch(r"([\w.]+)(?:\((.*)\))?", label, re.DOTALL)
     if match is None:
         raise ArgumentValueError(

@@ -49,7 +49,7 @@ class Run:
     @property
     def key(self) -> str:
         """Name of the run's folder: readable and unique."""
-        identity = {"method": self.method.identity(), "setting": dict(self.setting.values), "seed": self.seed}
+        identity = {"method": self.method.identity, "setting": dict(self.setting.values), "seed": self.seed}
         digest = fingerprint(identity)[:8]
         readable = "-".join([self.method.label, *str(self.setting).split(), f"seed{self.seed}"])
         return f"{re.sub(r'[^A-Za-z0-9.=_-]+', '_', readable)[:80]}-{digest}"

@@ -77,7 +77,7 @@ def plot_sweep(question: Question, settings: pd.DataFrame, unit: Unit) -> Figure
         return None
     first = next(iter(question.sweep))
     name = shorten_keys(question.sweep)[0]
-    others = settings["setting"].map(lambda number: format_values(_drop(question.settings[number].values, first)))
+    others = settings["setting"].map(lambda number: format_values(_drop_key(question.settings[number].values, first)))
     combinations = list(settings.groupby(others, sort=False))[:_MAX_PANELS]
     columns = min(3, len(combinations))
     rows = math.ceil(len(combinations) / columns)
@@ -183,7 +183,7 @@ def _escape(text: object) -> str:
     return f" {escaped}" if escaped.startswith("_") else escaped
 
 
-def _drop(values: Mapping[str, Any], key: str) -> dict[str, Any]:
+def _drop_key(values: Mapping[str, Any], key: str) -> dict[str, Any]:
     return {name: value for name, value in values.items() if name != key}
 
 

@@ -49,9 +49,9 @@ def _make_row(question: Question, result: RunResult) -> dict[str, Any]:
     return {
         "method": result.run.method.label,
         "seed": result.run.seed,
-        "status": _status(result, question),
-        "validation": _finite(logged[-1].metrics[question.monitor]) if logged else None,
-        "test": _finite(result.test.get(question.test_monitor)),
+        "status": _find_status(result, question),
+        "validation": _drop_nonfinite(logged[-1].metrics[question.monitor]) if logged else None,
+        "test": _drop_nonfinite(result.test.get(question.test_monitor)),
         "train_loss": next(iter(reversed(result.train_loss)), None),
         "epochs": result.epochs,
         "steps": result.steps,
@@ -90,7 +90,7 @@ def make_metrics_table(question: Question, results: Sequence[RunResult], summary
             result.test
             for result in results
             if (result.run.method.label, result.run.setting.number) == (method, setting)
-            and _status(result, question) == "finished"
+            and _find_status(result, question) == "finished"
         ]
         rows[method] = pd.DataFrame(tests, columns=metrics, dtype=float).mean().to_dict()
     return pd.DataFrame.from_dict(rows, orient="index", columns=metrics)
@@ -99,7 +99,12 @@ def make_metrics_table(question: Question, results: Sequence[RunResult], summary
 def make_curves_table(question: Question, results: Sequence[RunResult]) -> pd.DataFrame:
     """Return a row per value of the monitor: ``method``, ``setting``, ``seed``, ``epoch``, ``step``, ``value``."""
     points = [
-        {**_identify(result), "epoch": row.epoch, "step": row.step, "value": _finite(row.metrics[question.monitor])}
+        {
+            **_identify(result),
+            "epoch": row.epoch,
+            "step": row.step,
+            "value": _drop_nonfinite(row.metrics[question.monitor]),
+        }
         for result in results
         for row in result.find_validations(question.monitor)
     ]
@@ -247,7 +252,7 @@ def _make_curves(points: list[dict[str, Any]]) -> pd.DataFrame:
     return frame.astype({"epoch": float, "step": float, "value": float})
 
 
-def _status(result: RunResult, question: Question) -> str:
+def _find_status(result: RunResult, question: Question) -> str:
     """Return the status; a run with an inf or NaN metric has diverged, too."""
     if result.status != "finished":
         return result.status
@@ -255,10 +260,10 @@ def _status(result: RunResult, question: Question) -> str:
     if not validations or question.test_monitor not in result.test:
         return "not measured"
     last = validations[-1].metrics[question.monitor], result.test[question.test_monitor]
-    return "diverged" if None in map(_finite, last) else "finished"
+    return "diverged" if None in map(_drop_nonfinite, last) else "finished"
 
 
-def _finite(value: float | None) -> float | None:
+def _drop_nonfinite(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
 
 

@@ -114,7 +114,7 @@ def locate_checkpoints(folder: str, task: Task) -> str:
 def find_identities(run: Run) -> dict[str, Any]:
     """Return what distinguishes a run from others, as this process sees it."""
     values = {f"the swept value of {key}": fingerprint(value) for key, value in run.setting.values.items()}
-    return {f"method {run.method.label}": run.method.identity(), **values}
+    return {f"method {run.method.label}": run.method.identity, **values}
 
 
 def _run_test(ingredients: Ingredients, recorder: Recorder) -> dict[str, float | None]:

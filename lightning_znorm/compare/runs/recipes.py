@@ -79,9 +79,9 @@ class ConfiguredRecipe:
         for module in self.modules:  # not by the parser, which works in the folder of the file
             with contextlib.suppress(Exception):  # the parser reports errors
                 import_module(module)
-        arguments = background_arguments(self.trainer, folder, is_trial)
+        arguments = make_background_arguments(self.trainer, folder, is_trial)
         if arguments.pop("logger", None) is not None:
-            logger = {"class_path": f"{self.package}.loggers.CSVLogger", "init_args": _logger_arguments(folder)}
+            logger = {"class_path": f"{self.package}.loggers.CSVLogger", "init_args": _make_logger_arguments(folder)}
             arguments["logger"] = logger
         flags = [make_flag(f"trainer.{name}", value) for name, value in arguments.items()]
         cli = make_cli_class(self.package, fit_schema=True)(
@@ -117,9 +117,9 @@ class FactoryRecipe:
         pl = import_module(package_of(type(model)))
         is_function = callable(self.datamodule) and not isinstance(self.datamodule, pl.LightningDataModule)
         datamodule = self.datamodule() if is_function else self.datamodule
-        arguments = background_arguments(self.trainer, folder, is_trial)
+        arguments = make_background_arguments(self.trainer, folder, is_trial)
         if arguments.pop("logger", None) is not None:
-            arguments["logger"] = pl.loggers.CSVLogger(**_logger_arguments(folder))
+            arguments["logger"] = pl.loggers.CSVLogger(**_make_logger_arguments(folder))
         arguments = {**self.trainer, **arguments}
         configured = arguments.pop("callbacks", None) or []
         configured = configured if isinstance(configured, Sequence) else [configured]
@@ -136,7 +136,7 @@ class FactoryRecipe:
         }
 
 
-def background_arguments(trainer: Mapping[str, Any], folder: Path, is_trial: bool) -> dict[str, Any]:
+def make_background_arguments(trainer: Mapping[str, Any], folder: Path, is_trial: bool) -> dict[str, Any]:
     """Return arguments to add to a Trainer in the background; ``logger`` is ``"csv"`` for a CSVLogger."""
     arguments: dict[str, Any] = {"default_root_dir": str(folder), "devices": 1, "enable_model_summary": False}
     logger = trainer.get("logger")
@@ -193,7 +193,7 @@ def _as_yaml(value: Any) -> Any:
     return value
 
 
-def _logger_arguments(folder: Path) -> dict[str, str]:
+def _make_logger_arguments(folder: Path) -> dict[str, str]:
     return {"save_dir": str(folder), "name": "", "version": ""}
 
 

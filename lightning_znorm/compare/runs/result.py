@@ -156,7 +156,7 @@ class RunResult:
         run = {
             "schema": SCHEMA,
             "method": self.run.method.label,
-            "identity": self.run.method.identity(),
+            "identity": self.run.method.identity,
             "setting": dict(self.run.setting.values),
             "seed": self.run.seed,
         }

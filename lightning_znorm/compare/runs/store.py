@@ -146,13 +146,13 @@ class Store:
         self.trial_file.unlink(missing_ok=True)
         shutil.rmtree(self.folder / "runs", ignore_errors=True)
 
-    def run_folder(self, run: Run) -> Path:
+    def get_run_folder(self, run: Run) -> Path:
         """Return the folder of a run."""
         return self.folder / "runs" / run.key
 
     def read_result(self, run: Run) -> RunResult | None:
         """Return a run's result, ``None`` if there is none yet."""
-        path = self.run_folder(run) / "result.json"
+        path = self.get_run_folder(run) / "result.json"
         return RunResult.from_json(run, read_json(path)) if path.is_file() else None
 
     def read_results(self, runs: Iterable[Run]) -> list[RunResult]:
@@ -162,11 +162,11 @@ class Store:
 
     def write_result(self, result: RunResult) -> None:
         """Write the result of a run."""
-        write_json(self.run_folder(result.run) / "result.json", result.to_json())
+        write_json(self.get_run_folder(result.run) / "result.json", result.to_json())
 
     def clear(self, run: Run) -> None:
         """Remove the files of an interrupted run, unless it resumes from a checkpoint."""
-        folder = self.run_folder(run)
+        folder = self.get_run_folder(run)
         if find_checkpoint(folder).is_file():
             (folder / "result.json").unlink(missing_ok=True)
         elif folder.is_dir() and not folder.is_symlink():
