@@ -33,7 +33,7 @@ seeds, and test whether they differ. All options but the group `compare` are tho
 
 @dataclass
 class CompareOptions:
-    """Options of the group ``compare``.
+    """What to compare, and how.
 
     Args:
         methods: Gradient transforms, separated by commas: none, clip, gc, znorm, or the class path of a callback; with
