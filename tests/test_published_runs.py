@@ -16,7 +16,7 @@ from lightning.pytorch import seed_everything
 
 from lightning_znorm.compare.command import make_parser
 from lightning_znorm.compare.configuration import clean_configuration, write_configuration
-from lightning_znorm.compare.question.question import ask
+from lightning_znorm.compare.question.question import parse_question
 from lightning_znorm.compare.runs.hashes import hash_batch, hash_weights
 from lightning_znorm.compare.runs.recipes import ConfiguredRecipe
 from lightning_znorm.vision.data._images import ImageDataModule
@@ -54,7 +54,7 @@ def make(paper, tmp_path, monkeypatch):
         configuration = clean_configuration(cli)
         write_configuration(tmp_path / "config.yaml", configuration)
         chosen = cli.config.compare
-        question = ask(chosen.methods, chosen.sweep, [seed], chosen.monitor, None, None, None)
+        question = parse_question(chosen.methods, chosen.sweep, [seed], chosen.monitor, None, None, None)
         recipe = ConfiguredRecipe(tmp_path / "config.yaml", configuration["trainer"], "lightning.pytorch")
         return recipe.make(question.runs[0], tmp_path, [], is_trial=False)
 

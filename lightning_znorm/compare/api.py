@@ -15,9 +15,9 @@ from lightning_znorm.compare.comparison import Comparison
 from lightning_znorm.compare.executors.processes import ProcessExecutor
 from lightning_znorm.compare.executors.slots import make_slots
 from lightning_znorm.compare.main_guard import check_main_guard
-from lightning_znorm.compare.question.question import Mode, ask
+from lightning_znorm.compare.question.question import Mode, parse_question
 from lightning_znorm.compare.report.tables import label_settings
-from lightning_znorm.compare.runs.recipes import FactoryRecipe, refuse_trainer
+from lightning_znorm.compare.runs.recipes import FactoryRecipe, check_trainer
 from lightning_znorm.compare.runs.store import Store
 from lightning_znorm.errors import ArgumentValueError, ComparisonError, did_you_mean, join_names
 
@@ -40,10 +40,10 @@ def compare(
     out: str | PathLike[str] | None = None,
     retry: bool = False,
 ) -> pd.DataFrame:
-    """Train a module with several gradient transforms, each at its own best setting, and say whether they differ.
+    """Train a module with several gradient transforms, each at its own best setting, and test whether they differ.
 
-    This is ``lightning-znorm compare`` for modules that are made in Python. Each run is a process of its own; functions
-    and data travel there by cloudpickle, so that they may be defined anywhere, in a notebook too. In a script, call it
+    This is ``lightning-znorm compare`` for modules that are made in Python. Each run is a separate process, to which
+    functions and data are sent by cloudpickle: they may be defined anywhere, also in a notebook. In a script, call it
     under ``if __name__ == "__main__":``.
 
     Args:
@@ -52,19 +52,17 @@ def compare(
             has its own loaders.
         methods: As on the command line, ``"none,clip,gc,znorm(min_ndim=2)"``; or a mapping of labels to callbacks,
             lists of callbacks, such text, or ``None``.
-        sweep: Values of each argument of ``model_factory``; every method is run with each combination.
-        seeds: Number of seeds, or the seeds.
-        monitor: Metric that the module logs in its validation; each method's setting is selected by it.
-        mode: Whether a small (``"min"``) or a large (``"max"``) value of it is good; by default taken from the words
-            of its name, an error if these do not say it.
-        test_monitor: Metric that the module logs in its test, which is reported; the monitor with ``test`` for ``val``
-            by default.
-        baseline: Method from which the differences are taken; ``"none"`` by default, or the first.
+        sweep: Values of each argument of ``model_factory``; all combinations are run.
+        seeds: Number of seeds, or a list of them.
+        monitor: Validation metric that selects each method's setting.
+        mode: Whether low (``"min"``) or high (``"max"``) values of the monitor are better; inferred from its name by
+            default.
+        test_monitor: Test metric that is reported; by default the monitor's name with ``test`` for ``val``.
+        baseline: Method that the others are compared with; by default ``"none"``, or else the first.
         trainer: Arguments of the Trainer, such as ``max_epochs``.
-        jobs: Number of runs side by side; by default one per visible GPU, or one for every two cores.
-        out: Folder for results and report. The same call resumes where it was interrupted; functions, data and
-            callbacks are recognized by value. ``None`` keeps nothing.
-        retry: Run again what has crashed.
+        jobs: Number of runs side by side; by default one per visible GPU, or one per two CPU cores.
+        out: Folder for results and report; the same call resumes an interrupted comparison. ``None`` keeps nothing.
+        retry: Whether to repeat runs that crashed.
 
     Returns:
         A row per method: ``setting``, ``seeds``, ``test``, ``test_low``, ``test_high``, ``difference``,
@@ -72,13 +70,13 @@ def compare(
         ``epochs_to_baseline``, ``steps_to_baseline``, ``reached``, ``steps``, ``seconds_per_step``, ``seconds``,
         ``failed``, ``seeds_failed`` (of the selected setting). Intervals are at 95%; differences are to the baseline,
         paired by seed. ``frame.attrs`` has ``"verdicts"`` and ``"caveats"``, lists of sentences, and ``"provenance"``,
-        a list of the states of this package that made the runs, one if it has not changed in between: ``version``,
-        ``commit`` of its git checkout, and whether that was ``dirty`` (``None`` where it is not known).
+        a list of the versions of this package that made the runs: ``version``, ``commit`` of its git checkout, and
+        whether that was ``dirty`` (``None`` if unknown).
 
     Raises:
         ValueError: If an argument is wrong, a metric is not logged, or ``out`` belongs to something else.
-        KeyboardInterrupt: On Ctrl-C; what is done by then is kept in ``out``, with a report of it.
-        ComparisonError: If results disappear from ``out`` meanwhile.
+        KeyboardInterrupt: On Ctrl-C; finished runs are kept in ``out``, with a report.
+        ComparisonError: If results disappear from ``out``.
 
     Example::
 
@@ -95,27 +93,29 @@ def compare(
 
     """
     check_main_guard()
-    question = ask(methods, sweep, seeds, monitor, mode, test_monitor, baseline)
+    question = parse_question(methods, sweep, seeds, monitor, mode, test_monitor, baseline)
     arguments = dict(trainer or {})
+    parameters = list(inspect.signature(import_lightning("trainer").Trainer).parameters)
     for name in arguments:
-        if name not in (known := list(inspect.signature(import_lightning("trainer").Trainer).parameters)):
+        if name not in parameters:
             raise ArgumentValueError(
-                f"Argument `trainer`: The Trainer has no argument `{name}`.{did_you_mean(name, known)}"
+                f"Argument `trainer`: The Trainer has no argument `{name}`.{did_you_mean(name, parameters)}"
             )
-    refuse_trainer(arguments)
+    check_trainer(arguments)
     _check_factory(model_factory, question.sweep)
     recipe = FactoryRecipe(model_factory, datamodule, arguments)
     executor = ProcessExecutor(
-        make_slots(jobs, str(arguments.get("accelerator", "auto"))), preload=_modules_of(model_factory, datamodule)
+        make_slots(jobs, str(arguments.get("accelerator", "auto"))),
+        preload=_find_module_names(model_factory, datamodule),
     )
     with tempfile.TemporaryDirectory(prefix="lightning-znorm-") as temporary:
         store = Store(Path(temporary if out is None else out))
         outcome = Comparison(question, recipe, store, executor, recipe.describe(), arguments, retry).run()
-    if outcome.is_cut:
+    if outcome.is_interrupted:
         raise KeyboardInterrupt
-    if outcome.findings is None or outcome.gap is not None:
-        raise ComparisonError(outcome.gap or "There are no results.")
     findings = outcome.findings
+    if findings is None or outcome.missing_reason is not None:
+        raise ComparisonError(outcome.missing_reason or "There are no results.")
     frame = label_settings(question, findings.summary)
     frame.attrs |= {"verdicts": findings.verdicts, "caveats": findings.caveats}
     frame.attrs["provenance"] = [provenance._asdict() for provenance in findings.provenances]
@@ -126,16 +126,16 @@ def _check_factory(model_factory: Any, sweep: Mapping[str, Any]) -> None:
     if not callable(model_factory) or isinstance(model_factory, nn.Module):
         raise ArgumentValueError(
             f"Expected argument `model_factory` to be a function that returns a new module, but got {model_factory!r}."
-            " Every run needs its own: `lambda: MyModule(…)`, or the class."
+            " Every run needs a new module: pass `lambda: MyModule(…)`, or the class."
         )
     try:
         inspect.signature(model_factory).bind(**sweep)
     except TypeError as error:
         keys = join_names(list(sweep))
         raise ArgumentValueError(
-            f"Argument `model_factory` does not go with the keys of `sweep` ({keys}): {error}."
+            f"Argument `model_factory` cannot be called with the keys of `sweep` ({keys}): {error}."
         ) from None
 
 
-def _modules_of(*values: Any) -> list[str]:
+def _find_module_names(*values: Any) -> list[str]:
     return [module for value in values if isinstance(module := getattr(value, "__module__", None), str)]

@@ -13,46 +13,43 @@ from lightning_znorm.cli.parser import make_cli_class, take_package
 from lightning_znorm.compare.comparison import Comparison
 from lightning_znorm.compare.configuration import (
     GROUP,
+    check_configuration,
     check_keys,
     clean_configuration,
     find_modules,
-    refuse_configuration,
     write_configuration,
 )
 from lightning_znorm.compare.executors.processes import ProcessExecutor
 from lightning_znorm.compare.executors.slots import make_slots
 from lightning_znorm.compare.identity.values import identify_code
-from lightning_znorm.compare.question.question import Mode, ask
-from lightning_znorm.compare.report.pages import answer, report_paths
+from lightning_znorm.compare.question.question import Mode, parse_question
+from lightning_znorm.compare.report.pages import find_report_files, render_answer
 from lightning_znorm.compare.runs.recipes import ConfiguredRecipe
 from lightning_znorm.compare.runs.store import Store
 
 _DESCRIPTION = """Train a LightningModule with several gradient transforms, each at its own best setting, over several
-seeds, and say whether they differ. Everything but the group `compare` is as for `lightning-znorm fit`."""
+seeds, and test whether they differ. All options but the group `compare` are those of `lightning-znorm fit`."""
 
 
 @dataclass
 class CompareOptions:
-    """What is compared, and how.
+    """What to compare, and how.
 
     Args:
-        methods: Ways to treat the gradient, separated by commas: none, clip, gc, znorm, or the class path of a
-            callback; each with arguments if need be, as in "znorm(min_ndim=2,stop_step=500)".
-        sweep: Settings that every method is run with, as in "model.init_args.lr=1e-4,1e-3,1e-2"; any key of the
-            configuration, several of them separated by blanks (all combinations are run). In a file, a mapping of keys
-            to lists.
+        methods: Gradient transforms, separated by commas: none, clip, gc, znorm, or the class path of a callback; with
+            arguments in parentheses, as in "znorm(min_ndim=2,stop_step=500)".
+        sweep: Values of any keys of the configuration, as in "model.init_args.lr=1e-4,1e-3,1e-2"; several keys are
+            separated by blanks, and all combinations are run. In a file, a mapping of keys to lists.
         seeds: Number of seeds, or a list of them. Five or more are needed to see small differences.
-        monitor: Metric that the module logs in its validation; each method's setting is selected by it.
-        mode: Whether a small ("min") or a large ("max") value of it is good; inferred from its name by default.
-        test_monitor: Metric that the module logs in its test, which is reported; the monitor with "test" for "val" by
-            default.
-        baseline: Method from which the differences are taken; "none" by default.
-        jobs: Number of runs side by side, spread over the visible GPUs; by default one per GPU, or one for every two
-            cores.
-        out: Folder for results and report. The same command goes on where it was interrupted.
-        retry: Run again what has crashed.
-        minutes: Stop after so many minutes, and start no run that is not likely to end by then; the same command goes
-            on.
+        monitor: Validation metric that selects each method's setting.
+        mode: Whether low ("min") or high ("max") values of the monitor are better; inferred from its name by default.
+        test_monitor: Test metric that is reported; by default the monitor's name with "test" for "val".
+        baseline: Method that the others are compared with; by default "none", or else the first.
+        jobs: Number of runs side by side; by default one per visible GPU, or one per two CPU cores.
+        out: Folder for results and report; the same command resumes an interrupted comparison.
+        retry: Whether to repeat runs that crashed.
+        minutes: Stop after this many minutes, and start no run that is unlikely to end by then. Run the same command
+            again to resume.
         dry_run: Only list the runs, try each method on a few batches, and estimate the time.
 
     """
@@ -72,16 +69,8 @@ class CompareOptions:
 
 
 def run_command(args: Sequence[str]) -> None:
-    """Run ``lightning-znorm compare``.
-
-    Args:
-        args: What follows the word ``compare``.
-
-    Raises:
-        ValueError: If an argument is wrong.
-
-    """
-    argv, sys.argv = sys.argv, sys.argv[:1]  # LightningCLI warns of what it finds there
+    """Run ``lightning-znorm compare`` with the arguments that follow the word ``compare``."""
+    argv, sys.argv = sys.argv, sys.argv[:1]  # LightningCLI warns of arguments in it
     package, others = take_package(args)
     try:
         cli = make_parser(package)(
@@ -90,17 +79,10 @@ def run_command(args: Sequence[str]) -> None:
     finally:
         sys.argv = argv
     options = cli.config[GROUP]
-    question = ask(
-        options.methods,
-        options.sweep,
-        options.seeds,
-        options.monitor,
-        options.mode,
-        options.test_monitor,
-        options.baseline,
-    )
+    names = ("methods", "sweep", "seeds", "monitor", "mode", "test_monitor", "baseline")
+    question = parse_question(**{name: options[name] for name in names})
     configuration = clean_configuration(cli)
-    refuse_configuration(configuration)
+    check_configuration(configuration)
     check_keys(cli.parser, configuration, question)
     trainer = configuration["trainer"]
     swept = [{"class_path": value} for values in question.sweep.values() for value in values]
@@ -108,24 +90,23 @@ def run_command(args: Sequence[str]) -> None:
     contents = configuration | {"code": identify_code(modules)}
     executor = ProcessExecutor(make_slots(options.jobs, str(trainer.get("accelerator"))), preload=modules)
     store = Store(Path(options.out))
-    folder = store.folder
     store.check(contents)
 
-    def compare_in(place: Path) -> Comparison:
-        config_file = place / "config.yaml"
+    def make_comparison(folder: Path) -> Comparison:
+        config_file = folder / "config.yaml"
         recipe = ConfiguredRecipe(config_file, trainer, package, modules)
         prepare = partial(write_configuration, config_file, configuration)
         return Comparison(question, recipe, store, executor, contents, trainer, options.retry, options.minutes, prepare)
 
     if options.dry_run:
         with tempfile.TemporaryDirectory(prefix="lightning-znorm-") as temporary:
-            print(compare_in(Path(temporary)).preview())
+            print(make_comparison(Path(temporary)).preview())
         return
-    outcome = compare_in(folder).run()
+    outcome = make_comparison(store.folder).run()
     if outcome.findings is not None:
-        print(answer(question, outcome.findings))
-        print("\n" + "\n".join(str(path) for path in report_paths(folder)))
-    if outcome.gap is not None:
+        print(render_answer(question, outcome.findings))
+        print("\n" + "\n".join(str(path) for path in find_report_files(store.folder)))
+    if outcome.missing_reason is not None:
         sys.exit(130)
 
 
@@ -133,16 +114,16 @@ class CompareParser(CommandParser):
     """The parser of ``lightning-znorm compare``."""
 
     leading = (GROUP,)
-    hidden = ("seed_everything", "ckpt_path", "weights_only")  # a run has these from the comparison
+    hidden = ("seed_everything", "ckpt_path", "weights_only")  # set by the comparison
     switches = (f"--{GROUP}.dry_run", f"--{GROUP}.retry")
 
 
 def make_parser(package: str) -> Any:
-    """Return the command line of ``lightning-znorm compare`` for the modules of one Lightning package."""
+    """Return the class that parses ``lightning-znorm compare`` for the modules of one Lightning package."""
     base = make_cli_class(package, fit_schema=True)
 
     class CompareCLI(base):  # type: ignore[misc, valid-type]
-        """Parses what ``fit`` takes and the group ``compare``, and makes nothing of it."""
+        """Parses the options of ``fit`` and the group ``compare``, and instantiates nothing."""
 
         _parser_mixin = CompareParser
 
@@ -158,9 +139,9 @@ def make_parser(package: str) -> Any:
             self.config["seed_everything"] = False  # each run seeds itself
 
         def before_instantiate_classes(self) -> None:
-            """There is nothing to warn of."""
+            """Skip the warnings of ``fit``."""
 
         def instantiate_classes(self) -> None:
-            """Each run does."""
+            """Leave this to each run."""
 
     return CompareCLI

@@ -1,4 +1,4 @@
-"""A whole comparison, from the trial to the report."""
+"""A comparison, from the trial to the report."""
 
 import contextlib
 import signal
@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 from lightning_znorm._lightning import rank_zero_warn
-from lightning_znorm.compare.display import Display, show_time
+from lightning_znorm.compare.display import Display, format_time
 from lightning_znorm.compare.executors.base import Executor
 from lightning_znorm.compare.executors.deadline import Deadline, TimeUpError
 from lightning_znorm.compare.identity.provenance import find_provenance
@@ -21,26 +21,27 @@ from lightning_znorm.compare.runs.perform import Task, find_identities
 from lightning_znorm.compare.runs.recipes import ConfiguredRecipe, Recipe
 from lightning_znorm.compare.runs.result import RunResult
 from lightning_znorm.compare.runs.store import Store
-from lightning_znorm.compare.trial import estimate, not_logged, try_methods
+from lightning_znorm.compare.trial import estimate_seconds, explain_missing_monitor, try_methods
 from lightning_znorm.errors import ComparisonError, join_names
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came out of a comparison.
+    """Outcome of a comparison.
 
     Attributes:
-        findings: What the existing results say, ``None`` if there are none.
-        gap: Why some are missing, a sentence for the user; ``None`` if all are there.
-        is_cut: Whether that is so because it was interrupted, or its time was up.
+        findings: Tables and sentences of the existing results, ``None`` if there are none.
+        missing_reason: Why results are missing, a sentence for the user; ``None`` if none are.
+        is_interrupted: Whether they are missing because of an interruption, or because the time was up.
 
     """
 
     findings: Findings | None
-    gap: str | None = None
-    is_cut: bool = False
+    missing_reason: str | None = None
+    is_interrupted: bool = False
 
 
+@dataclass
 class Comparison:
     """Runs that answer a question, in a folder.
 
@@ -48,181 +49,166 @@ class Comparison:
         question: What is compared.
         recipe: How runs are made.
         store: Where results are kept.
-        executor: Does the runs.
-        configuration: What is compared, for the folder to be recognized by.
-        trainer: Arguments of the Trainer, for the estimate.
-        retry: Whether runs that have crashed are done again.
-        minutes: After how many minutes to stop; ``None`` for when all is done.
-        prepare: Called before the trials, when the folder has been taken possession of if there is to be one.
+        executor: Performs the runs.
+        configuration: Identifies the comparison that a folder belongs to.
+        trainer: Arguments of the Trainer, for the estimate of the time.
+        retry: Whether to repeat runs that crashed.
+        minutes: Time after which to stop, ``None`` for no limit.
+        prepare: Called before the trials, and with the folder acquired if one is used.
 
     """
 
-    def __init__(
-        self,
-        question: Question,
-        recipe: Recipe,
-        store: Store,
-        executor: Executor,
-        configuration: Mapping[str, Any],
-        trainer: Mapping[str, Any],
-        retry: bool = False,
-        minutes: float | None = None,
-        prepare: Callable[[], None] | None = None,
-    ) -> None:
-        self.question, self.recipe, self.store, self.executor = question, recipe, store, executor
-        self.configuration, self.trainer, self.retry = configuration, trainer, retry
-        self.deadline = Deadline(minutes)
-        self._prepare = prepare
+    question: Question
+    recipe: Recipe
+    store: Store
+    executor: Executor
+    configuration: Mapping[str, Any]
+    trainer: Mapping[str, Any]
+    retry: bool = False
+    minutes: float | None = None
+    prepare: Callable[[], None] = lambda: None
+
+    def __post_init__(self) -> None:
+        self.deadline = Deadline(self.minutes)
         self._durations: list[float] = []
         self._has_monitor = False
 
-    def missing_runs(self) -> list[Run]:
-        """Return the runs that have no result yet."""
-        return [run for run in self.question.runs if self._is_missing(run)]
+    def find_missing_runs(self) -> list[Run]:
+        """Return the runs that have no result yet, or are to be repeated."""
+        results = [(run, self.store.read_result(run)) for run in self.question.runs]
+        return [run for run, result in results if result is None or (self.retry and result.status == "crashed")]
 
     def preview(self) -> str:
-        """Try each method, leave no trace, and return the list of runs with an estimate of the time."""
+        """Try each method without leaving files behind, and list the runs with an estimate of the time."""
         self.store.check(self.configuration)
-        if self._prepare is not None:
-            self._prepare()
-        seconds = self._estimate(try_methods(self.question, self.recipe, self.executor, store=None))
-        missing = self.missing_runs()
+        self.prepare()
+        trials = try_methods(self.question, self.recipe, self.executor, store=None)
+        missing = self.find_missing_runs()
         lines = [f"{'      ' if run in missing else '[done]'} {run}" for run in self.question.runs]
-        return "\n".join([*lines, self._summary_of_time(len(missing), seconds)])
+        return "\n".join([*lines, self._format_plan(len(missing), self._estimate_seconds(trials))])
 
     def run(self) -> Outcome:
-        """Do what is missing and write the report, also of a part of the runs when it is interrupted."""
-        find_provenance()  # now, and not at the end, when the files may have changed
-        with self.store.opened(self.configuration):
-            if self._prepare is not None:
-                self._prepare()
-            missing = self.missing_runs()
-            known = self.store.results(self.question.runs)
-            self._durations = [result.seconds.all for result in known if result.seconds]
-            self._has_monitor = any(self.question.monitor in result.names for result in known)
-            is_cut = by_user = False
+        """Do the missing runs and write the report, also after an interruption."""
+        find_provenance()  # cached, as files may change later
+        with self.store.open(self.configuration):
+            self.prepare()
+            missing = self.find_missing_runs()
+            results = self.store.read_results(self.question.runs)
+            self._durations = [result.seconds.all for result in results if result.seconds]
+            self._has_monitor = any(self.question.monitor in result.names for result in results)
+            is_interrupted = is_by_user = False
             try:
                 with _sigterm_as_interrupt():
-                    if missing:
-                        is_cut = not self._do(missing)
+                    is_interrupted = bool(missing) and not self._execute(missing)
             except TimeUpError:
-                is_cut = True
+                is_interrupted = True
             except KeyboardInterrupt:
-                is_cut = by_user = True
-            results, total = self.store.results(self.question.runs), len(self.question.runs)
-            gap = None
+                is_interrupted = is_by_user = True
+            results, total = self.store.read_results(self.question.runs), len(self.question.runs)
+            reason = None
             if len(results) < total:
-                gap = self._explain_cut(len(missing), by_user) if is_cut else self._explain_loss(len(results))
-                print(gap, file=sys.stderr)
+                reason = self._explain_loss(len(results))
+                if is_interrupted:
+                    reason = self._explain_interruption(len(missing), is_by_user)
+                print(reason, file=sys.stderr)
             findings = make_findings(self.question, results) if results else None
             if findings is not None:
-                write_report(self.question, findings, self.store.folder, self._show_command())
-            return Outcome(findings, gap, is_cut and gap is not None)
+                write_report(self.question, findings, self.store.folder, self._make_command_format())
+            return Outcome(findings, reason, is_interrupted and reason is not None)
 
-    def _do(self, missing: Sequence[Run]) -> bool:
-        """Do the runs, and say whether there was time for all."""
+    def _execute(self, missing: Sequence[Run]) -> bool:
+        """Do the runs, and return whether there was time for all."""
         total = len(self.question.runs)
         print(f"Trying {len(self.question.methods)} methods on a few batches …", file=sys.stderr, flush=True)
         trials = try_methods(self.question, self.recipe, self.executor, self.store, self.deadline)
-        self._tell_unstable(*trials)
-        seconds = self._estimate(trials)
-        print(self._summary_of_time(len(missing), seconds), file=sys.stderr, flush=True)
+        self._warn_unstable(*trials)
+        seconds = self._estimate_seconds(trials)
+        print(self._format_plan(len(missing), seconds), file=sys.stderr, flush=True)
         for run in missing:
             self.store.clear(run)
-        share = len(missing) / total
-        display = Display(
-            "runs",
-            total,
-            total - len(missing),
-            self.question.monitor,
-            self.executor.jobs,
-            None if seconds is None else seconds * share,
-        )
+        remaining = None if seconds is None else seconds * len(missing) / total
+        monitor, jobs = self.question.monitor, self.executor.jobs
+        display = Display("runs", total, total - len(missing), monitor, jobs, remaining)
+        tasks = self._make_tasks(missing, 0.0 if seconds is None else seconds / total)
         started = 0
-        guess = 0.0 if seconds is None else seconds / total
-        with display, contextlib.closing(self.executor.execute(self._tasks(missing, guess), self.deadline)) as events:
+        with display, contextlib.closing(self.executor.execute(tasks, self.deadline)) as events:
             for event in events:
                 self.store.lease.check()
                 if event.result is not None:
-                    self._take(event.result)
+                    self._keep_result(event.result)
                 display.show(event)
                 if event.result is not None:
-                    self._refuse_missing_monitor(event.result)
+                    self._check_monitor(event.result)
                 started += event.kind == "started"
         return started == len(missing)
 
-    def _tasks(self, missing: Sequence[Run], guess: float) -> Iterator[Task]:
+    def _make_tasks(self, missing: Sequence[Run], estimate: float) -> Iterator[Task]:
         """Yield a task per run, as long as there is time for one that takes as long as the longest so far."""
         for run in missing:
-            if not self.deadline.allows(max(self._durations, default=guess)):
+            if not self.deadline.allows(max(self._durations, default=estimate)):
                 return
-            yield Task(run, self.recipe, self.store.folder_of(run), identities=find_identities(run))
+            yield Task(run, self.recipe, self.store.get_run_folder(run), identities=find_identities(run))
 
-    def _take(self, result: RunResult) -> None:
-        """Keep the result of a run that has not written it itself."""
-        if self.store.result_of(result.run) is None:
-            self.store.keep(result)
+    def _keep_result(self, result: RunResult) -> None:
+        """Write the result of a run whose process could not."""
+        if self.store.read_result(result.run) is None:
+            self.store.write_result(result)
         self._durations += [result.seconds.all] if result.seconds else []
-        self._tell_unstable(result)
+        self._warn_unstable(result)
 
-    def _tell_unstable(self, *results: RunResult) -> None:
-        """Mark the folder if the runs depend on what a new process would not recognize."""
+    def _warn_unstable(self, *results: RunResult) -> None:
+        """Mark the folder if the runs depend on objects that no other process can recognize."""
         parts = dict.fromkeys(part for result in results for part in result.unstable)
         if parts and self.store.mark_unstable(parts):
             rank_zero_warn(
-                f"The results in `{self.store.folder}` cannot be used again later, by the same call either: they depend"
-                f" on objects that look different in every process ({join_names(list(parts))})."
+                f"The results in `{self.store.folder}` cannot be used again later, not even by the same call: they"
+                f" depend on objects that look different in every process ({join_names(list(parts))})."
             )
 
-    def _refuse_missing_monitor(self, result: RunResult) -> None:
-        """Stop at the first run that was trained to its end without logging the monitor."""
+    def _check_monitor(self, result: RunResult) -> None:
+        """Stop at the first run that finished without logging the monitor."""
         names, monitor = result.names, self.question.monitor
         if result.status == "finished" and monitor not in names and not self._has_monitor:
-            raise ComparisonError(not_logged(monitor, names))
+            raise ComparisonError(explain_missing_monitor(monitor, names))
         self._has_monitor = self._has_monitor or monitor in names
 
-    def _show_command(self) -> Callable[[Run], str] | None:
+    def _make_command_format(self) -> Callable[[Run], str] | None:
         if not isinstance(self.recipe, ConfiguredRecipe):
             return None
         question = self.question
         options = {name: getattr(question, name) for name in ("monitor", "mode", "test_monitor")}
-        return partial(self.recipe.show_command, options=options | {"jobs": self.executor.jobs})
+        return partial(self.recipe.format_command, options=options | {"jobs": self.executor.jobs})
 
-    def _explain_cut(self, before: int, by_user: bool) -> str:
-        total, left = len(self.question.runs), len(self.missing_runs())
-        reason = "Interrupted" if by_user else "Time is up"
+    def _explain_interruption(self, missing: int, is_by_user: bool) -> str:
+        total, left = len(self.question.runs), len(self.find_missing_runs())
+        reason = "Interrupted" if is_by_user else "Time is up"
         hint = ""
-        if not by_user and left == before:
+        if not is_by_user and left == missing:
             hint = f" None was finished: {self.deadline.minutes:g} minutes are too few."
         return f"\n{reason}: {total - left} of {total} runs are done.{hint} Run the same command again to resume."
 
     def _explain_loss(self, done: int) -> str:
         return (
-            f"Results have disappeared from `{self.store.folder}` while the comparison was at work: {done} of"
+            f"Results have disappeared from `{self.store.folder}` during the comparison: {done} of"
             f" {len(self.question.runs)} are left. Run the same command again to repeat the others."
         )
 
-    def _estimate(self, results: Sequence[RunResult]) -> float | None:
-        return estimate(results, self.question, self.trainer)
+    def _estimate_seconds(self, trials: Sequence[RunResult]) -> float | None:
+        return estimate_seconds(trials, self.question, self.trainer)
 
-    def _summary_of_time(self, missing: int, seconds: float | None) -> str:
-        total, jobs = len(self.question.runs), self.executor.jobs
-        question = self.question
+    def _format_plan(self, missing: int, seconds: float | None) -> str:
+        question, total, jobs = self.question, len(self.question.runs), self.executor.jobs
         counts = f"{len(question.methods)} methods x {len(question.settings)} settings x {len(question.seeds)} seeds"
-        time = "a time that the trial does not show"
+        time = "time unknown"
         if seconds is not None:
-            time = f"about {show_time(seconds * missing / total / min(jobs, max(missing, 1)))}"
+            time = f"about {format_time(seconds * missing / total / min(jobs, max(missing, 1)))} to go"
         done = f", {total - missing} of them done" if missing < total else ""
-        return f"{total} runs ({counts}){done}; {jobs} side by side, {time} to go."
-
-    def _is_missing(self, run: Run) -> bool:
-        result = self.store.result_of(run)
-        return result is None or (self.retry and result.status == "crashed")
+        return f"{total} runs ({counts}){done}; {jobs} side by side, {time}."
 
 
 @contextlib.contextmanager
 def _sigterm_as_interrupt() -> Iterator[None]:
-    """Treat SIGTERM, which a cluster's scheduler sends, as Ctrl-C; not possible outside the main thread."""
+    """Treat SIGTERM, which schedulers send, as Ctrl-C; only the main thread can."""
 
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt

@@ -1,4 +1,4 @@
-"""The configuration that all runs of ``lightning-znorm compare`` share, as a file of ``fit`` has it."""
+"""The configuration that all runs of ``lightning-znorm compare`` share, in a file of ``fit``."""
 
 import re
 import tempfile
@@ -13,17 +13,17 @@ from lightning_znorm.cli.messages import shorten
 from lightning_znorm.compare.files import write_atomically
 from lightning_znorm.compare.question.plan import Run, Setting
 from lightning_znorm.compare.question.question import Question
-from lightning_znorm.compare.runs.recipes import ConfiguredRecipe, refuse_trainer
+from lightning_znorm.compare.runs.recipes import ConfiguredRecipe, check_trainer
 from lightning_znorm.errors import ArgumentValueError, did_you_mean
 
 GROUP = "compare"
 
 
 def clean_configuration(cli: Any) -> dict[str, Any]:
-    """Return what all runs have in common, as a configuration file of ``fit`` has it."""
-    config = _with_absolute_paths(cli.config)
+    """Return the configuration that all runs share, for a file of ``fit``."""
+    config = _make_paths_absolute(cli.config)
     dumped = yaml.safe_load(cli.parser.dump(config, skip_none=False, skip_link_targets=False))
-    # not ours to say: the seed is each run's own, and `GROUP` is no part of `fit`
+    # each run has another seed, and `fit` does not know `GROUP`
     configuration = {name: value for name, value in dumped.items() if name not in ("config", GROUP, "seed_everything")}
     callbacks = configuration["trainer"].get("callbacks")
     if isinstance(callbacks, dict):
@@ -31,8 +31,8 @@ def clean_configuration(cli: Any) -> dict[str, Any]:
     return configuration
 
 
-def _with_absolute_paths(value: Any) -> Any:
-    """Make paths that are relative to the user's file independent of it, as the configuration moves elsewhere."""
+def _make_paths_absolute(value: Any) -> Any:
+    """Make paths independent of the user's file, as the configuration is written to another folder."""
     from jsonargparse import Namespace
     from jsonargparse.typing import Path as CheckedPath
 
@@ -40,42 +40,32 @@ def _with_absolute_paths(value: Any) -> Any:
         return type(value)(value.absolute)
     if isinstance(value, Namespace):
         copied = value.clone()
-        vars(copied).update({name: _with_absolute_paths(item) for name, item in vars(value).items()})
+        vars(copied).update({name: _make_paths_absolute(item) for name, item in vars(value).items()})
         return copied
     if isinstance(value, dict):
-        return {name: _with_absolute_paths(item) for name, item in value.items()}
+        return {name: _make_paths_absolute(item) for name, item in value.items()}
     if isinstance(value, (list, tuple, set)):
-        return type(value)(_with_absolute_paths(item) for item in value)
+        return type(value)(_make_paths_absolute(item) for item in value)
     return value
 
 
-def refuse_configuration(configuration: Mapping[str, Any]) -> None:
-    """Raise if a configuration has in it what is to be compared, or what the runs cannot share.
-
-    Raises:
-        ValueError: Naming the key and the remedy.
-
-    """
+def check_configuration(configuration: Mapping[str, Any]) -> None:
+    """Raise ``ValueError`` if a configuration contains what is to be compared, or what runs cannot share."""
     if configuration.get("znorm", {}).get("enabled"):
         raise ArgumentValueError(
-            "The configuration already contains ZNorm (group `znorm`), so that every method would be run with it. Take"
-            " it out (or give --no_znorm); `--compare.methods` says which method has it."
+            "The configuration already contains ZNorm (group `znorm`), so that every method would be run with it."
+            " Remove it (or pass --no_znorm), and name it in `--compare.methods`."
         )
-    refuse_trainer(configuration["trainer"])
+    check_trainer(configuration["trainer"])
     if configuration.get("ckpt_path"):
         raise ArgumentValueError(
-            "The configuration resumes from a checkpoint (`ckpt_path`), but each run starts from the beginning. Take"
-            " it out."
+            "The configuration resumes from a checkpoint (`ckpt_path`), but each run starts from the beginning. Remove"
+            " it."
         )
 
 
 def check_keys(parser: Any, configuration: Mapping[str, Any], question: Question) -> None:
-    """Raise if the parser does not take one of the settings or methods.
-
-    Raises:
-        ValueError: Naming the key or the method, and what is wrong.
-
-    """
+    """Raise ``ValueError`` if the parser does not accept one of the settings or methods."""
     before = parser.exit_on_error, parser.allow_abbrev
     parser.exit_on_error = parser.allow_abbrev = False
     method, setting, seed = question.methods[0], question.settings[0], question.seeds[0]
@@ -87,9 +77,10 @@ def check_keys(parser: Any, configuration: Mapping[str, Any], question: Question
             for key, values in question.sweep.items():
                 _refuse_key(key)
                 for value in values:
-                    _check(parser, recipe, Run(method, Setting(0, {key: value}), seed), f"`--compare.sweep {key}`", key)
+                    run = Run(method, Setting(0, {key: value}), seed)
+                    _check_run(parser, recipe, run, f"`--compare.sweep {key}`", key)
             for method in question.methods:
-                _check(parser, recipe, Run(method, setting, seed), f"Method `{method.label}`")
+                _check_run(parser, recipe, Run(method, setting, seed), f"Method `{method.label}`")
         finally:
             parser.exit_on_error, parser.allow_abbrev = before
 
@@ -97,7 +88,7 @@ def check_keys(parser: Any, configuration: Mapping[str, Any], question: Question
 def _refuse_key(key: str) -> None:
     group = key.partition(".")[0]
     remedies = {
-        "seed_everything": "`--compare.seeds` says which seeds there are",
+        "seed_everything": "give the seeds with `--compare.seeds`",
         "znorm": "`--compare.methods` takes ZNorm's arguments, as in none,znorm(eps=1e-8),znorm(eps=1e-4)",
         "ckpt_path": "each run starts from the beginning",
         GROUP: "the comparison itself cannot be swept",
@@ -107,47 +98,46 @@ def _refuse_key(key: str) -> None:
         raise ArgumentValueError(f"`--compare.sweep {key}`: this key cannot be swept: {remedies[group]}.")
 
 
-def _check(parser: Any, recipe: ConfiguredRecipe, run: Run, what: str, key: str = "") -> None:
+def _check_run(parser: Any, recipe: ConfiguredRecipe, run: Run, subject: str, key: str = "") -> None:
     try:
-        parser.parse_args(recipe.flags(run))
+        parser.parse_args(recipe.make_flags(run))
     except ArgumentError as error:
-        known = _dotted(yaml.safe_load(recipe.config_file.read_text()))
-        hint = did_you_mean(key, known) if key and not _is_known(key, known) else ""
+        keys = _list_keys(yaml.safe_load(recipe.config_file.read_text()))
+        hint = did_you_mean(key, keys) if key and not _is_key(key, keys) else ""
         problem = shorten(str(error), parser)
-        raise ArgumentValueError(
-            f"{what}: {problem.partition(' Did you mean')[0] + hint if hint else problem}"
-        ) from None
+        if hint:
+            problem = problem.partition(" Did you mean")[0] + hint
+        raise ArgumentValueError(f"{subject}: {problem}") from None
 
 
-def _is_known(key: str, known: Sequence[str]) -> bool:
-    """Say whether a key exists, also in its short form: `model.lr` for `model.init_args.lr`."""
-    group, _, rest = key.partition(".")
-    return key in known or any(name.startswith(f"{group}.") and name.endswith(f".{rest}") for name in known)
+def _is_key(key: str, keys: Sequence[str]) -> bool:
+    """Return whether a key exists, also in its short form: `model.lr` for `model.init_args.lr`."""
+    group, _, end = key.partition(".")
+    return key in keys or any(name.startswith(f"{group}.") and name.endswith(f".{end}") for name in keys)
 
 
 def find_modules(configuration: Any) -> list[str]:
     """Return the Python modules of all class paths in a configuration."""
-    found: dict[str, None] = {}
+    modules, values = [], configuration
     if isinstance(configuration, Mapping):
-        path = configuration.get("class_path")
+        path, values = configuration.get("class_path"), list(configuration.values())
         if isinstance(path, str) and re.fullmatch(r"\w+(\.\w+)+", path):
-            found[path.rpartition(".")[0]] = None
-        found |= dict.fromkeys(name for value in configuration.values() for name in find_modules(value))
-    elif isinstance(configuration, list):
-        found |= dict.fromkeys(name for value in configuration for name in find_modules(value))
-    return list(found)
+            modules.append(path.rpartition(".")[0])
+    if isinstance(values, list):
+        modules += [name for value in values for name in find_modules(value)]
+    return list(dict.fromkeys(modules))
 
 
-def _dotted(configuration: Mapping[str, Any], prefix: str = "") -> list[str]:
+def _list_keys(configuration: Mapping[str, Any], prefix: str = "") -> list[str]:
     keys = []
     for name, value in configuration.items():
         keys.append(prefix + name)
         if isinstance(value, Mapping):
-            keys += _dotted(value, f"{prefix}{name}.")
+            keys += _list_keys(value, f"{prefix}{name}.")
     return keys
 
 
 def write_configuration(path: Path, configuration: Mapping[str, Any]) -> None:
-    """Write a configuration file, and the folder it is in."""
+    """Write a configuration file, and create its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, yaml.safe_dump(dict(configuration), sort_keys=False))

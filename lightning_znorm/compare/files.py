@@ -1,12 +1,12 @@
-"""Files that are whole or not there, and JSON without what JSON does not know."""
+"""Files that are written completely or not at all, and JSON without inf and NaN."""
 
 import json
 import math
 import os
 import re
 import uuid
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,43 +16,46 @@ _LONGEST_END = 1 << 16  # bytes of a log
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write a file that is either whole or not there; what is not a finite number becomes ``null``."""
+    """Write a JSON file atomically; inf and NaN become ``null``."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, json.dumps(as_json(value), indent=1) + "\n")
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write to a temporary file beside it, and move it into place.
-
-    Raises:
-        OSError: Naming the file, if it cannot be written.
-
-    """
-    # no other process has this name, not even one of another machine in the same folder
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    """Write a file completely or not at all; raise ``OSError`` if that fails."""
     try:
-        with temporary.open("wb") as file:
+        with replace_file(path) as temporary, temporary.open("wb") as file:
             file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
     except OSError as error:
-        with suppress(OSError):
-            temporary.unlink()
         raise FileError(
             error.errno,
-            f"`{path}` cannot be written ({error.strerror or error}). Finished runs are kept: when this is mended, run"
-            " the same command again",
+            f"`{path}` cannot be written ({error.strerror or error}). Finished runs are kept: fix this, and run the"
+            " same command again to resume",
         ) from error
 
 
+@contextmanager
+def replace_file(path: Path) -> Iterator[Path]:
+    """Yield the path of a temporary file that replaces another one if the block ends without an error."""
+    # unique among all processes, also of other machines
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        with suppress(OSError):
+            temporary.unlink()
+
+
 def as_json(value: Any) -> Any:
-    """Return a value as JSON gives it back: ``null`` for what is not a finite number, ``repr`` of other objects."""
-    return json.loads(json.dumps(replace_floats(value, lambda number: None), default=repr))
+    """Return a value after a round trip through JSON, with ``None`` for inf and NaN and ``repr`` of other objects."""
+    return json.loads(json.dumps(replace_nonfinite(value, lambda number: None), default=repr))
 
 
 def read_json(path: Path) -> Any:
-    """Read a file, ``None`` if it is not JSON."""
+    """Read a JSON file, ``None`` if it is damaged."""
     try:
         return json.loads(path.read_text())
     except ValueError:
@@ -60,16 +63,16 @@ def read_json(path: Path) -> Any:
 
 
 def is_temporary(path: Path) -> bool:
-    """Say whether a file was being written by :func:`write_atomically` when its process was killed."""
+    """Return whether a file was left by a process that was killed in :func:`write_atomically`."""
     return re.fullmatch(r"\.[\w.]+\.[0-9a-f]{32}\.tmp", path.name) is not None and path.is_file()
 
 
-def replace_floats(value: Any, replace: Callable[[float], Any]) -> Any:
-    """Replace what is not a finite number in nested mappings and lists."""
+def replace_nonfinite(value: Any, replace: Callable[[float], Any]) -> Any:
+    """Replace inf and NaN in nested mappings and lists."""
     if isinstance(value, Mapping):
-        return {name: replace_floats(item, replace) for name, item in value.items()}
+        return {name: replace_nonfinite(item, replace) for name, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [replace_floats(item, replace) for item in value]
+        return [replace_nonfinite(item, replace) for item in value]
     return replace(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 

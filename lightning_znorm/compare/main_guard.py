@@ -1,4 +1,4 @@
-"""Whether a script protects itself from the processes that import it again."""
+"""Whether a script guards its calls against the processes that import it."""
 
 import ast
 import os
@@ -10,22 +10,17 @@ from lightning_znorm.errors import ComparisonError
 
 
 def check_main_guard() -> None:
-    """Raise if the script that is at work would call this again in each process that imports it.
-
-    Raises:
-        ValueError: If the call does not come from below ``if __name__ == "__main__":``.
-
-    """
+    """Raise ``ValueError`` if a script calls this outside of ``if __name__ == "__main__":``."""
     frame = _find_script()
     if frame is not None and not _is_guarded(frame.f_code.co_filename, frame.f_lineno):
         raise ComparisonError(
             f"Line {frame.f_lineno} of {frame.f_code.co_filename} calls `compare`, whose processes import that file and"
-            ' would call it again. Put the line under `if __name__ == "__main__":`.'
+            ' would call it again. Move the call under `if __name__ == "__main__":`.'
         )
 
 
 def _find_script() -> FrameType | None:
-    """Return the module level of the main script, unless it is none that processes import."""
+    """Return the module-level frame of the main script, if processes import it."""
     main: Any = sys.modules["__main__"]
     name = getattr(getattr(main, "__spec__", None), "name", "")
     if not hasattr(main, "__file__") or name.rpartition(".")[2] == "__main__":
@@ -37,7 +32,7 @@ def _find_script() -> FrameType | None:
 
 
 def _is_guarded(path: str | os.PathLike[str], line: int) -> bool:
-    """Say whether a line lies inside an ``if`` about ``__name__``, or the file cannot be read."""
+    """Return whether a line is inside an ``if`` about ``__name__``; also if the file cannot be read."""
     try:
         with open(path, "rb") as file:
             tree = ast.parse(file.read())

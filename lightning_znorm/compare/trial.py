@@ -1,4 +1,4 @@
-"""A trial of a few batches per method, so that what is wrong shows before hours are spent."""
+"""A trial of a few batches per method, so that errors show before hours are spent."""
 
 import math
 import tempfile
@@ -36,56 +36,56 @@ def try_methods(
     Args:
         question: What is compared.
         recipe: How runs are made.
-        executor: Does them.
-        store: A folder that remembers what was tried, ``None`` to leave no trace.
+        executor: Performs the trials.
+        store: Folder that keeps the results of trials, ``None`` to leave no files behind.
         deadline: When to stop.
 
     Returns:
-        What came out of each method.
+        The result of each method.
 
     Raises:
-        ValueError: If one fails, a step or a loader is missing, or the test metric is not logged.
+        ValueError: If a trial fails, a step or a loader is missing, or the test metric is not logged.
         TimeUpError: If the deadline comes first.
 
     """
     runs = [Run(method, question.settings[0], question.seeds[0]) for method in question.methods]
-    remembered = store.trial if store else None
-    content = (read_json(remembered) if remembered and remembered.exists() else None) or {}
-    keys = {run.method.label: fingerprint([run.method.identity(), find_versions()]) for run in runs}
-    known = {run.method.label: RunResult.from_json(run, content.get(keys[run.method.label])) for run in runs}
-    untried = [run for run in runs if known[run.method.label] is None]
+    path = store.trial_file if store else None
+    content = (read_json(path) if path and path.exists() else None) or {}
+    keys = {run.method.label: fingerprint([run.method.identity, find_versions()]) for run in runs}
+    trials = {run.method.label: RunResult.from_json(run, content.get(keys[run.method.label])) for run in runs}
+    untried = [run for run in runs if trials[run.method.label] is None]
     with tempfile.TemporaryDirectory(prefix="lightning-znorm-") as folder:
-        described = recipe.describe()
+        description = recipe.describe()
         tasks = [
-            Task(run, recipe, Path(folder) / run.key, is_trial=True, identities=find_identities(run) | described)
+            Task(run, recipe, Path(folder) / run.key, is_trial=True, identities=find_identities(run) | description)
             for run in untried
         ]
-        # the first one alone: what it downloads is there for the others
+        # the first one alone, as it may download data for the others
         for batch in filter(None, (tasks[:1], tasks[1:])):
             for event in executor.execute(batch, deadline):
                 if event.result is not None:
-                    _refuse_failure(event.result, event.task)
-                    known[event.task.run.method.label] = event.result
-    results = [result for result in known.values() if result is not None]
+                    _check_status(event.result, event.task)
+                    trials[event.task.run.method.label] = event.result
+    results = [result for result in trials.values() if result is not None]
     for result in results:
-        _check(result, question)
-    if remembered is not None and untried:
-        write_json(remembered, content | {keys[result.run.method.label]: result.to_json() for result in results})
+        _check_metrics(result, question)
+    if path is not None and untried:
+        write_json(path, content | {keys[result.run.method.label]: result.to_json() for result in results})
     return results
 
 
-def estimate(results: Sequence[RunResult], question: Question, trainer: Mapping[str, Any]) -> float | None:
-    """Return how many seconds all runs take one after another, ``None`` if it cannot be estimated."""
-    per_setting = [_estimate_run(result, trainer) for result in results]
-    if any(seconds is None for seconds in per_setting):
+def estimate_seconds(results: Sequence[RunResult], question: Question, trainer: Mapping[str, Any]) -> float | None:
+    """Estimate how many seconds all runs take one after another, ``None`` if an epoch has no known length."""
+    per_run = [_estimate_run(result, trainer) for result in results]
+    if None in per_run:
         return None
-    return sum(seconds or 0.0 for seconds in per_setting) * len(question.settings) * len(question.seeds)
+    return sum(seconds or 0.0 for seconds in per_run) * len(question.settings) * len(question.seeds)
 
 
 def _estimate_run(result: RunResult, trainer: Mapping[str, Any]) -> float | None:
     seconds = result.seconds or Seconds()
-    train = _limited(result.lengths.get("train"), trainer.get("limit_train_batches"))
-    validate = _limited(result.lengths.get("validate"), trainer.get("limit_val_batches"))
+    train = _limit(result.lengths.get("train"), trainer.get("limit_train_batches"))
+    validate = _limit(result.lengths.get("validate"), trainer.get("limit_val_batches"))
     step = seconds.step if seconds.step is not None else seconds.fit
     epochs, steps = trainer.get("max_epochs"), trainer.get("max_steps", -1)
     if steps is not None and steps > 0:
@@ -96,26 +96,27 @@ def _estimate_run(result: RunResult, trainer: Mapping[str, Any]) -> float | None
         return None
     else:
         batches = (epochs or 1000) * train
-    validations = batches / train * _validations_per_epoch(train, trainer) if train else 0.0
+    validations = batches / train * _count_validations(train, trainer) if train else 0.0
     evaluation = (validate or 0.0) * seconds.batch.get("validate", 0.0)
     return float(seconds.make + batches * step + (validations + 1) * evaluation)
 
 
-def _validations_per_epoch(train: float, trainer: Mapping[str, Any]) -> float:
+def _count_validations(train: float, trainer: Mapping[str, Any]) -> float:
+    """Return the number of validations per epoch."""
     interval = trainer.get("val_check_interval") or 1.0
     if not isinstance(interval, (int, float)):
-        return 1.0  # a time
+        return 1.0  # an interval of time
     per_epoch = 1 / interval if isinstance(interval, float) else train / interval
     return per_epoch / (trainer.get("check_val_every_n_epoch") or 1)
 
 
-def _limited(length: float | None, limit: float | None) -> float | None:
+def _limit(length: float | None, limit: float | None) -> float | None:
     if limit is None or length is None:
         return length
     return math.floor(length * limit) if isinstance(limit, float) else min(length, limit)
 
 
-def _refuse_failure(result: RunResult, task: Task) -> None:
+def _check_status(result: RunResult, task: Task) -> None:
     if result.status != "crashed":
         return
     log = "" if result.is_explained else read_log(task.folder, lines=30)
@@ -123,13 +124,13 @@ def _refuse_failure(result: RunResult, task: Task) -> None:
     raise ComparisonError(f"The trial of method `{result.run.method.label}` failed: {result.error}{details}")
 
 
-def _check(result: RunResult, question: Question) -> None:
-    for part in result.missing:
-        what, why = _MISSING[part]
-        raise ComparisonError(f"This cannot be compared: {what}. {why}: add `{part}`.")
+def _check_metrics(result: RunResult, question: Question) -> None:
+    for hook in result.missing:
+        problem, reason = _MISSING[hook]
+        raise ComparisonError(f"This cannot be compared: {problem}. {reason}: add `{hook}`.")
     if result.lengths.get("validate") == 0:
         raise ComparisonError(f"This cannot be compared: the `val_dataloader` has no batch. {_SELECTION}.")
-    names, logged = result.names, [*result.test]
+    names, test_names = result.names, [*result.test]
     if not names:
         raise ComparisonError(
             f"Argument `monitor` is {question.monitor!r}, but the module logs nothing at the end of its validation. Log"
@@ -137,16 +138,16 @@ def _check(result: RunResult, question: Question) -> None:
             " scalar and use `--compare.monitor validation_step`."
         )
     if question.monitor not in names:
-        message = not_logged(question.monitor, names)
-        if question.test_monitor not in logged:  # a wrong name, rather than a metric that comes later
+        message = explain_missing_monitor(question.monitor, names)
+        if question.test_monitor not in test_names:  # a wrong name, rather than a metric that is logged later
             raise ComparisonError(message)
         rank_zero_warn(
             f"{message} The comparison goes on, as it may be logged later; it stops if the first run ends without it."
         )
-    if question.test_monitor not in logged:
+    if question.test_monitor not in test_names:
         raise ComparisonError(
             f"Argument `test_monitor` is {question.test_monitor!r}, but the module does not log that in its test."
-            f"{did_you_mean(str(question.test_monitor), logged)} It logs {join_names(logged)}."
+            f"{did_you_mean(question.test_monitor, test_names)} It logs {join_names(test_names)}."
         )
     if result.status == "diverged":
         rank_zero_warn(
@@ -154,8 +155,8 @@ def _check(result: RunResult, question: Question) -> None:
         )
 
 
-def not_logged(monitor: str, names: Sequence[str]) -> str:
-    """Say that a module does not log the monitor in its validation, and what it logs."""
+def explain_missing_monitor(monitor: str, names: Sequence[str]) -> str:
+    """Return the error for a monitor that is not logged, with the names of logged metrics."""
     return (
         f"Argument `monitor` is {monitor!r}, but the module does not log that in its validation."
         f"{did_you_mean(monitor, names)} It logs {join_names(names)}."

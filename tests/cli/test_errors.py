@@ -96,7 +96,7 @@ main({args!r})
     [
         (["fit", f"--model={BORING}"], "lightning_znorm.cli.parser", "make_cli_class"),
         (["fit", f"--model={BORING}", "--znorm"], "lightning_znorm.engine.transform", "require_count"),
-        (["compare", f"--model={BORING}", "--compare.mode=min"], "lightning_znorm.compare.command", "ask"),
+        (["compare", f"--model={BORING}", "--compare.mode=min"], "lightning_znorm.compare.command", "parse_question"),
         (["compare", f"--model={BORING}", "--compare.mode=min"], "lightning_znorm.engine.transform", "require_count"),
     ],
 )

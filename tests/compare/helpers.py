@@ -7,7 +7,7 @@ import pytest
 
 from lightning_znorm.__main__ import main
 from lightning_znorm.compare.question.plan import Run, Setting
-from lightning_znorm.compare.question.question import ask
+from lightning_znorm.compare.question.question import parse_question
 from lightning_znorm.compare.report.findings import make_findings
 from lightning_znorm.compare.report.tables import label_settings
 from lightning_znorm.compare.runs.result import RunResult
@@ -53,7 +53,7 @@ def question(**changes):
         "test_monitor": None,
         "baseline": None,
     }
-    return ask(**{**asked, **changes})
+    return parse_question(**{**asked, **changes})
 
 
 def result(method, seed, setting=None, *, val=0.5, test=0.5, curve=None, status="finished", **changes):

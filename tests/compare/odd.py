@@ -40,7 +40,7 @@ class Resumable(TinyModel):
     """Saves a checkpoint at the start of each epoch, and in the second one waits for its end, unless undisturbed."""
 
     def on_fit_start(self):
-        checkpoint._SECONDS = checkpoint._LEAST_RATIO = 0.0
+        checkpoint._MIN_SECONDS = checkpoint._MIN_RATIO = 0.0
 
     def training_step(self, batch, batch_idx):
         if self.current_epoch == 1 and batch_idx == 2 and "UNDISTURBED" not in os.environ:

@@ -292,7 +292,7 @@ def test_classes_of_a_script_where_one_lightning_package_is_installed(package, m
     ("changes", "message"),
     [
         ({"model_factory": TinyModel()}, "Expected argument `model_factory` to be a function"),
-        ({"sweep": {"depth": [1, 2]}}, r"does not go with the keys of `sweep` \(depth\)"),
+        ({"sweep": {"depth": [1, 2]}}, r"cannot be called with the keys of `sweep` \(depth\)"),
         ({"methods": "znrom"}, "unknown method 'znrom'"),
         ({"trainer": {"callbacks": [ZNorm()]}}, "already contain ZNorm"),
         ({"trainer": {"gradient_clip_val": 0.5}}, "already clip gradients"),

@@ -112,7 +112,7 @@ def test_a_run_is_what_fit_and_test_make_of_it():
         main(
             [
                 "fit",
-                *recipe.flags(Run(method, Setting(), 3)),
+                *recipe.make_flags(Run(method, Setting(), 3)),
                 "--trainer.logger=lightning.pytorch.loggers.CSVLogger",
                 "--trainer.logger.save_dir=fit",
             ]
@@ -252,7 +252,7 @@ def test_seeds_that_make_no_difference_are_told(capsys):
 @pytest.mark.slow
 def test_unequal_batches_are_told(capsys):
     assert compare(f"--data={TINY}.Unshared", "--compare.seeds=1") == 0
-    assert "the batches differ between methods in 1 of 1 case" in capsys.readouterr().out
+    assert "The batches differ between methods in 1 of 1 case" in capsys.readouterr().out
 
 
 @pytest.mark.slow

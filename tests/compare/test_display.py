@@ -64,20 +64,20 @@ def test_the_line_has_the_metric_as_last_logged_and_an_early_end(capsys, clock):
 
 def test_the_time_that_is_left(clock):
     with Display("runs", total=10, done=2, monitor="val_acc", jobs=2, seconds=80.0) as display:
-        assert display.seconds_left() == 40  # from the trial: 8 runs of 10 s, two at a time
+        assert display.estimate_seconds_left() == 40  # from the trial: 8 runs of 10 s, two at a time
         for seed in (0, 1):
             display.show(Event(task(seed), "started"))
         clock[0] += 6
-        assert display.seconds_left() == 34
+        assert display.estimate_seconds_left() == 34
         for seed in (0, 1):
             display.show(Event(task(seed), "progress", 0.5))
         # half of each of two runs in 6 s: 7 more runs at that pace
-        assert display.seconds_left() == pytest.approx(42)
+        assert display.estimate_seconds_left() == pytest.approx(42)
 
 
 def test_it_may_not_be_known(clock):
     with Display("runs", total=2, done=0, monitor="val_acc", jobs=1) as display:
-        assert display.seconds_left() is None
+        assert display.estimate_seconds_left() is None
 
 
 def test_a_terminal_has_a_bar_for_each_run(monkeypatch, capsys):

@@ -5,7 +5,7 @@ import pytest
 from lightning_znorm.compare.question.methods import Method
 from lightning_znorm.compare.question.plan import Run, Setting
 from lightning_znorm.compare.runs.result import RunResult, Seconds
-from lightning_znorm.compare.trial import estimate
+from lightning_znorm.compare.trial import estimate_seconds
 from tests.compare.helpers import compare, question, read_results
 
 
@@ -33,22 +33,25 @@ def trial(train=100.0, validate=10.0, step=0.5):
 )
 def test_a_run(trainer, steps, validations):
     asked = question(methods="none", sweep=None, seeds=1)
-    assert estimate([trial()], asked, trainer) == pytest.approx(3.0 + 0.5 * steps + (validations + 1) * 10 * 0.1)
+    assert estimate_seconds([trial()], asked, trainer) == pytest.approx(
+        3.0 + 0.5 * steps + (validations + 1) * 10 * 0.1
+    )
 
 
 def test_all_runs():
     asked = question(methods="none,znorm", sweep={"lr": [1, 2]}, seeds=3)
     one, other = trial(step=0.5), trial(step=1.0)
     each = [
-        estimate([result], question(methods="none", sweep=None, seeds=1), {"max_epochs": 1}) for result in (one, other)
+        estimate_seconds([result], question(methods="none", sweep=None, seeds=1), {"max_epochs": 1})
+        for result in (one, other)
     ]
-    assert estimate([one, other], asked, {"max_epochs": 1}) == pytest.approx(6 * sum(each))
+    assert estimate_seconds([one, other], asked, {"max_epochs": 1}) == pytest.approx(6 * sum(each))
 
 
 @pytest.mark.parametrize("trainer", [{"max_epochs": -1}, {"max_epochs": 2, "train": None}])
 def test_what_cannot_be_told(trainer):
     result = trial(train=trainer.pop("train", 100.0))
-    assert estimate([result], question(methods="none", sweep=None, seeds=1), trainer) is None
+    assert estimate_seconds([result], question(methods="none", sweep=None, seeds=1), trainer) is None
 
 
 @pytest.mark.slow

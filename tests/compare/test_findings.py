@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from lightning_znorm.compare.report.pages import show_settings, show_summary
+from lightning_znorm.compare.report.pages import format_settings, format_summary
 from tests.compare.helpers import MIDDLE, SWEEP, approx, find, question, result, results_of, selected
 
 LRS = ({"lr": 0.1}, {"lr": 0.01})
@@ -49,7 +49,7 @@ def test_a_setting_with_failures_is_left_for_one_without():
     assert selected(asked, found) == {"none": "lr=0.01"}
     assert found.summary.loc["none", "failed"] == 1
     assert any(re.search("1 run of `none` diverged or crashed", caveat) for caveat in found.caveats)
-    assert "[1 failed]" in show_settings(question(methods="none"), found)["none"][0]
+    assert "[1 failed]" in format_settings(question(methods="none"), found)["none"][0]
 
 
 def test_a_lost_metric_is_a_divergence():
@@ -110,7 +110,7 @@ def test_where_small_is_good(shift, word):
 
 def test_no_difference_that_can_be_told():
     (verdict,) = verdicts({"none": [0.80, 0.82, 0.81], "znorm": [0.83, 0.79, 0.84]})
-    assert "`znorm` and `none` cannot be told apart in test_acc (1.0 points better, 95% interval" in verdict
+    assert "`znorm` and `none` do not differ measurably in test_acc (1.0 points better, 95% interval" in verdict
     assert re.search(r"takes about \d+ seeds\)\.$", verdict)
 
 
@@ -121,7 +121,7 @@ def test_two_seeds_are_too_few_however_clear_it_looks():
         "`znorm` against `none`: two seeds are too few to tell (40.0 points better in test_acc with 2 seeds)."
     ]
     assert found.caveats[1].startswith("Two seeds are too few to tell differences from chance")
-    assert show_summary(asked, found)["p (Holm)"].tolist() == ["–", "–"]
+    assert format_summary(asked, found)["p (Holm)"].tolist() == ["–", "–"]
 
 
 def test_one_seed():
@@ -132,14 +132,14 @@ def test_methods_that_are_the_same():
     tests = {"none": [0.8, 0.8, 0.8], "znorm": [0.8, 0.8, 0.8]}
     assert verdicts(tests) == ["`znorm` and `none` are the same in test_acc in all 3 seeds."]
     asked = question(methods="none,znorm", sweep=None)
-    assert show_summary(asked, find(asked, results_of(tests)))["95% interval"].tolist() == ["–", "–"]
+    assert format_summary(asked, find(asked, results_of(tests)))["95% interval"].tolist() == ["–", "–"]
 
 
 def test_seeds_that_differ_by_the_same_leave_nothing_to_judge_chance_by():
     (verdict,) = verdicts({"none": [0.80, 0.81, 0.82], "znorm": [0.85, 0.86, 0.87]})
     assert verdict == (
-        "`znorm` differs from `none` by the same 5.0 points in all 3 seeds (better in test_acc), which leaves nothing"
-        " to judge chance by."
+        "`znorm` differs from `none` by the same 5.0 points in all 3 seeds (better in test_acc), so that no p-value"
+        " can be computed."
     )
 
 
@@ -157,7 +157,7 @@ def test_several_methods_are_corrected_for():
     alone = verdicts({name: tests[name] for name in ("none", "znorm")})
     assert "is 1.9 points better" in alone[0]
     for verdict in verdicts(tests):
-        assert "cannot be told apart" in verdict
+        assert "do not differ measurably" in verdict
         assert "becomes 0.12 after Holm's correction for 3 comparisons" in verdict
 
 
@@ -171,7 +171,7 @@ def test_a_method_without_runs():
     results = [result("znorm", 0, status="crashed", curve=[], test=None), result("none", 0)]
     found = find(question(methods="none,znorm", sweep=None, seeds=1), results)
     assert found.verdicts == ["`znorm`: no run was finished."]
-    assert show_summary(question(methods="none,znorm", sweep=None), found)["test_acc (%)"].tolist() == ["50.0", "–"]
+    assert format_summary(question(methods="none,znorm", sweep=None), found)["test_acc (%)"].tolist() == ["50.0", "–"]
 
 
 def test_no_seed_in_common():
@@ -210,7 +210,7 @@ def test_methods_that_did_not_share_weights_or_batches(what):
     assert not find(question(methods="none,znorm", sweep=None), results).caveats
     results[-1][f"{what}_hash"] = "other"
     (caveat,) = find(question(methods="none,znorm", sweep=None), results).caveats
-    assert re.search(rf"the (initial )?{what} differ between methods in 1 of 3 cases \(first: seed 2\)", caveat)
+    assert re.search(rf"The (initial )?{what} differ between methods in 1 of 3 cases \(first: seed 2\)", caveat)
 
 
 def test_other_settings_may_have_other_weights():
@@ -225,22 +225,22 @@ def test_runs_of_different_versions():
 
 
 def test_shares_are_in_percent_and_nothing_else_is():
-    percent = show_summary(
+    percent = format_summary(
         question(methods="none", sweep=None), find(question(methods="none", sweep=None), [result("none", 0)])
     )
     assert percent["test_acc (%)"].tolist() == ["50.0"]
     asked = question(methods="none", sweep=None, mode="min")
-    assert show_summary(asked, find(asked, [result("none", 0)]))["test_acc"].tolist() == ["0.5"]
+    assert format_summary(asked, find(asked, [result("none", 0)]))["test_acc"].tolist() == ["0.5"]
 
 
 def test_intervals_of_shares_end_at_0_and_100():
     asked = question(methods="none", sweep=None, seeds=2)
-    shown = show_summary(asked, find(asked, results_of({"none": [0.9, 0.99]})))
+    shown = format_summary(asked, find(asked, results_of({"none": [0.9, 0.99]})))
     assert shown["95% interval"].tolist() == ["37.3 to 100.0"]
 
 
 def test_missing_figures_are_dashes():
-    shown = show_summary(
+    shown = format_summary(
         question(methods="none", sweep=None), find(question(methods="none", sweep=None), [result("none", 0)])
     )
     assert shown["difference"].tolist() == ["–"]
@@ -259,6 +259,6 @@ def test_a_column_has_equally_many_decimals():
         result(method, 0, val=value, test=value, seconds={"all": 1.0, "step": value / 1000})
         for method, value in (("none", 66.0), ("znorm", 65.4))
     ]
-    shown = show_summary(asked, find(asked, results))
+    shown = format_summary(asked, find(asked, results))
     assert shown["test_acc"].tolist() == ["66.0", "65.4"]
     assert shown["ms per step"].tolist() == ["66.0", "65.4"]

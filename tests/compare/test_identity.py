@@ -22,8 +22,8 @@ import torch
 from torch import nn
 
 from lightning_znorm.compare.identity.modules import find_imports, is_installed
-from lightning_znorm.compare.identity.values import describe, differing, identify, identify_code
-from lightning_znorm.compare.question.methods import Method, name_methods
+from lightning_znorm.compare.identity.values import describe, differing_keys, identify, identify_code
+from lightning_znorm.compare.question.methods import Method, label_methods
 from lightning_znorm.compare.question.plan import Run, Setting
 from tests import warm
 from tests.compare import odd
@@ -199,7 +199,7 @@ print(json.dumps({name: identify(value) for name, value in values.items()}))
 
     first, second = run("1"), run("2")
     assert len(first) == len(DIFFERENT) + 6
-    assert not differing(first, second)
+    assert not differing_keys(first, second)
 
 
 def test_a_description_names_what_a_reader_knows():
@@ -217,19 +217,19 @@ def test_runs_of_callbacks_with_other_arguments_have_keys_of_their_own():
             self.layers, self.table = layers, table
 
     methods = {"a": Mine(["a"]), "b": Mine(["b"]), "c": Mine(["a"], {"x": 1}), "d": Mine(["a"], {"x": 2})}
-    keys = {Run(Method("m", callbacks=method.callbacks), Setting(), 0).key for method in name_methods(methods)}
+    keys = {Run(Method("m", callbacks=method.callbacks), Setting(), 0).key for method in label_methods(methods)}
     assert len(keys) == 4
-    again = Run(Method("m", callbacks=name_methods({"a": Mine(["a"])})[0].callbacks), Setting(), 0).key
+    again = Run(Method("m", callbacks=label_methods({"a": Mine(["a"])})[0].callbacks), Setting(), 0).key
     assert again in keys
 
 
 def test_what_a_process_has_seen_of_a_method_stays_there():
     """Another one would otherwise confirm what it has not looked at."""
-    (method,) = name_methods({"drawing": odd.Drawing()})
-    seen = method.identity()
+    (method,) = label_methods({"drawing": odd.Drawing()})
+    seen = method.identity
     arrived = pickle.loads(pickle.dumps(method))
-    assert [*vars(arrived)] == [name for name in vars(method) if name != "_identity"]
-    assert arrived.identity() == seen
+    assert [*vars(arrived)] == [name for name in vars(method) if name != "identity"]
+    assert arrived.identity == seen
 
 
 def test_runs_of_settings_that_are_objects():

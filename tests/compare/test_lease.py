@@ -78,7 +78,7 @@ def test_a_folder_that_was_taken_is_left_alone(machine):
     """As after a night in which a machine was suspended."""
     machine("here")
     refused = pytest.raises(ComparisonError, match=r"taken by another comparison on the machine there \(process \d+\)")
-    with refused, Store(Path("out").absolute()).opened({}) as store:
+    with refused, Store(Path("out").absolute()).open({}) as store:
         Path("out", LOCK).unlink()
         machine("there")
         other = filelock.SoftFileLease(Path("out", LOCK).absolute(), lease_duration=1.0)

@@ -17,7 +17,7 @@ from lightning_znorm.compare.executors import processes
 from lightning_znorm.compare.executors import slots as places
 from lightning_znorm.compare.executors.deadline import Deadline, TimeUpError
 from lightning_znorm.compare.executors.processes import ProcessExecutor
-from lightning_znorm.compare.executors.slots import make_slots, visible_gpus
+from lightning_znorm.compare.executors.slots import find_visible_gpus, make_slots
 from lightning_znorm.compare.question.methods import Method
 from lightning_znorm.compare.question.plan import Run, Setting
 from lightning_znorm.compare.runs.perform import Task
@@ -144,7 +144,7 @@ def test_environment_and_threads_of_a_slot():
         raise ValueError(f"{os.environ['CUDA_VISIBLE_DEVICES']} {torch.get_num_threads()} {os.getcwd()}")
 
     found = results(tell, slots=[{"CUDA_VISIBLE_DEVICES": "7"}], count=1)
-    assert found[0].error == f"ValueError: 7 {places.available_cores()} {os.getcwd()}"
+    assert found[0].error == f"ValueError: 7 {places.count_cores()} {os.getcwd()}"
 
 
 def test_ends_its_processes_when_it_is_closed():
@@ -179,7 +179,7 @@ def test_visible_gpus(monkeypatch, visible, count, expected):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     if visible is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    assert visible_gpus() == expected
+    assert find_visible_gpus() == expected
 
 
 @pytest.mark.parametrize(
@@ -194,9 +194,9 @@ def test_visible_gpus(monkeypatch, visible, count, expected):
     ],
 )
 def test_jobs_are_spread_over_the_gpus(monkeypatch, jobs, gpus, accelerator, expected):
-    monkeypatch.setattr(places, "visible_gpus", lambda: [str(number) for number in range(gpus)])
+    monkeypatch.setattr(places, "find_visible_gpus", lambda: [str(number) for number in range(gpus)])
     for module in (places, processes):
-        monkeypatch.setattr(module, "available_cores", lambda: 6)
+        monkeypatch.setattr(module, "count_cores", lambda: 6)
     slots = make_slots(jobs, accelerator)
     assert [slot.get("CUDA_VISIBLE_DEVICES") for slot in slots] == expected
     assert ProcessExecutor(slots)._threads == 6 // len(expected)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from lightning_znorm.compare.report.pages import show_summary
+from lightning_znorm.compare.report.pages import format_summary
 from lightning_znorm.compare.report.plots import plot_curves
 from tests.compare.helpers import find, question, result
 
@@ -27,7 +27,7 @@ def test_early_stopping_is_told_and_is_no_difference_of_the_batches():
     ]
     assert found.runs["ended"].tolist() == ["early stopping (EarlyStopping)", "max_epochs"] * 3
     assert found.runs["steps"].tolist() == [4, 16] * 3
-    assert show_summary(asked, found)["steps"].tolist() == ["4 steps (EarlyStopping)", "16 steps (max_epochs)"]
+    assert format_summary(asked, found)["steps"].tolist() == ["4 steps (EarlyStopping)", "16 steps (max_epochs)"]
     results[0]["steps"] = 6
     assert "`none` for 4 to 6 steps (EarlyStopping)" in find(asked, results).caveats[0]
 
@@ -48,9 +48,8 @@ def test_the_epoch_and_the_method_of_other_batches_and_random_numbers_are_named(
         results.append(result("znorm", seed, epoch_hashes=same))
     found = find(question(methods="none,clip,znorm", sweep=None), results)
     assert found.caveats == [
-        "Not the same for all methods: the batches differ between methods in 3 of 3 cases (first: seed 0): `clip`"
-        " against `none`, from epoch 3 on.",
-        "Not the same for all methods: the random numbers differ between methods in 3 of 3 cases (first: seed 0):"
+        "The batches differ between methods in 3 of 3 cases (first: seed 0): `clip` against `none`, from epoch 3 on.",
+        "The random numbers differ between methods in 3 of 3 cases (first: seed 0):"
         " `clip` against `none`, from epoch 2 on. Most likely a callback of the method draws random numbers; dropout"
         " masks and random augmentation differ from then on.",
     ]
@@ -64,7 +63,7 @@ def test_other_batches_in_an_epoch_that_was_not_completed():
     same = hashes(("a", "1"))
     results = [result(m, 0, epoch_hashes=same, batches_hash=m) for m in ("none", "znorm")]
     found = find(question(methods="none,znorm", sweep=None, seeds=1), results)
-    assert any("the batches differ between methods in 1 of 1 cases" in caveat for caveat in found.caveats)
+    assert any("The batches differ between methods in 1 of 1 cases" in caveat for caveat in found.caveats)
 
 
 def test_what_was_shared_is_claimed_as_far_as_hashes_say():
@@ -72,9 +71,9 @@ def test_what_was_shared_is_claimed_as_far_as_hashes_say():
     same = hashes(("a", "1"))
     found = find(asked, [result(method, 0, epoch_hashes=same) for method in ("none", "znorm")])
     assert (
-        "The methods share their seeds. By hashes, the runs that finished also shared the initial weights, the first"
-        " two batches of each epoch that they have in common and the states of all random number generators at each"
-        " epoch's end."
+        "The methods share their seeds. According to hashes, the finished runs also shared the initial weights, the"
+        " first two batches of each epoch that they have in common and the states of all random number generators at"
+        " each epoch's end."
     ) in found.procedure[0]
     assert "not" not in found.procedure[0].partition("The methods share")[2]
     found = find(asked, [result(method, 0, weights_hash=name) for method, name in (("none", ""), ("znorm", "w"))])
@@ -103,9 +102,10 @@ def test_a_monitor_that_comes_late_or_is_stale_at_the_end_is_told():
     assert found.runs["validation"].tolist() == [0.3, 0.7, 0.3]
     assert found.runs["status"].tolist() == ["finished"] * 3
     assert found.caveats == [
-        "`val_acc` was not logged in the last validation of 1 of 3 runs, so that an older value of it is used (first:"
+        "`val_acc` was not logged in the last validation of 1 of 3 runs, so that an older value is used (for example"
         " `none`, seed 1: from step 16 of 24).",
-        "`val_acc` was not logged before a later validation in 1 of 3 runs (first: `none`, seed 1: at step 16).",
+        "`val_acc` was not logged in the first validation of 1 of 3 runs (for example `none`, seed 1: from step 16"
+        " on).",
     ]
 
 
@@ -128,7 +128,7 @@ def test_validations_are_counted_in_steps_where_epochs_are_not_known(epochs):
     ]
     asked = question(methods="none,znorm", sweep=None, seeds=2)
     found = find(asked, [result(method, seed) | {"curve": curve} for method in ("none", "znorm") for seed in (0, 1)])
-    assert show_summary(asked, found)["steps to none's final val_acc"].tolist() == ["30", "30"]
+    assert format_summary(asked, found)["steps to none's final val_acc"].tolist() == ["30", "30"]
     assert found.summary["steps_to_baseline"].tolist() == [30, 30]
     assert found.summary["epochs_to_baseline"].isna().all()
     assert "Steps are counted until" in found.procedure[1]

@@ -189,7 +189,7 @@ def test_git_that_hangs(tmp_path, ask, monkeypatch):
     script.write_text("#!/bin/sh\nexec sleep 100\n")
     script.chmod(0o755)
     monkeypatch.setenv("PATH", str(script.parent), prepend=os.pathsep)
-    monkeypatch.setattr(provenance, "_SECONDS_OF_GIT", 0.1)
+    monkeypatch.setattr(provenance, "_GIT_TIMEOUT", 0.1)
     with pytest.raises(subprocess.TimeoutExpired):
         provenance._run_git(tmp_path, "status")
     assert ask(tmp_path) == (VERSION, None, None)
@@ -263,7 +263,7 @@ def test_uncommitted_changes_alone_are_no_caveat():
 )
 def test_runs_of_several_states(states, shown):
     (caveat,), line = report(runs_of(*states, states[0]))
-    assert caveat == f"The runs were made by different states of this package ({shown}); see `runs.csv`."
+    assert caveat == f"The runs were made by different versions or commits of this package ({shown}); see `runs.csv`."
     assert line.startswith(f"lightning-znorm {shown.replace('; ', ', ')}; torch 2; ")
     frame = pd.read_csv("out/runs.csv", dtype=str, keep_default_na=False)
     rows = frame[["lightning-znorm", "commit", "dirty"]].to_numpy().tolist()
@@ -274,8 +274,8 @@ def test_results_from_before_it_was_recorded(tmp_path):
     asked = question(methods="none", sweep=None, seeds=3)
     store = Store(tmp_path / "out")
     for run in asked.runs:
-        write_json(store.folder_of(run) / "result.json", result("none", run.seed))
-    results = store.results(asked.runs)
+        write_json(store.get_run_folder(run) / "result.json", result("none", run.seed))
+    results = store.read_results(asked.runs)
     assert [result.commit for result in results] == [None] * 3
     findings = make_findings(asked, results)
     assert findings.provenances == [Provenance(None)]
@@ -334,9 +334,9 @@ def test_resumed_with_other_code(checkout):
     second = git(checkout, "rev-parse", "HEAD")
     assert second != first
     assert runs == {(0, first, False), (1, first, False)}  # what a process has imported stays what it was
-    assert "different states" not in summary
+    assert "different versions or commits" not in summary
     (checkout / "lightning_znorm" / "new.py").write_text("")
     runs, summary = run(3)
     assert runs == {(0, first, False), (1, first, False), (2, second, True)}
     before, after = Provenance(VERSION, first, False), Provenance(VERSION, second, True)
-    assert f"The runs were made by different states of this package ({before}; {after})" in summary
+    assert f"The runs were made by different versions or commits of this package ({before}; {after})" in summary

@@ -9,9 +9,9 @@ import yaml
 
 from lightning_znorm import GradientCentralization, GradientClipping, ZNorm
 from lightning_znorm.compare.question.directions import guess_mode
-from lightning_znorm.compare.question.methods import name_methods, parse_methods
-from lightning_znorm.compare.question.plan import make_runs, make_settings, parse_seeds, parse_sweep, show_values
-from lightning_znorm.compare.question.text import parse_value
+from lightning_znorm.compare.question.methods import label_methods, parse_methods
+from lightning_znorm.compare.question.plan import format_values, make_runs, make_settings, parse_seeds, parse_sweep
+from lightning_znorm.compare.question.syntax import parse_value
 from lightning_znorm.compare.runs.recipes import make_flag
 from tests.compare.helpers import TINY, question
 from tests.compare.tiny import Halve
@@ -22,14 +22,14 @@ def test_methods_and_their_flags():
         f"none, clip(max_norm=0.5,norm_type=1), gc,"
         f"znorm(min_ndim=2,eps=1e-8,exclude=['*.bias', head.*]), {TINY}.Halve(by=0.25)"
     )
-    assert none.flags() == []
+    assert none.make_flags() == []
     assert clip.init_args == {"max_norm": 0.5, "norm_type": 1}
     assert isinstance(clip.make_callbacks()[0], GradientClipping)
     assert isinstance(gc.make_callbacks()[0], GradientCentralization)
     (callback,) = znorm.make_callbacks()
     assert isinstance(callback, ZNorm)
     assert (callback.min_ndim, callback.eps, callback.exclude) == (2, 1e-8, ("*.bias", "head.*"))
-    (flag,) = znorm.flags()
+    (flag,) = znorm.make_flags()
     assert json.loads(flag.partition("+=")[2])["class_path"] == "lightning_znorm.ZNorm"
     assert other.make_callbacks()[0].by == 0.25
     assert other.label == f"{TINY}.Halve(by=0.25)"
@@ -62,16 +62,18 @@ def test_wrong_methods(methods, message):
 
 
 def test_methods_by_name():
-    methods = name_methods({"plain": None, "half": Halve(0.5), "both": [Halve(0.5), ZNorm()], "z": "znorm(min_ndim=2)"})
+    methods = label_methods(
+        {"plain": None, "half": Halve(0.5), "both": [Halve(0.5), ZNorm()], "z": "znorm(min_ndim=2)"}
+    )
     assert [method.label for method in methods] == ["plain", "half", "both", "z"]
     assert [len(method.make_callbacks()) for method in methods] == [0, 1, 2, 1]
-    quarter, half = name_methods({"a": Halve(0.25)})[0], methods[1]
-    assert quarter.identity() != half.identity()
+    quarter, half = label_methods({"a": Halve(0.25)})[0], methods[1]
+    assert quarter.identity != half.identity
     with pytest.raises(ValueError, match="to map 'x' to a callback, a list of callbacks, text"):
-        name_methods({"x": [3]})
+        label_methods({"x": [3]})
     for label in (7, ""):
         with pytest.raises(ValueError, match="keys of argument `methods` to be names of the methods, but got"):
-            name_methods({label: None})
+            label_methods({label: None})
 
 
 @pytest.mark.parametrize(
@@ -91,9 +93,9 @@ def test_flags_are_read_as_they_were_meant(value, flag):
 
 
 def test_values_are_shown_alike_in_every_process():
-    assert show_values({"layer": object()}) == show_values({"layer": object()})
+    assert format_values({"layer": object()}) == format_values({"layer": object()})
     first, second = (lambda: 1), (lambda: 2)
-    assert show_values({"f": first}) != show_values({"f": second})
+    assert format_values({"f": first}) != format_values({"f": second})
 
 
 @pytest.mark.parametrize(
@@ -148,7 +150,7 @@ def test_runs_are_ordered_for_interruptions_and_have_keys_of_their_own():
 
 
 def test_keys_with_the_same_end_are_shown_whole():
-    assert show_values({"model.lr": 1.0, "head.lr": 2.0}) == "model.lr=1, head.lr=2"
+    assert format_values({"model.lr": 1.0, "head.lr": 2.0}) == "model.lr=1, head.lr=2"
 
 
 @pytest.mark.parametrize(
@@ -233,5 +235,5 @@ def test_the_baseline():
 
 def test_what_yaml_reads_of_a_flag_is_what_was_meant():
     (method,) = parse_methods("znorm(exclude=['a: b', 'c,d'],stop_step=500)")
-    written = yaml.safe_load(method.flags()[0].partition("+=")[2])
+    written = yaml.safe_load(method.make_flags()[0].partition("+=")[2])
     assert written["init_args"] == {"exclude": ["a: b", "c,d"], "stop_step": 500}

@@ -13,7 +13,7 @@ from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
 from lightning_znorm.compare.runs import recorder as recorders
 from lightning_znorm.compare.runs.hashes import hash_random_states
 from lightning_znorm.compare.runs.recorder import DivergedError, Recorder
-from lightning_znorm.compare.runs.training import find_end, share_done
+from lightning_znorm.compare.runs.training import compute_progress, find_end
 from tests.compare import odd
 from tests.compare.tiny import TinyData, TinyModel, Unshared
 from tests.helpers import PACKAGES, make_trainer
@@ -223,5 +223,5 @@ def test_progress_is_reported():
     recorder, trainer, *_ = record(report=lambda share, metrics: reports.append((share, metrics)))
     assert reports[0] == (0.1, {})
     trainer.fit_loop.epoch_progress.current.processed = 1
-    assert share_done(trainer, 5) == pytest.approx(1.0)
+    assert compute_progress(trainer, 5) == pytest.approx(1.0)
     assert recorder.curve

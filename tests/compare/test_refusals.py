@@ -16,7 +16,7 @@ from tests.compare.helpers import TINY, compare, figures, read_results, refusal
         (["--compare.sweep=model.init_args.lrr=1,2"], "Did you mean 'model.init_args.lr'?"),
         (["--compare.sweep=model.init_args.lr=fast,slow"], "`--compare.sweep model.init_args.lr`"),
         (["--compare.sweep=trainer.max_epoch=1,2"], "Did you mean 'trainer.max_epochs'?"),
-        (["--compare.sweep=seed_everything=1,2"], "cannot be swept: `--compare.seeds` says which seeds there are"),
+        (["--compare.sweep=seed_everything=1,2"], "cannot be swept: give the seeds with `--compare.seeds`"),
         (["--compare.sweep=znorm.eps=1e-8,1e-4"], "cannot be swept: `--compare.methods` takes ZNorm's arguments"),
         (["--compare.sweep=nonsense"], "expected `key=value,value,…`"),
         (["--compare.seeds=0"], "Expected argument `seeds` to be an integer of at least 1, but got 0"),

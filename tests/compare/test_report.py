@@ -129,7 +129,7 @@ def test_what_users_write_is_not_taken_for_html_or_for_a_table():
 def test_commands_are_those_of_the_selected_settings():
     results = [result(m, s, {"lr": lr}, val=lr) for m in ("none", "znorm") for s in (4, 5) for lr in (0.1, 0.2)]
     asked = question(methods="none,znorm", sweep={"lr": [0.1, 0.2]}, seeds=[4, 5])
-    summary, page = write(asked, results, show_command=lambda run: f"command <{run}>")
+    summary, page = write(asked, results, format_command=lambda run: f"command <{run}>")
     assert "\ncommand <none, lr=0.2, seed 4>\ncommand <znorm, lr=0.2, seed 4>\n" in summary
     assert "command &lt;none, lr=0.2, seed 4&gt;" in page
 
@@ -216,7 +216,7 @@ def test_labels_settings_and_metrics_are_no_markup():
         "# test_acc of none, a ## b\\|\\<script>\\`\\$c\\$\\` (higher is better)",
         "## Other metrics of the same runs",
         "## val_acc of each setting (higher is better)",
-        "## How it was done",
+        "## Procedure",
     ]
     outside_of_code = "".join(summary.split("`")[::2])
     assert not [tag for tag in ("<script", "<i", "<b") if tag in outside_of_code.replace("\\<", "")]

@@ -1,5 +1,6 @@
 """A run that was interrupted goes on from its checkpoint, as if nothing had happened."""
 
+import os
 import signal
 from importlib import import_module
 from pathlib import Path
@@ -85,8 +86,8 @@ def train(package, *, resumes=False, scheduler=None, stops=None, workers=0, **ar
 
 @pytest.fixture(autouse=True)
 def _each_epoch(monkeypatch):
-    monkeypatch.setattr(checkpoints, "_SECONDS", 0.0)
-    monkeypatch.setattr(checkpoints, "_LEAST_RATIO", 0.0)
+    monkeypatch.setattr(checkpoints, "_MIN_SECONDS", 0.0)
+    monkeypatch.setattr(checkpoints, "_MIN_RATIO", 0.0)
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -120,7 +121,7 @@ def test_as_if_nothing_had_happened(package, options):
 
 
 def test_short_trainings_are_not_saved(monkeypatch):
-    monkeypatch.setattr(checkpoints, "_SECONDS", 60.0)
+    monkeypatch.setattr(checkpoints, "_MIN_SECONDS", 60.0)
     train(PACKAGES[0])
     assert not PATH.exists()
 
@@ -129,7 +130,7 @@ def test_what_cannot_be_saved_is_trained_all_the_same(monkeypatch):
     def fail(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoints.os, "replace", fail)
+    monkeypatch.setattr(os, "replace", fail)
     with pytest.warns(UserWarning, match="cannot be resumed if it is interrupted: .*No space left on device"):
         _, trainer, _ = train(PACKAGES[0])
     assert trainer.current_epoch == EPOCHS
@@ -163,7 +164,7 @@ def test_a_command_that_was_interrupted_goes_on_in_the_middle_of_its_runs(how):
     assert [result["epoch_hashes"] for result in resumed.values()] == [
         result["epoch_hashes"] for result in whole.values()
     ]
-    assert "went on from a checkpoint after an interruption" in Path("out/summary.md").read_text()
+    assert "resumed from a checkpoint" in Path("out/summary.md").read_text()
     assert not list(Path("out").rglob("*.ckpt"))
 
 

@@ -11,7 +11,7 @@ from lightning_znorm.compare.files import read_json, write_atomically, write_jso
 from lightning_znorm.compare.question.methods import Method
 from lightning_znorm.compare.question.plan import Run, Setting
 from lightning_znorm.compare.runs.result import RunResult
-from lightning_znorm.compare.runs.store import Store, differences
+from lightning_znorm.compare.runs.store import Store, find_differences
 from lightning_znorm.errors import ComparisonError
 from tests.compare.helpers import result
 
@@ -25,32 +25,32 @@ RESULT = RunResult.from_json(RUN, CONTENT)
 
 
 def test_a_folder_is_taken_and_found_again():
-    with Store(Path("new/folder")).opened(CONFIGURATION) as store:
-        store.keep(RESULT)
-    with Store(Path("new/folder")).opened(CONFIGURATION) as store:
-        assert store.results([RUN, Run(Method("none"), Setting(0, {"lr": 0.1}), 1)]) == [RESULT]
+    with Store(Path("new/folder")).open(CONFIGURATION) as store:
+        store.write_result(RESULT)
+    with Store(Path("new/folder")).open(CONFIGURATION) as store:
+        assert store.read_results([RUN, Run(Method("none"), Setting(0, {"lr": 0.1}), 1)]) == [RESULT]
         store.clear(RUN)
-        assert store.result_of(RUN) is None
+        assert store.read_result(RUN) is None
 
 
 def test_a_mistake_that_the_trial_found_can_be_corrected_in_place():
-    with Store(Path("out")).opened(CONFIGURATION) as store:
-        write_json(store.trial, {})
-        store.folder_of(RUN).mkdir(parents=True)
-        (store.folder_of(RUN) / "log.txt").write_text("interrupted")
-    with Store(Path("out")).opened(CONFIGURATION) as store:
-        assert store.trial.exists()
-    with Store(Path("out")).opened({"trainer": {"max_epochs": 3}}) as store:
-        assert not store.trial.exists()
-        assert not store.folder_of(RUN).exists()
-        store.keep(RESULT)
+    with Store(Path("out")).open(CONFIGURATION) as store:
+        write_json(store.trial_file, {})
+        store.get_run_folder(RUN).mkdir(parents=True)
+        (store.get_run_folder(RUN) / "log.txt").write_text("interrupted")
+    with Store(Path("out")).open(CONFIGURATION) as store:
+        assert store.trial_file.exists()
+    with Store(Path("out")).open({"trainer": {"max_epochs": 3}}) as store:
+        assert not store.trial_file.exists()
+        assert not store.get_run_folder(RUN).exists()
+        store.write_result(RESULT)
     with pytest.raises(ValueError, match="max_epochs is 2, was 3"):
         Store(Path("out")).check(CONFIGURATION)
 
 
 def test_of_another_configuration():
-    with Store(Path("out")).opened(CONFIGURATION) as store:
-        store.keep(RESULT)
+    with Store(Path("out")).open(CONFIGURATION) as store:
+        store.write_result(RESULT)
     other = json.loads(json.dumps(CONFIGURATION))
     other["model"]["init_args"]["lr"] = 0.2
     with pytest.raises(
@@ -61,7 +61,7 @@ def test_of_another_configuration():
 
 
 def test_tuples_and_lists_are_the_same_configuration():
-    with Store(Path("out")).opened({"a": (1, 2), "b": {"c": None}}):
+    with Store(Path("out")).open({"a": (1, 2), "b": {"c": None}}):
         pass
     Store(Path("out")).check({"a": [1, 2], "b": {"c": None}})
 
@@ -82,46 +82,46 @@ def test_tuples_and_lists_are_the_same_configuration():
 def test_of_something_else(name, content, message):
     Path("out").mkdir()
     Path("out", name).write_text(content)
-    with pytest.raises(ValueError, match=message), Store(Path("out")).opened(CONFIGURATION):
+    with pytest.raises(ValueError, match=message), Store(Path("out")).open(CONFIGURATION):
         pass
     assert Path("out", name).read_text() == content
 
 
 def test_a_file_in_its_place():
     Path("out").write_text("")
-    with pytest.raises(ValueError, match="cannot be written"), Store(Path("out")).opened(CONFIGURATION):
+    with pytest.raises(ValueError, match="cannot be written"), Store(Path("out")).open(CONFIGURATION):
         pass
     with pytest.raises(ValueError, match="is not a folder"):
         Store(Path("out")).check(CONFIGURATION)
-    with pytest.raises(ValueError, match="cannot be written"), Store(Path("out/below")).opened(CONFIGURATION):
+    with pytest.raises(ValueError, match="cannot be written"), Store(Path("out/below")).open(CONFIGURATION):
         pass
 
 
 def test_where_nobody_may_write():
-    with pytest.raises(ValueError, match="cannot be written"), Store(Path("/proc/comparison")).opened(CONFIGURATION):
+    with pytest.raises(ValueError, match="cannot be written"), Store(Path("/proc/comparison")).open(CONFIGURATION):
         pass
 
 
 def test_two_at_a_time():
     refused = pytest.raises(ValueError, match="Another comparison is at work")
-    with Store(Path("out")).opened(CONFIGURATION), refused, Store(Path("out")).opened(CONFIGURATION):
+    with Store(Path("out")).open(CONFIGURATION), refused, Store(Path("out")).open(CONFIGURATION):
         pass
-    with Store(Path("out")).opened(CONFIGURATION):
+    with Store(Path("out")).open(CONFIGURATION):
         pass
 
 
 def test_what_a_killed_process_has_left_is_no_obstacle():
     Path("out").mkdir()
     Path("out/.comparison.json.0123456789abcdef0123456789abcdef.tmp").write_text("{")
-    with Store(Path("out")).opened(CONFIGURATION) as store:
-        folder = store.folder_of(RUN)
+    with Store(Path("out")).open(CONFIGURATION) as store:
+        folder = store.get_run_folder(RUN)
         folder.mkdir(parents=True)
         (folder / ".result.json.123.tmp").write_text('{"schema": 1')
-        assert store.result_of(RUN) is None
+        assert store.read_result(RUN) is None
         (folder / "result.json").write_text('{"schema": 1')
-        assert store.result_of(RUN) is None
+        assert store.read_result(RUN) is None
         (folder / "result.json").write_text('{"schema": 0}')
-        assert store.result_of(RUN) is None
+        assert store.read_result(RUN) is None
 
 
 @pytest.mark.parametrize(
@@ -134,28 +134,28 @@ def test_what_a_killed_process_has_left_is_no_obstacle():
     ],
 )
 def test_a_damaged_result_is_none(content):
-    with Store(Path("out")).opened(CONFIGURATION) as store:
-        store.keep(RESULT)
-        (store.folder_of(RUN) / "result.json").write_text(content)
-        assert store.result_of(RUN) is None
+    with Store(Path("out")).open(CONFIGURATION) as store:
+        store.write_result(RESULT)
+        (store.get_run_folder(RUN) / "result.json").write_text(content)
+        assert store.read_result(RUN) is None
 
 
 def test_something_else_in_the_place_of_a_run():
-    with Store(Path("out")).opened(CONFIGURATION) as store:
-        (store.folder_of(RUN) / "result.json").mkdir(parents=True)
-        assert store.result_of(RUN) is None
+    with Store(Path("out")).open(CONFIGURATION) as store:
+        (store.get_run_folder(RUN) / "result.json").mkdir(parents=True)
+        assert store.read_result(RUN) is None
         store.clear(RUN)
-        store.folder_of(RUN).write_text("a file")
-        assert store.result_of(RUN) is None
+        store.get_run_folder(RUN).write_text("a file")
+        assert store.read_result(RUN) is None
         store.clear(RUN)
-        store.keep(RESULT)
-        assert store.result_of(RUN) == RESULT
+        store.write_result(RESULT)
+        assert store.read_result(RUN) == RESULT
 
 
 def test_what_is_not_finite_is_recognized():
     configuration = {"model": {"limit": math.inf, "scale": math.nan, "sizes": [-math.inf]}}
-    with Store(Path("out")).opened(configuration) as store:
-        store.keep(RESULT)
+    with Store(Path("out")).open(configuration) as store:
+        store.write_result(RESULT)
     Store(Path("out")).check(configuration)
     json.loads(Path("out/comparison.json").read_text(), parse_constant=pytest.fail)
     with pytest.raises(ValueError, match=r"model\.limit is None, was '\.inf'"):
@@ -166,8 +166,8 @@ def test_digests_are_named_only_if_nothing_else_differs():
     def configuration(size, digest):
         return {"data": {"attributes": {"size": size}, "digest": digest}}
 
-    with Store(Path("out")).opened(configuration(1, "a")) as store:
-        store.keep(RESULT)
+    with Store(Path("out")).open(configuration(1, "a")) as store:
+        store.write_result(RESULT)
     with pytest.raises(ValueError, match=r"configuration \(data\.attributes\.size is 2, was 1\)"):
         Store(Path("out")).check(configuration(2, "b"))
     with pytest.raises(ValueError, match=r"configuration \(data\.digest is 'b', was 'a'\)"):
@@ -175,8 +175,8 @@ def test_digests_are_named_only_if_nothing_else_differs():
 
 
 def test_a_number_and_a_share_are_not_the_same():
-    with Store(Path("out")).opened({"trainer": {"limit_train_batches": 1}}) as store:
-        store.keep(RESULT)
+    with Store(Path("out")).open({"trainer": {"limit_train_batches": 1}}) as store:
+        store.write_result(RESULT)
     with pytest.raises(ValueError, match=r"trainer\.limit_train_batches is 1\.0, was 1"):
         Store(Path("out")).check({"trainer": {"limit_train_batches": 1.0}})
 
@@ -186,25 +186,25 @@ def test_files_of_others_stay():
     Path("out/.notes.tmp").write_text("mine")
     with (
         pytest.raises(ValueError, match=r"is not the folder of a comparison \(it contains \.notes\.tmp\)"),
-        Store(Path("out")).opened({}),
+        Store(Path("out")).open({}),
     ):
         pass
     assert [path.name for path in Path("out").iterdir()] == [".notes.tmp"]
 
 
 def test_results_that_no_other_process_recognizes_are_not_used_again():
-    with Store(Path("out")).opened(CONFIGURATION) as store:
+    with Store(Path("out")).open(CONFIGURATION) as store:
         assert store.mark_unstable(["datamodule"])
         assert not store.mark_unstable(["datamodule"])
-        store.keep(RESULT)
+        store.write_result(RESULT)
     with pytest.raises(ValueError, match=r"cannot be used again.*look different in every process \(datamodule\)"):
         Store(Path("out")).check(CONFIGURATION)
 
 
 def test_a_wrong_question_leaves_nothing_behind():
     def ask(folder):
-        with Store(Path(folder)).opened(CONFIGURATION) as store:
-            store.folder_of(RUN).mkdir(parents=True, exist_ok=True)
+        with Store(Path(folder)).open(CONFIGURATION) as store:
+            store.get_run_folder(RUN).mkdir(parents=True, exist_ok=True)
             raise ComparisonError("a wrong monitor")
 
     Path("empty").mkdir()
@@ -213,19 +213,19 @@ def test_a_wrong_question_leaves_nothing_behind():
             ask(folder)
     assert not Path("new").exists()
     assert not list(Path("empty").iterdir())
-    with Store(Path("full")).opened(CONFIGURATION) as store:
-        store.keep(RESULT)
+    with Store(Path("full")).open(CONFIGURATION) as store:
+        store.write_result(RESULT)
     with pytest.raises(ValueError, match="a wrong monitor"):
         ask("full")
-    assert Store(Path("full")).result_of(RUN) == RESULT
+    assert Store(Path("full")).read_result(RUN) == RESULT
 
 
 def test_a_relative_folder_stays_where_it_was():
     store = Store(Path("out"))
     Path("elsewhere").mkdir()
     os.chdir("elsewhere")
-    with store.opened(CONFIGURATION):
-        store.keep(RESULT)
+    with store.open(CONFIGURATION):
+        store.write_result(RESULT)
     os.chdir("..")
     assert Path("out/comparison.json").exists()
 
@@ -240,7 +240,7 @@ def test_temporary_files_have_names_of_their_own_and_go(monkeypatch):
     assert len({*names}) == 2
     Path("out").mkdir()
     Path("out/.report.html.0123456789abcdef0123456789abcdef.tmp").touch()
-    with Store(Path("out")).opened(CONFIGURATION):
+    with Store(Path("out")).open(CONFIGURATION):
         assert not Path("out/.report.html.0123456789abcdef0123456789abcdef.tmp").exists()
 
 
@@ -275,4 +275,4 @@ def test_what_is_not_a_number_is_null():
 
 
 def test_differences_of_what_is_missing():
-    assert differences({"a": 1}, {"b": 2}) == [("a", 1, None), ("b", None, 2)]
+    assert find_differences({"a": 1}, {"b": 2}) == [("a", 1, None), ("b", None, 2)]

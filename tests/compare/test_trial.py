@@ -10,7 +10,7 @@ import pytest
 from lightning_znorm.__main__ import main
 from lightning_znorm.compare.question.methods import Method
 from lightning_znorm.compare.question.plan import Run, Setting
-from lightning_znorm.compare.runs.perform import Task, place_checkpoints
+from lightning_znorm.compare.runs.perform import Task, locate_checkpoints
 from tests.compare.helpers import TINY, compare, read_results, refusal
 
 ODD = "tests.compare.odd"
@@ -122,7 +122,7 @@ def test_checkpoints_that_the_module_brings_do_not_mix():
 def test_checkpoints_of_a_remote_folder_keep_its_protocol():
     run = Run(Method("none"), Setting(), 0)
     task = Task(run, None, Path("runs"))
-    assert place_checkpoints("s3://bucket/kept/", task) == f"s3://bucket/kept/{run.key}"
+    assert locate_checkpoints("s3://bucket/kept/", task) == f"s3://bucket/kept/{run.key}"
 
 
 @pytest.mark.slow

@@ -2,7 +2,7 @@
 
 import pytest
 
-from lightning_znorm.compare.report.pages import show_settings, show_summary
+from lightning_znorm.compare.report.pages import format_settings, format_summary
 from lightning_znorm.compare.report.plots import plot_curves
 from tests.compare.helpers import MIDDLE, SWEEP, find, question, result, results_of, selected
 
@@ -19,8 +19,8 @@ def test_a_verdict_at_one_shared_setting_is_not_settled_and_nothing_was_selected
     )
     assert verdict.endswith("; each method may do better at another.")
     assert "at one shared setting, with the seeds 0, 1, 2 and 3; no setting was selected." in found.procedure[0]
-    assert show_settings(asked, found) is None
-    assert not [column for column in show_summary(asked, found) if "selected" in column]
+    assert format_settings(asked, found) is None
+    assert not [column for column in format_summary(asked, found) if "selected" in column]
     figure = plot_curves(asked, found.summary, found.curves, found.losses, found.unit, found.axis)
     assert figure.get_suptitle() == "All methods at one shared setting: mean and range of 4 seeds"
 
@@ -30,7 +30,7 @@ def test_a_verdict_on_settings_that_were_selected_says_so():
     found = find(asked, results_of(CLEAR, setting=MIDDLE))
     assert found.verdicts[0].startswith("`znorm` is 5.5 points better")
     assert (
-        "Its selected setting is, among those whose runs failed least, the one with the highest mean of `val_acc`"
+        "Its selected setting is the one with the highest mean of `val_acc` on the validation split"
         in (found.procedure[0])
     )
     figure = plot_curves(asked, found.summary, found.curves, found.losses, found.unit, found.axis)
@@ -99,7 +99,7 @@ def test_a_verdict_of_survivors_is_not_settled(loser):
     sign = "better (lower)" if loser == "znorm" else "worse (higher)"
     assert verdict.startswith(f"Not settled, as `{loser}` failed in 7 of 10 seeds: in the 3 seeds that both finished, ")
     assert verdict.endswith(f"`znorm` is 0.268 {sign} in test_acc.")
-    assert show_summary(asked, found)["p (Holm)"].tolist() == ["–", "–"]
+    assert format_summary(asked, found)["p (Holm)"].tolist() == ["–", "–"]
 
 
 def test_methods_that_made_no_step_are_not_compared_as_if_they_had():
@@ -127,7 +127,8 @@ def test_equal_means_are_ties_however_they_are_rounded(mode, values, better):
     found = find(asked, results)
     assert selected(asked, found) == {"none": "lr=0.003"}  # of two in the middle the smaller
     assert (
-        "2 settings of `none` are equally good in `val_acc` (lr=0.003, lr=0.01); `lr=0.003` is taken." in found.caveats
+        "2 settings of `none` are equally good in `val_acc` (lr=0.003, lr=0.01); `lr=0.003` is selected."
+        in found.caveats
     )
     assert "are ties" in found.procedure[0]
     results[2]["curve"][0]["metrics"]["val_acc"] = better

@@ -1,1 +1,1 @@
-"""Where runs are done: side by side, each in a process of its own."""
+"""Executors, which perform runs side by side, each in a separate process."""

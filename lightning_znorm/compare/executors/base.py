@@ -1,4 +1,4 @@
-"""What a comparison asks of whatever does its runs: tasks in, events out."""
+"""The interface of executors: tasks in, events out."""
 
 from collections.abc import Generator, Iterable, Mapping
 from dataclasses import dataclass
@@ -11,14 +11,14 @@ from lightning_znorm.compare.runs.result import RunResult
 
 @dataclass(frozen=True)
 class Event:
-    """News of a task.
+    """An event of a task.
 
     Attributes:
-        task: Which one.
-        kind: What has happened.
-        share: The share of the training that is done.
+        task: The task.
+        kind: Kind of the event.
+        share: Share of the training that is done.
         metrics: The newest metrics.
-        result: Of a task that is done.
+        result: Result of a task that is done.
 
     """
 
@@ -30,29 +30,29 @@ class Event:
 
 
 class Executor(Protocol):
-    """Does tasks side by side.
+    """Performs tasks side by side.
 
     Attributes:
-        jobs: How many at a time.
+        jobs: Number of tasks at a time.
 
     """
 
     jobs: int
 
     def execute(self, tasks: Iterable[Task], deadline: Deadline | None = None) -> Generator[Event, None, None]:
-        """Do the tasks, in order, and tell what happens.
+        """Perform the tasks in order; when the generator ends or is closed, all processes are ended.
 
-        The result of each run is in ``result.json`` of its folder before it is told, except for one whose process died:
-        that is told with the status ``"crashed"``, and is not written.
+        The result of a run is written to ``result.json`` in its folder before its event, unless its process died: then
+        the event has a result with the status ``"crashed"``, and there is no file.
 
         Args:
-            tasks: What is to be done; asked for the next one when there is a place for it.
+            tasks: Tasks, each of which is taken when there is a slot for it.
             deadline: When to stop.
 
         Yields:
-            Events. When the iterator is closed, whatever still runs is ended.
+            Events of the tasks.
 
         Raises:
-            TimeUpError: If the deadline comes first; whatever still runs is ended.
+            TimeUpError: If the deadline comes first.
 
         """

@@ -1,4 +1,4 @@
-"""Work in pieces: what has to stop after so many minutes."""
+"""The end of the time for a comparison."""
 
 import math
 import time
@@ -7,18 +7,18 @@ from lightning_znorm.errors import ArgumentValueError
 
 __all__ = ["Deadline", "TimeUpError"]
 
-_MARGIN = 1.1  # by which a run may take longer than the longest so far
+_MARGIN = 1.1  # ratio of the duration of a run to that of the longest so far
 
 
 class TimeUpError(Exception):
-    """The time that a comparison has is over."""
+    """The time for a comparison is up."""
 
 
 class Deadline:
-    """The end of the time that a comparison has.
+    """The end of the time for a comparison.
 
     Args:
-        minutes: From now on; ``None`` for no end.
+        minutes: Time from now on, ``None`` for no limit.
 
     Raises:
         ValueError: If the number is not positive.
@@ -38,11 +38,11 @@ class Deadline:
 
     @property
     def seconds_left(self) -> float:
-        """How long it is until then, ``inf`` for no end."""
+        """Remaining seconds, ``inf`` for no limit."""
         return math.inf if self._end is None else max(0.0, self._end - time.monotonic())
 
     def allows(self, seconds: float) -> bool:
-        """Say whether what has taken so many seconds before is likely to end in time."""
+        """Return whether a run that is expected to take this long is likely to end in time."""
         return self._end is None or _MARGIN * seconds < self.seconds_left
 
     def check(self) -> None:

@@ -1,1 +1,1 @@
-"""What tells a run from others: objects by value, the user's code, versions and commits."""
+"""The identity of a run: objects by value, the user's code, versions and commits."""

@@ -1,4 +1,4 @@
-"""Which modules are the user's own, and what they import."""
+"""Which modules are the user's, and what they import."""
 
 import ast
 import site
@@ -14,10 +14,7 @@ _PACKAGE = __name__.partition(".")[0]
 
 
 def is_installed(name: str) -> bool:
-    """Say whether a module belongs to Python, to this package or to an installed one, not to the user's own code.
-
-    Args:
-        name: Of a module that is imported already.
+    """Return whether an imported module belongs to Python or a package, not to the user's code.
 
     Example::
 
@@ -38,20 +35,15 @@ def is_installed(name: str) -> bool:
 
 
 def find_sources(names: Iterable[str]) -> dict[str, Path]:
-    """Return the source files of the user's own modules among some, and of those that they import in turn.
-
-    Args:
-        names: Modules, imported already or not; those without a source file and installed ones are left out.
-
-    """
-    waiting, found = list(names), dict[str, Path]()
-    while waiting:
-        name = waiting.pop()
+    """Return the source files of the user's modules among some, and of the user's modules that these import."""
+    queue, sources = list(names), dict[str, Path]()
+    while queue:
+        name = queue.pop()
         path = _find_source(name)
-        if name not in found and path is not None:
-            found[name] = path
-            waiting += _imported_names(name, path)
-    return dict(sorted(found.items()))
+        if name not in sources and path is not None:
+            sources[name] = path
+            queue += _find_imported_names(name, path)
+    return dict(sorted(sources.items()))
 
 
 def _find_source(name: str) -> Path | None:
@@ -66,8 +58,8 @@ def _find_source(name: str) -> Path | None:
     return None if _is_installed_file(Path(origin)) else Path(origin)
 
 
-def _imported_names(name: str, path: Path) -> Iterator[str]:
-    """Yield what a module imports, wherever in its source; some of the names may be no modules."""
+def _find_imported_names(name: str, path: Path) -> Iterator[str]:
+    """Yield all names in the import statements of a module; not all are modules."""
     package = name if path.name == "__init__.py" else name.rpartition(".")[0]
     try:
         nodes = [*ast.walk(ast.parse(path.read_bytes()))]
@@ -85,40 +77,35 @@ def _imported_names(name: str, path: Path) -> Iterator[str]:
 
 
 def _is_installed_file(path: Path) -> bool:
-    return any(path.resolve().is_relative_to(folder) for folder in _installed_folders())
+    return any(path.resolve().is_relative_to(folder) for folder in _find_installed_folders())
 
 
 def find_imports(names: Iterable[str]) -> list[str]:
-    """Return the installed modules that the user's modules import, directly or through each other.
-
-    Args:
-        names: Modules to begin with, the user's own or installed ones; those that are not imported are left out.
-
-    """
-    waiting, seen, found = list(names), set(), dict[str, None]()
-    while waiting:
-        name = waiting.pop()
+    """Return the installed ones among some modules, and those that the user's modules among them import."""
+    queue, visited, installed = list(names), set(), dict[str, None]()
+    while queue:
+        name = queue.pop()
         module = sys.modules.get(name)
-        if name in seen or module is None:
+        if name in visited or module is None:
             continue
-        seen.add(name)
+        visited.add(name)
         if is_installed(name):
-            found[name] = None
+            installed[name] = None
         else:
-            waiting += _mentioned(module)
-    return list(found)
+            queue += _find_modules_of_globals(module)
+    return list(installed)
 
 
-def _mentioned(module: ModuleType) -> list[str]:
-    values = list(vars(module).values())
+def _find_modules_of_globals(module: ModuleType) -> list[str]:
     names = [
-        value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", None) for value in values
+        value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", None)
+        for value in list(vars(module).values())
     ]
     return [name for name in names if isinstance(name, str)]
 
 
 @lru_cache(maxsize=1)
-def _installed_folders() -> list[Path]:
+def _find_installed_folders() -> list[Path]:
     paths = [sysconfig.get_paths()[key] for key in ("stdlib", "platstdlib", "purelib", "platlib")]
     paths += [*site.getsitepackages(), site.getusersitepackages()]
     return list(dict.fromkeys(Path(path).resolve() for path in paths))

@@ -1,4 +1,4 @@
-"""Which version and commit of this package makes a run."""
+"""Version and commit of this package."""
 
 import json
 import os
@@ -15,18 +15,18 @@ import lightning_znorm
 __all__ = ["Provenance", "find_provenance"]
 
 _FOLDER = Path(lightning_znorm.__file__).resolve().parent
-_SECONDS_OF_GIT = 20.0  # for each command: a cold network drive is slow
-# a hook of git sets these to the repository that it runs for
-_OTHER_REPOSITORY = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR", "GIT_PREFIX")
+_GIT_TIMEOUT = 20.0  # seconds for each command: a network drive may be slow
+# git sets these for its hooks, to the repository that they run for
+_GIT_VARIABLES = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR", "GIT_PREFIX")
 
 
 class Provenance(NamedTuple):
-    """The code of this package that a run was made by.
+    """The code of this package that made a run.
 
     Attributes:
-        version: Of the package.
-        commit: Of the git checkout that holds the package, or that pip has built it from; ``None`` if it is not known.
-        dirty: Whether files of the package differed from that commit, or were new; ``None`` if it is not known.
+        version: Version of the package.
+        commit: Commit of the package's git checkout, or that pip built it from; ``None`` if unknown.
+        dirty: Whether files of the package were new or differed from that commit; ``None`` if unknown.
 
     """
 
@@ -42,15 +42,15 @@ class Provenance(NamedTuple):
 
 @lru_cache(maxsize=1)
 def find_provenance() -> Provenance:
-    """Return what this process runs: asked once, and early, as the files may change while it has the old ones."""
-    commit, dirty = _ask_git(_FOLDER)
-    return Provenance(lightning_znorm.__version__, commit or _ask_pip(_FOLDER), dirty)
+    """Return the code that this process runs; cached, as files may change later: call it early."""
+    commit, dirty = _find_git_commit(_FOLDER)
+    return Provenance(lightning_znorm.__version__, commit or _find_pip_commit(_FOLDER), dirty)
 
 
-def _ask_git(package: Path) -> tuple[str | None, bool | None]:
+def _find_git_commit(package: Path) -> tuple[str | None, bool | None]:
     """Return the commit of the repository that tracks the package, and whether files of the package differ from it."""
     try:
-        # an ignored virtual environment lies in a repository that says nothing about what is installed there
+        # fails in a virtual environment that the surrounding repository ignores
         _run_git(package, "ls-files", "--error-unmatch", "--", "__init__.py")
         commit = _run_git(package, "rev-parse", "--verify", "HEAD").strip()
         changes = _run_git(package, "status", "--porcelain", "--untracked-files=normal", "--", ".")
@@ -60,10 +60,10 @@ def _ask_git(package: Path) -> tuple[str | None, bool | None]:
 
 
 def _run_git(folder: Path, *arguments: str) -> str:
-    environment = {name: value for name, value in os.environ.items() if name not in _OTHER_REPOSITORY}
-    # without a lock on the index, and without starting a daemon
+    environment = {name: value for name, value in os.environ.items() if name not in _GIT_VARIABLES}
+    # locks no index and starts no daemon
     command = ["git", "--no-optional-locks", "-c", "core.fsmonitor=false", "-C", str(folder), *arguments]
-    # a pipe would be waited for until all that git has started ends, too
+    # a pipe would stay open as long as a process that git started
     with tempfile.TemporaryFile() as output:
         subprocess.run(
             command,
@@ -71,15 +71,15 @@ def _run_git(folder: Path, *arguments: str) -> str:
             stdout=output,
             stderr=subprocess.DEVNULL,
             env=environment,
-            timeout=_SECONDS_OF_GIT,
+            timeout=_GIT_TIMEOUT,
             check=True,
         )
         output.seek(0)
         return output.read().decode(errors="replace")
 
 
-def _ask_pip(package: Path) -> str | None:
-    """Return the commit that pip has noted (PEP 610), if it is this package that it has installed."""
+def _find_pip_commit(package: Path) -> str | None:
+    """Return the commit that pip recorded (PEP 610), if it installed this package."""
     with suppress(PackageNotFoundError, OSError, ValueError, KeyError, TypeError):
         installed = distribution("lightning-znorm")
         if Path(str(installed.locate_file(package.name))).resolve() == package:

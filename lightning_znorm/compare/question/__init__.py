@@ -1,1 +1,1 @@
-"""What is compared: methods, settings, seeds, and the metric that decides."""
+"""The question of a comparison: methods, settings, seeds, and the metrics that judge them."""

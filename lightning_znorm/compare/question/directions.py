@@ -1,4 +1,4 @@
-"""Whether small or large values of a metric are good, inferred from the words of its name."""
+"""Whether low or high values of a metric are better, inferred from the words of its name."""
 
 import re
 from typing import Literal
@@ -8,11 +8,11 @@ from lightning_znorm.errors import ArgumentValueError
 Mode = Literal["min", "max"]
 
 
-def _words(text: str) -> frozenset[str]:
+def _split(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-_MIN = _words("""
+_MIN = _split("""
     loss losses err error errors cost costs penalty regret risk residual deviance distance dissimilarity divergence
     mistakes ce bce xent crossentropy nll nlpd nelbo logloss kl kld jsd mmd emd wasserstein sinkhorn chamfer procrustes
     mse rmse mae mape smape wmape wape mase rmsle msle nrmse nmse rmsse msse rse rrse rae medae mdae mdape medape maape
@@ -22,7 +22,7 @@ _MIN = _words("""
     perplexity ppl pseudoperplexity bpc bpd bpb
     fid mifid kid fvd fad lpips dists niqe brisque piqe ergas rase hausdorff hd95 assd davies
 """)
-_MAX = _words("""
+_MAX = _split("""
     acc accuracy accuracies bacc hits hit success reward rewards likelihood loglikelihood loglik elbo similarity
     f1 f2 fbeta fscore fmeasure f1score dice dsc cldice nsd iou miou giou diou ciou fwiou jaccard pq mpq
     precision prec recall sensitivity sens specificity auc auroc aucroc rocauc auprc aupr prauc logauc ap mar
@@ -32,7 +32,7 @@ _MAX = _words("""
     psnr psnrb ssim msssim vif uqi qnr fidelity snr sisnr sdr sisdr sdri pesq stoi estoi mos dnsmos visqol srmr nisqa
     pck oks nmi ami ari vmeasure homogeneity completeness silhouette dunn calinski fowlkes cramers theils tschuprows
 """)
-# Of these the direction is that of the whole, not that of their words.
+# The direction of these phrases is not that of their words.
 _PHRASES: dict[str, Mode] = {
     "negative log likelihood": "min",
     "neg log likelihood": "min",
@@ -75,26 +75,24 @@ _PHRASES: dict[str, Mode] = {
     "win rate": "max",
     "r squared": "max",
 }
-# These count where nothing else does: `top1_err` is an error, `brier_score` a loss.
+# These count only without any other word: `top1_err` is an error, `brier_score` a loss.
 _WEAK_MAX = frozenset({"top", "score"})
-# With one of these beside it a metric may mean the opposite, or something else: `acc_drop`, `neg_mse`, `loss_std`.
-_UNCLEAR = _words("""
+# One of these may reverse the direction: `acc_drop`, `neg_mse`, `loss_std`.
+_UNCLEAR = _split("""
     neg negative minus inverse inv inverted complement gap drop decrease reduction improvement increase gain diff
     difference delta change std var variance deviation norm weight ratio count num number time seconds entropy
 """)
 # Beside any other word, `map` may be a picture: `feature_map`, `heat_map`.
-_BESIDE_MAP = _words("""
+_BESIDE_MAP = _split("""
     val valid validation test eval mean retrieval bbox segm mask small medium large macro micro at k coco
 """)
 
 
 def guess_mode(monitor: str) -> Mode:
-    """Infer from the words of a metric's name whether small or large values are good.
-
-    A word ends at a character that is no letter or digit and, unless it is known as a whole, at a change of case.
+    """Infer from the words of a metric's name whether low or high values are better.
 
     Raises:
-        ValueError: If no word tells, or they contradict each other.
+        ValueError: If no word is known, or two contradict each other.
 
     Example::
 
@@ -105,14 +103,14 @@ def guess_mode(monitor: str) -> Mode:
     votes = _vote(split_words(monitor))
     if len(votes) != 1:
         raise ArgumentValueError(
-            f"Argument `mode` is needed: the name {monitor!r} of the monitor does not show whether small values are"
-            " good (`--compare.mode min`) or large ones (`--compare.mode max`)."
+            f"Argument `mode` is needed: the monitor's name, {monitor!r}, does not show whether low values are better"
+            " (`--compare.mode min`) or high ones (`--compare.mode max`)."
         )
     return votes.pop()
 
 
 def split_words(name: str) -> list[str]:
-    """Split the name of a metric into words.
+    """Split the name of a metric into words, unknown ones also where the case changes.
 
     Example::
 
@@ -122,7 +120,7 @@ def split_words(name: str) -> list[str]:
     """
     words = []
     for part in re.findall(r"[A-Za-z0-9]+", name):
-        if _direction(part.lower()) or part.lower() == "map":
+        if _find_direction(part.lower()) or part.lower() == "map":
             words.append(part.lower())
         else:
             parts = re.findall(r"[A-Z]+(?![a-z])\d*|[A-Z]?[a-z]+\d*|\d+", part.replace("IoU", "Iou"))
@@ -137,11 +135,11 @@ def _vote(words: list[str]) -> set[Mode]:
         if f" {phrase} " in text:
             votes.add(mode)
             text = text.replace(f" {phrase} ", " ")
-    rest = text.split()
-    if _UNCLEAR.intersection(rest):
+    other_words = text.split()
+    if _UNCLEAR.intersection(other_words):
         return set()
-    votes.update(filter(None, map(_direction, rest)))
-    stems = [_without_digits(word) for word in rest]
+    votes.update(filter(None, map(_find_direction, other_words)))
+    stems = [_strip_digits(word) for word in other_words]
     if "map" in stems and all(not stem or stem == "map" or stem in _BESIDE_MAP for stem in stems):
         votes.add("max")
     if not votes and _WEAK_MAX.intersection(stems):
@@ -149,14 +147,14 @@ def _vote(words: list[str]) -> set[Mode]:
     return votes
 
 
-def _direction(word: str) -> Mode | None:
-    for known in (word, _without_digits(word)):
-        if known in _MIN:
+def _find_direction(word: str) -> Mode | None:
+    for variant in (word, _strip_digits(word)):
+        if variant in _MIN:
             return "min"
-        if known in _MAX:
+        if variant in _MAX:
             return "max"
     return None
 
 
-def _without_digits(word: str) -> str:
+def _strip_digits(word: str) -> str:
     return word.rstrip("0123456789")

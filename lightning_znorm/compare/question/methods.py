@@ -1,4 +1,4 @@
-"""What is compared: ways to treat the gradient, each a callback."""
+"""Methods: gradient transforms, each a callback."""
 
 import json
 import re
@@ -10,27 +10,27 @@ from typing import Any
 
 from lightning_znorm._lightning import Callback, find_classes
 from lightning_znorm.compare.identity.values import describe, identify_code
-from lightning_znorm.compare.question.text import parse_value, split_outside_brackets
+from lightning_znorm.compare.question.syntax import parse_value, split_outside_brackets
 from lightning_znorm.errors import ArgumentValueError, ZNormError, did_you_mean, join_names
 
-# the methods with a name of their own, by their callbacks
+# callbacks of the methods with a short name
 METHODS = {
     "clip": "lightning_znorm.GradientClipping",
     "gc": "lightning_znorm.GradientCentralization",
     "znorm": "lightning_znorm.ZNorm",
 }
-_KNOWN = ("none", *METHODS)
+_NAMES = ("none", *METHODS)
 
 
 @dataclass(frozen=True)
 class Method:
-    """One way to treat the gradient.
+    """A gradient transform.
 
     Attributes:
-        label: How the report calls it.
-        class_path: The callback that does it, ``None`` for none.
+        label: Name in the report.
+        class_path: Class path of the callback, ``None`` for none.
         init_args: Arguments of the callback.
-        callbacks: Callbacks that were given as objects (from Python only).
+        callbacks: Callbacks that were passed as objects (from Python only).
 
     """
 
@@ -39,12 +39,9 @@ class Method:
     init_args: Mapping[str, Any] = field(default_factory=dict)
     callbacks: tuple[Callback, ...] = ()
 
-    def identity(self) -> dict[str, Any]:
-        """Return what tells a run of this method from runs of others, as JSON takes it."""
-        return self._identity
-
     @cached_property
-    def _identity(self) -> dict[str, Any]:
+    def identity(self) -> dict[str, Any]:
+        """What distinguishes this method from others, for JSON."""
         module = (self.class_path or "").rpartition(".")[0]
         code = identify_code([module] if module else [])
         return {
@@ -55,23 +52,18 @@ class Method:
         }
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave the identity behind: another process has to see for itself."""
-        return {name: value for name, value in vars(self).items() if name != "_identity"}
+        """Leave out the cached identity: another process has to find it itself."""
+        return {name: value for name, value in vars(self).items() if name != "identity"}
 
-    def flags(self) -> list[str]:
-        """Return what the command line of ``fit`` needs for this method."""
+    def make_flags(self) -> list[str]:
+        """Return the options of ``fit`` for this method."""
         if self.class_path is None:
             return []
         callback = {"class_path": self.class_path, "init_args": dict(self.init_args)}
         return [f"--trainer.callbacks+={json.dumps(callback)}"]
 
     def make_callbacks(self) -> list[Any]:
-        """Return the callbacks for a Trainer.
-
-        Raises:
-            ValueError: If an argument is wrong.
-
-        """
+        """Return the callbacks for a Trainer; raise ``ValueError`` if an argument is wrong."""
         if self.class_path is None:
             return list(self.callbacks)
         cls = _find_callback(self.class_path, self.label)
@@ -79,19 +71,12 @@ class Method:
             return [cls(**self.init_args)]
         except (TypeError, ValueError) as error:
             if self.class_path in METHODS.values() and not isinstance(error, ZNormError):
-                raise  # a mistake of this package
+                raise  # a bug of this package
             raise ArgumentValueError(f"Method `{self.label}`: {error}") from error
 
 
 def parse_methods(methods: str | Sequence[str]) -> list[Method]:
-    """Read a list of methods.
-
-    Args:
-        methods: Names, with arguments in parentheses, separated by commas, or as a list: ``none``, ``clip``
-            (:class:`~lightning_znorm.GradientClipping`), ``gc``, ``znorm``, or the class path of a callback.
-
-    Raises:
-        ValueError: If a method is unknown, given twice or has wrong arguments.
+    """Parse a list of methods, separated by commas; raise ``ValueError`` if one is unknown, repeated or wrong.
 
     Example::
 
@@ -103,25 +88,20 @@ def parse_methods(methods: str | Sequence[str]) -> list[Method]:
     labels = [label for entry in entries for label in split_outside_brackets(entry, ",")]
     if not labels:
         raise ArgumentValueError(
-            "Expected argument `methods` to name at least one method, such as none,znorm, but got nothing."
+            "Expected argument `methods` to name at least one method, such as none,znorm, but it is empty."
         )
     for label in labels:
         if labels.count(label) > 1:
             raise ArgumentValueError(f"Argument `methods` names `{label}` {labels.count(label)} times. Name it once.")
-    parsed = [_parse(label) for label in labels]
+    parsed = [_parse_method(label) for label in labels]
     for method in parsed:
         method.make_callbacks()
     return parsed
 
 
-def name_methods(methods: Mapping[str, Any]) -> list[Method]:
-    """Give names to methods that are written as for :func:`parse_methods`, or are callbacks.
-
-    Raises:
-        ValueError: If a method is neither, or has wrong arguments.
-
-    """
-    named = []
+def label_methods(methods: Mapping[str, Any]) -> list[Method]:
+    """Make methods of a mapping of labels to callbacks or text; raise ``ValueError`` if one is neither, or wrong."""
+    labelled = []
     for label, value in methods.items():
         if not isinstance(label, str) or not label.strip():
             raise ArgumentValueError(
@@ -129,7 +109,7 @@ def name_methods(methods: Mapping[str, Any]) -> list[Method]:
             )
         if value is None or isinstance(value, str):
             (method,) = parse_methods(value or "none")
-            named.append(Method(label, method.class_path, method.init_args))
+            labelled.append(Method(label, method.class_path, method.init_args))
             continue
         callbacks = (value,) if _is_callback(value) else tuple(value)
         for callback in callbacks:
@@ -138,19 +118,18 @@ def name_methods(methods: Mapping[str, Any]) -> list[Method]:
                     f"Expected argument `methods` to map {label!r} to a callback, a list of callbacks, text such as"
                     f" 'znorm(min_ndim=2)' or None, but got {callback!r}."
                 )
-        named.append(Method(label, callbacks=callbacks))
-    return named
+        labelled.append(Method(label, callbacks=callbacks))
+    return labelled
 
 
-def _parse(label: str) -> Method:
+def _parse_method(label: str) -> Method:
     match = re.fullmatch(r"([\w.]+)(?:\((.*)\))?", label, re.DOTALL)
     if match is None:
         raise ArgumentValueError(
-            f"Argument `methods` has {label!r}; a method is written `name` or `name(argument=value,…)`."
+            f"Argument `methods` contains {label!r}; a method is written `name` or `name(argument=value,…)`."
         )
-    name, written = match[1], match[2] or ""
-    arguments = {}
-    for pair in split_outside_brackets(written, ","):
+    name, arguments = match[1], {}
+    for pair in split_outside_brackets(match[2] or "", ","):
         key, equals, value = pair.partition("=")
         if not equals or not key.strip().isidentifier():
             raise ArgumentValueError(f"Method `{label}`: {pair!r} is not of the form `argument=value`.")
@@ -163,8 +142,8 @@ def _parse(label: str) -> Method:
         return Method(label, METHODS[name], arguments)
     if "." not in name:
         raise ArgumentValueError(
-            f"Argument `methods` has an unknown method {name!r}.{did_you_mean(name, _KNOWN)} Known are"
-            f" {join_names(_KNOWN)}; any other callback goes by its class path, as in"
+            f"Argument `methods` has an unknown method {name!r}.{did_you_mean(name, _NAMES)} Known are"
+            f" {join_names(_NAMES)}; name any other callback by its class path, such as"
             " `my_package.MyCallback(argument=1)`."
         )
     return Method(label, name, arguments)
@@ -173,17 +152,13 @@ def _parse(label: str) -> Method:
 def _find_callback(class_path: str, label: str) -> Any:
     module, _, name = class_path.rpartition(".")
     try:
-        found = getattr(import_module(module), name)
+        cls = getattr(import_module(module), name)
     except (ImportError, AttributeError) as error:
         raise ArgumentValueError(f"Method `{label}`: `{class_path}` cannot be imported: {error}.") from error
-    if not isinstance(found, type) or not issubclass(found, _callback_classes()):
+    if not isinstance(cls, type) or not issubclass(cls, find_classes("callbacks", "Callback")):
         raise ArgumentValueError(f"Method `{label}`: `{class_path}` is not a callback of Lightning.")
-    return found
-
-
-def _callback_classes() -> tuple[type, ...]:
-    return find_classes("callbacks", "Callback")
+    return cls
 
 
 def _is_callback(value: Any) -> bool:
-    return isinstance(value, _callback_classes())
+    return isinstance(value, find_classes("callbacks", "Callback"))

@@ -10,16 +10,16 @@ from typing import Any
 
 from lightning_znorm.compare.identity.values import identify
 from lightning_znorm.compare.question.methods import Method
-from lightning_znorm.compare.question.text import parse_value, show_value, split_outside_brackets
+from lightning_znorm.compare.question.syntax import format_value, parse_value, split_outside_brackets
 from lightning_znorm.errors import ArgumentValueError, require_count
 
 
 @dataclass(frozen=True)
 class Setting:
-    """A combination of the swept values, as which ``str`` writes it.
+    """A combination of swept values.
 
     Attributes:
-        number: Its place among the settings of a question, by which tables refer to it.
+        number: Position among the settings of a question; tables refer to it.
         values: Value of each swept key.
 
     """
@@ -28,7 +28,7 @@ class Setting:
     values: Mapping[str, Any] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        return show_values(self.values)
+        return format_values(self.values)
 
 
 @dataclass(frozen=True)
@@ -36,9 +36,9 @@ class Run:
     """One training.
 
     Attributes:
-        method: How it treats the gradient.
+        method: The gradient transform.
         setting: The swept values.
-        seed: For ``seed_everything``.
+        seed: The seed for ``seed_everything``.
 
     """
 
@@ -48,8 +48,8 @@ class Run:
 
     @property
     def key(self) -> str:
-        """Name of the run's folder: readable, and different from that of any other run."""
-        identity = {"method": self.method.identity(), "setting": dict(self.setting.values), "seed": self.seed}
+        """Name of the run's folder: readable and unique."""
+        identity = {"method": self.method.identity, "setting": dict(self.setting.values), "seed": self.seed}
         digest = fingerprint(identity)[:8]
         readable = "-".join([self.method.label, *str(self.setting).split(), f"seed{self.seed}"])
         return f"{re.sub(r'[^A-Za-z0-9.=_-]+', '_', readable)[:80]}-{digest}"
@@ -59,23 +59,15 @@ class Run:
 
 
 def make_runs(methods: Sequence[Method], settings: Sequence[Setting], seeds: Sequence[int]) -> list[Run]:
-    """List all runs, so that whatever has been done when it is interrupted can be compared.
-
-    Returns:
-        All methods of the first setting and seed, then of the next setting, then of the next seed.
-
-    """
+    """List all runs: methods of a setting and seed side by side, so that an interrupted comparison has pairs."""
     return [Run(method, setting, seed) for seed, setting, method in product(seeds, settings, methods)]
 
 
 def parse_sweep(sweep: str | Sequence[str] | Mapping[str, Sequence[Any]] | None) -> dict[str, list[Any]]:
-    """Read which values each key takes.
-
-    Args:
-        sweep: ``key=value,value,…``, several keys separated by blanks or in a list; or a mapping of keys to lists.
+    """Parse ``key=value,value,…``, several keys separated by blanks or in a list, or a mapping of keys to lists.
 
     Raises:
-        ValueError: If it is not of this form, or a key has no value or one of its values twice.
+        ValueError: If it has another form, or a key has no value or a value twice.
 
     Example::
 
@@ -87,11 +79,10 @@ def parse_sweep(sweep: str | Sequence[str] | Mapping[str, Sequence[Any]] | None)
         return {}
     swept: dict[str, list[Any]] = {}
     if isinstance(sweep, Mapping):
-        pairs = [(key, _as_list(key, values)) for key, values in sweep.items()]
+        pairs = [(key, _parse_values(key, values)) for key, values in sweep.items()]
     else:
         entries = [sweep] if isinstance(sweep, str) else sweep
-        written = [part for entry in entries for part in split_outside_brackets(entry, r"\s")]
-        pairs = [_parse_pair(part) for part in written]
+        pairs = [_parse_pair(pair) for entry in entries for pair in split_outside_brackets(entry, r"\s")]
     for key, values in pairs:
         if key in swept:
             raise ArgumentValueError(f"Argument `sweep` has the key `{key}` twice. Give all its values in one list.")
@@ -99,9 +90,10 @@ def parse_sweep(sweep: str | Sequence[str] | Mapping[str, Sequence[Any]] | None)
             raise ArgumentValueError(
                 f"Argument `sweep` has no value for the key `{key}`; expected `{key}=value,value`."
             )
-        for value in values:
-            if [show_value(other) for other in values].count(show_value(value)) > 1:
-                raise ArgumentValueError(f"Argument `sweep` has the value {show_value(value)} of `{key}` twice.")
+        texts = [format_value(value) for value in values]
+        for text in texts:
+            if texts.count(text) > 1:
+                raise ArgumentValueError(f"Argument `sweep` has the value {text} of `{key}` twice. Give it once.")
         swept[key] = values
     return swept
 
@@ -120,10 +112,10 @@ def make_settings(sweep: Mapping[str, Sequence[Any]]) -> list[Setting]:
 
 
 def parse_seeds(seeds: int | Sequence[int]) -> list[int]:
-    """Read the seeds: their number, or the seeds themselves.
+    """Return the seeds, given a number of them or a list.
 
     Raises:
-        ValueError: If the number is less than 1, or a seed is negative or given twice.
+        ValueError: If the number is less than 1, or a seed is negative or repeated.
 
     Example::
 
@@ -133,36 +125,35 @@ def parse_seeds(seeds: int | Sequence[int]) -> list[int]:
     """
     if isinstance(seeds, int):
         return list(range(require_count("seeds", seeds, least=1)))
-    chosen = list(seeds)
-    if not chosen or len({*chosen}) < len(chosen) or min(chosen) < 0:
+    numbers = list(seeds)
+    if not numbers or len({*numbers}) < len(numbers) or min(numbers) < 0:
         raise ArgumentValueError(
-            f"Expected argument `seeds` to be a number or a list of different seeds, but got {seeds!r}."
+            f"Expected argument `seeds` to be a number or a list of different seeds from 0 on, but got {seeds!r}."
         )
-    return chosen
+    return numbers
 
 
-def show_values(values: Mapping[str, Any]) -> str:
-    """Write swept values with the last part of each key, where that is enough.
+def format_values(values: Mapping[str, Any]) -> str:
+    """Format swept values, with short keys where these are unique.
 
     Example::
 
-        >>> show_values({"model.init_args.lr": 0.001, "data.init_args.batch_size": 32})
+        >>> format_values({"model.init_args.lr": 0.001, "data.init_args.batch_size": 32})
         'lr=0.001, batch_size=32'
 
     """
-    return ", ".join(
-        f"{name}={show_value(value)}" for name, value in zip(short_names(values), values.values(), strict=True)
-    )
+    pairs = zip(shorten_keys(values), values.values(), strict=True)
+    return ", ".join(f"{name}={format_value(value)}" for name, value in pairs)
 
 
-def short_names(keys: Mapping[str, Any] | Sequence[str]) -> list[str]:
-    """Return the last part of each key, or the whole keys where last parts are the same."""
-    last = [key.rpartition(".")[2] for key in keys]
-    return last if len({*last}) == len(last) else list(keys)
+def shorten_keys(keys: Mapping[str, Any] | Sequence[str]) -> list[str]:
+    """Return the last part of each key, or whole keys if last parts are the same."""
+    names = [key.rpartition(".")[2] for key in keys]
+    return names if len({*names}) == len(names) else list(keys)
 
 
 def fingerprint(value: Any) -> str:
-    """Return a hash of a value that JSON can write; what JSON does not know goes by value, too."""
+    """Return a hash of a value for JSON, in which other objects count by value."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=identify).encode()).hexdigest()
 
 
@@ -170,12 +161,12 @@ def _parse_pair(text: str) -> tuple[str, list[Any]]:
     key, equals, values = text.partition("=")
     if not equals or not re.fullmatch(r"[A-Za-z_][\w.-]*", key):
         raise ArgumentValueError(
-            f"Argument `sweep` has {text!r}; expected `key=value,value,…`, such as model.init_args.lr=1e-3,1e-2."
+            f"Argument `sweep` contains {text!r}; expected `key=value,value,…`, such as model.init_args.lr=1e-3,1e-2."
         )
-    return key, [parse_value(value) for value in split_outside_brackets(values, ",")]
+    return key, _parse_values(key, values)
 
 
-def _as_list(key: str, values: Any) -> list[Any]:
+def _parse_values(key: str, values: Any) -> list[Any]:
     if isinstance(values, str):
         return [parse_value(value) for value in split_outside_brackets(values, ",")]
     if not isinstance(values, Sequence):

@@ -1,4 +1,4 @@
-"""What a comparison is asked."""
+"""The question that a comparison answers."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import Any
 
 from lightning_znorm.compare.question.directions import Mode as Mode
 from lightning_znorm.compare.question.directions import guess_mode
-from lightning_znorm.compare.question.methods import Method, name_methods, parse_methods
+from lightning_znorm.compare.question.methods import Method, label_methods, parse_methods
 from lightning_znorm.compare.question.plan import (
     Run,
     Setting,
@@ -21,16 +21,16 @@ from lightning_znorm.errors import ArgumentValueError, join_names
 
 @dataclass(frozen=True)
 class Question:
-    """What is compared, and by which figure it is judged.
+    """What is compared, and by which metrics.
 
     Attributes:
-        methods: The ways to treat the gradient.
+        methods: The gradient transforms.
         sweep: Values of each swept key; every method is run with each combination.
         seeds: Seeds that all methods share.
         monitor: Validation metric that selects each method's setting.
-        mode: Whether a small or a large value of it is good.
+        mode: Whether low or high values of the monitor are better.
         test_monitor: Test metric that is reported.
-        baseline: Label of the method from which the differences are taken.
+        baseline: Label of the method that the others are compared with.
 
     """
 
@@ -44,31 +44,31 @@ class Question:
 
     @property
     def labels(self) -> list[str]:
-        """Names of the methods."""
+        """Labels of the methods."""
         return [method.label for method in self.methods]
 
     @cached_property
     def settings(self) -> list[Setting]:
-        """All combinations of the swept values, in the order of their numbers."""
+        """All combinations of the swept values, by their numbers."""
         return make_settings(self.sweep)
 
     @property
-    def is_shared(self) -> bool:
-        """Whether all methods have one and the same setting, so that none is selected."""
+    def has_one_setting(self) -> bool:
+        """Whether there is only one setting, so that none is selected."""
         return len(self.settings) == 1
 
     @property
     def direction(self) -> str:
-        """Which values are good, in words."""
+        """Which values of the metrics are better, in words."""
         return "higher is better" if self.mode == "max" else "lower is better"
 
     @cached_property
     def runs(self) -> list[Run]:
-        """All runs, in their order."""
+        """All runs, in the order in which they are made."""
         return make_runs(self.methods, self.settings, self.seeds)
 
 
-def ask(
+def parse_question(
     methods: str | Sequence[str] | Mapping[str, Any],
     sweep: str | Sequence[str] | Mapping[str, Sequence[Any]] | None,
     seeds: int | Sequence[int],
@@ -77,22 +77,8 @@ def ask(
     test_monitor: str | None,
     baseline: str | None,
 ) -> Question:
-    """Read a question as a user writes it.
-
-    Args:
-        methods: For :func:`~lightning_znorm.compare.question.methods.parse_methods`, or a mapping for ``name_methods``.
-        sweep: For :func:`~lightning_znorm.compare.question.plan.parse_sweep`.
-        seeds: For :func:`~lightning_znorm.compare.question.plan.parse_seeds`.
-        monitor: Validation metric.
-        mode: ``None`` to infer it from the monitor's name.
-        test_monitor: ``None`` for the name of the monitor with ``test`` for ``val``.
-        baseline: ``None`` for ``none``, or the first method.
-
-    Raises:
-        ValueError: If an argument is wrong.
-
-    """
-    parsed = name_methods(methods) if isinstance(methods, Mapping) else parse_methods(methods)
+    """Make a question of the arguments of a comparison; raise ``ValueError`` if one is wrong."""
+    parsed = label_methods(methods) if isinstance(methods, Mapping) else parse_methods(methods)
     labels = [method.label for method in parsed]
     if mode not in (None, "min", "max"):
         raise ArgumentValueError(f"Expected argument `mode` to be 'min' or 'max', but got {mode!r}.")
@@ -113,10 +99,10 @@ def ask(
 
 
 def guess_test_monitor(monitor: str) -> str:
-    """Return the name under which a test logs what a validation logs.
+    """Infer the name of the test metric from that of the validation metric.
 
     Raises:
-        ValueError: If the name does not begin as those of validation metrics do.
+        ValueError: If the name does not begin like those of validation metrics.
 
     Example::
 

@@ -1,1 +1,1 @@
-"""What the results say: tables, tests, sentences, pictures, pages."""
+"""The report of a comparison: tables, statistics, sentences, pictures, pages."""

@@ -11,7 +11,7 @@ from statsmodels.stats.power import TTestPower
 
 MIN_SEEDS = 3
 _LEVEL = 0.95
-RESOLUTION = 1e-6  # of metrics that are means in float32, relative to their size
+RESOLUTION = 1e-6  # relative, of metrics that are means in float32
 _SMALL_EFFECT, _LARGE_EFFECT = 0.05, 4.0
 
 
@@ -20,9 +20,9 @@ class Estimate:
     """A mean over seeds with its 95% confidence interval.
 
     Attributes:
-        mean: The mean, NaN of nothing.
+        mean: The mean, NaN without values.
         low: Lower end of the interval, NaN for fewer than two values, or if all are the same.
-        high: Upper end.
+        high: Upper end of the interval.
         count: Number of values.
 
     """
@@ -38,11 +38,11 @@ class Difference(Estimate):
     """A mean difference to the baseline over the seeds that both have.
 
     Attributes:
-        p: Two-sided p-value of the paired t-test; 1 if there is no difference, NaN if there are fewer than two or all
-            are the same, so that nothing shows how much is chance.
-        p_holm: The same after Holm's correction for the number of methods that are compared with the baseline.
-        seeds_needed: Number of seeds with which a difference of this size would be found in 4 of 5 comparisons (a
-            power of 0.8 at a level of 5%, divided by the number of comparisons), ``None`` where it cannot be estimated.
+        p: Two-sided p-value of the paired t-test; 1 if there is no difference, NaN for fewer than two values, or if all
+            are the same.
+        p_holm: The p-value after Holm's correction for the number of comparisons.
+        seeds_needed: Number of seeds to detect a difference of this size with a power of 0.8, at a level of 5% divided
+            by the number of comparisons; ``None`` if it cannot be estimated.
 
     """
 
@@ -74,46 +74,43 @@ def differences_to(baseline: Mapping[int, float], others: Mapping[str, Mapping[i
     """Compare methods with a baseline, seed by seed.
 
     Args:
-        baseline: Figure of each seed.
-        others: The same for each other method.
+        baseline: Metric by seed.
+        others: Metric by seed of each other method.
 
     Returns:
-        Method minus baseline, over the seeds that both have; p-values are corrected over all methods for which there
-        is one, after Holm, *A Simple Sequentially Rejective Multiple Test Procedure*, Scand. J. Statist. 6, 1979.
+        Method minus baseline, over the seeds that both have; p-values are corrected after Holm, *A Simple Sequentially
+        Rejective Multiple Test Procedure*, Scand. J. Statist. 6, 1979.
 
     Example::
 
-        >>> found = differences_to({0: 0.80, 1: 0.82, 2: 0.81}, {"znorm": {0: 0.85, 1: 0.88, 2: 0.86}})
-        >>> round(found["znorm"].mean, 3), round(found["znorm"].p, 3)
+        >>> differences = differences_to({0: 0.80, 1: 0.82, 2: 0.81}, {"znorm": {0: 0.85, 1: 0.88, 2: 0.86}})
+        >>> round(differences["znorm"].mean, 3), round(differences["znorm"].p, 3)
         (0.053, 0.004)
 
     """
     paired = {
-        name: [figures[seed] - baseline[seed] for seed in baseline if seed in figures]
-        for name, figures in others.items()
+        name: [metric[seed] - baseline[seed] for seed in baseline if seed in metric] for name, metric in others.items()
     }
-    p_values = {name: _p_value(values, [*baseline.values(), *others[name].values()]) for name, values in paired.items()}
+    p_values = {
+        name: _compute_p_value(values, [*baseline.values(), *others[name].values()]) for name, values in paired.items()
+    }
     tested = [name for name, p in p_values.items() if not math.isnan(p)]
     corrected = dict.fromkeys(paired, math.nan)
     if tested:
         _, holm, *_ = multipletests([p_values[name] for name in tested], method="holm")
         corrected |= dict(zip(tested, holm, strict=True))
-    found = {}
-    for name, values in paired.items():
-        estimate = estimate_mean(values)
-        found[name] = Difference(
-            estimate.mean,
-            estimate.low,
-            estimate.high,
-            estimate.count,
+    return {
+        name: Difference(
+            **vars(estimate_mean(values)),
             p=p_values[name],
             p_holm=float(corrected[name]),
-            seeds_needed=_seeds_needed(values, comparisons=len(tested)),
+            seeds_needed=_count_seeds_needed(values, comparisons=len(tested)),
         )
-    return found
+        for name, values in paired.items()
+    }
 
 
-def _p_value(values: Sequence[float], metrics: Sequence[float]) -> float:
+def _compute_p_value(values: Sequence[float], metrics: Sequence[float]) -> float:
     if len(values) < 2:
         return math.nan
     rounding = RESOLUTION * max(map(abs, metrics))
@@ -122,7 +119,7 @@ def _p_value(values: Sequence[float], metrics: Sequence[float]) -> float:
     return float(stats.ttest_1samp(values, 0.0).pvalue)
 
 
-def _seeds_needed(values: Sequence[float], comparisons: int) -> int | None:
+def _count_seeds_needed(values: Sequence[float], comparisons: int) -> int | None:
     if len(values) < 2 or not np.ptp(values) or not np.mean(values):
         return None
     effect = abs(np.mean(values)) / np.std(values, ddof=1)

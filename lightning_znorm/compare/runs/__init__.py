@@ -1,1 +1,1 @@
-"""One run: how it is made, watched and performed, and where its result is kept."""
+"""One run: how it is made, performed and recorded, and where its result is kept."""

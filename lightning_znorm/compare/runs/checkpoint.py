@@ -1,9 +1,7 @@
-"""Checkpoints from which a run that was interrupted goes on as if nothing had happened."""
+"""Checkpoints from which an interrupted run resumes with the same results."""
 
-import os
 import random
 import time
-import uuid
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +10,7 @@ import numpy as np
 import torch
 
 from lightning_znorm._lightning import Callback, restart_epoch
+from lightning_znorm.compare.files import replace_file
 from lightning_znorm.compare.identity.provenance import find_provenance
 from lightning_znorm.compare.question.plan import fingerprint
 from lightning_znorm.compare.runs.result import find_versions
@@ -19,20 +18,20 @@ from lightning_znorm.compare.runs.result import find_versions
 if TYPE_CHECKING:
     import lightning.pytorch as pl
 
-_SECONDS = 60.0  # between two checkpoints, at least
-_LEAST_RATIO = 50.0  # of that time to the one that the last checkpoint took
+_MIN_SECONDS = 60.0  # between two checkpoints
+_MIN_RATIO = 50.0  # of that time to the duration of the last checkpoint
 
 
 class RunCheckpoint(Callback):
-    """Save a training at the start of an epoch now and then, and restore what Lightning does not.
+    """Save checkpoints of a training at the start of epochs, and restore what Lightning does not.
 
-    At the start of an epoch everything that belongs to the last one is done: learning-rate schedulers, early stopping,
-    the user's own checkpoints. The states of all random number generators go with it, so that order, augmentation and
-    dropout are those of a training that was not interrupted, unless a loader has a generator of its own. Short
-    trainings are not saved at all; long ones spend at most a fiftieth of their time on it.
+    At the start of an epoch all work of the last one is done: learning-rate schedulers, early stopping, the user's
+    checkpoints. The states of all random number generators are saved, too, so that order, augmentation and dropout are
+    those of an uninterrupted training, unless a loader has its own generator. Short trainings are not saved; long ones
+    spend at most a fiftieth of their time on it.
 
     Args:
-        path: The file, of which there is one at a time.
+        path: The file of the last checkpoint.
 
     """
 
@@ -43,12 +42,12 @@ class RunCheckpoint(Callback):
         self._restored: dict[str, Any] | None = None
 
     def on_train_epoch_start(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
-        """Go on where the checkpoint was made, or make one if it is time."""
+        """Resume from a checkpoint that was loaded, or save one if it is time."""
         if self._restored is not None:
             set_random_states(self._restored)
             self._restored = None
             restart_epoch(trainer)
-        elif time.monotonic() >= self._saved + max(_SECONDS, _LEAST_RATIO * self._cost):
+        elif time.monotonic() >= self._saved + max(_MIN_SECONDS, _MIN_RATIO * self._cost):
             self._save(trainer)
 
     def state_dict(self) -> dict[str, Any]:
@@ -56,24 +55,22 @@ class RunCheckpoint(Callback):
         return get_random_states()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Keep them for the first epoch."""
+        """Keep the states for the first epoch."""
         self._restored = state_dict
 
     def _save(self, trainer: "pl.Trainer") -> None:
         began = time.monotonic()
-        temporary = self._path.with_name(f".{self._path.name}.{uuid.uuid4().hex}.tmp")
         try:
-            trainer.save_checkpoint(temporary)
-            os.replace(temporary, self._path)
-        except Exception as error:  # the training is worth more than its checkpoint
-            temporary.unlink(missing_ok=True)
+            with replace_file(self._path) as temporary:
+                trainer.save_checkpoint(temporary)
+        except Exception as error:  # the training goes on without
             warnings.warn(f"This run cannot be resumed if it is interrupted: {error}", stacklevel=2)
         self._saved = time.monotonic()
         self._cost = self._saved - began
 
 
 def find_checkpoint(folder: Path) -> Path:
-    """Return where the checkpoint of a run is, if there is one; those of other code have other names."""
+    """Return the path of a run's checkpoint by the current versions and commit; that of others has another name."""
     return folder / f"resume-{fingerprint([find_versions(), find_provenance().commit])[:8]}.ckpt"
 
 
@@ -84,7 +81,7 @@ def get_random_states() -> dict[str, Any]:
 
 
 def set_random_states(states: dict[str, Any]) -> None:
-    """Set what :func:`get_random_states` has returned."""
+    """Restore the states from :func:`get_random_states`."""
     random.setstate(states["python"])
     np.random.set_state(states["numpy"])
     torch.set_rng_state(states["torch"])

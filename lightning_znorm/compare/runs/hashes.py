@@ -1,4 +1,4 @@
-"""Hashes of what methods are to share: first weights, batches, random numbers."""
+"""Hashes of what methods should share: initial weights, batches, random numbers."""
 
 import hashlib
 import random
@@ -25,32 +25,32 @@ def hash_weights(module: nn.Module) -> str:
 
 
 def hash_batch(batch: Any, digest: Any) -> None:
-    """Hash the tensors of a batch; one of a class of the user's that holds none openly goes by value."""
-    tensors = list(_tensors(batch))
+    """Hash the tensors of a batch, or its value if it contains none."""
+    tensors = list(_find_tensors(batch))
     for tensor in tensors:
         _hash_tensor(tensor, digest)
     if not tensors:
         digest.update(identify(batch).encode())
 
 
-def _tensors(batch: Any) -> Iterator[Tensor]:
-    """Yield the tensors of a nested collection, in its order."""
+def _find_tensors(batch: Any) -> Iterator[Tensor]:
+    """Yield the tensors of a nested collection in order."""
     if isinstance(batch, Tensor):
         yield batch
     elif isinstance(batch, Mapping):
         for value in batch.values():
-            yield from _tensors(value)
+            yield from _find_tensors(value)
     elif isinstance(batch, (list, tuple)):
         for value in batch:
-            yield from _tensors(value)
+            yield from _find_tensors(value)
     elif is_dataclass(batch) and not isinstance(batch, type):
         for field in fields(batch):
-            yield from _tensors(getattr(batch, field.name, None))
+            yield from _find_tensors(getattr(batch, field.name, None))
 
 
 def _hash_tensor(tensor: Tensor, digest: Any) -> None:
     digest.update(f"{tensor.dtype}{tensor.layout}".encode())
-    if tensor.layout is torch.strided and not is_lazy(tensor):  # others have no bytes of their own
+    if tensor.layout is torch.strided and not is_lazy(tensor):  # others have no bytes to hash
         digest.update(f"{tuple(tensor.shape)}".encode())
         flat = tensor.detach().cpu().resolve_conj().resolve_neg().contiguous().reshape(-1)
         digest.update(flat.view(torch.uint8).numpy())

@@ -1,4 +1,4 @@
-"""Possession of a folder by one command, on whatever machine."""
+"""Exclusive use of a folder by one command, among all machines that share it."""
 
 import socket
 import sys
@@ -9,19 +9,15 @@ from filelock import SoftFileLease, Timeout
 from lightning_znorm.errors import ArgumentValueError, ComparisonError
 
 LOCK = ".lease"
-_DURATION = 20.0  # seconds without a sign of life, after which the owner on another machine is taken for dead
-_PATIENCE = 1.0  # seconds in which a dead owner on this machine is found out
+_DURATION = 20.0  # seconds without renewal, after which an owner on another machine counts as dead
+_PATIENCE = 1.0  # seconds to find that an owner on this machine is dead
 
 
 class Lease:
-    """Possession of a folder, which its owner renews every few seconds.
+    """Exclusive use of an existing folder, by a file that its owner renews every few seconds.
 
-    A file shows it, as many network file systems keep locks to the machine that asked for them. An owner on this
-    machine that has died is known at once; one on another machine is watched for a while, on this machine's clock.
-
-    Args:
-        folder: An existing folder.
-
+    On many network file systems, locks do not reach other machines. An owner on this machine that died is recognized at
+    once; one on another machine is watched for a while, on this machine's clock.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -29,59 +25,46 @@ class Lease:
         self._lease = SoftFileLease(folder / LOCK, lease_duration=_DURATION, heartbeat_interval=_DURATION / 4)
 
     def acquire(self) -> None:
-        """Take possession.
-
-        Raises:
-            ValueError: If another comparison is at work in the folder.
-            OSError: If the folder cannot be written.
-
-        """
+        """Acquire the folder; raise ``ValueError`` if another comparison uses it, ``OSError`` if it is read-only."""
         try:
             self._lease.acquire(timeout=_PATIENCE)
         except Timeout:
-            where, is_elsewhere = self._find_owner()
+            owner, is_elsewhere = self._find_owner()
             if not is_elsewhere:
-                raise self._refusal(where) from None
-            print(
-                f"The folder is in use{where}, or was: looking for up to {1.5 * _DURATION:.0f} s for signs of life …",
-                file=sys.stderr,
-                flush=True,
-            )
+                raise self._make_refusal(owner) from None
+            timeout = 1.5 * _DURATION
+            wait = f"Waiting up to {timeout:.0f} s to see whether that comparison is still at work …"
+            print(f"The folder is in use{owner}. {wait}", file=sys.stderr, flush=True)
             try:
-                self._lease.acquire(timeout=1.5 * _DURATION)
+                self._lease.acquire(timeout=timeout)
             except Timeout:
-                raise self._refusal(where) from None
+                raise self._make_refusal(owner) from None
 
     def release(self) -> None:
-        """Give the folder up."""
+        """Release the folder."""
         self._lease.release()
 
     @property
     def is_held(self) -> bool:
-        """Whether the folder is still this command's."""
+        """Whether this command still owns the folder."""
         return self._lease.is_locked and self._lease.compromise is None
 
     def check(self) -> None:
-        """Raise if another comparison has taken the folder, for example while this machine was suspended.
-
-        Raises:
-            ComparisonError: Saying which.
-
-        """
+        """Raise ``ValueError`` if another comparison has taken the folder, as while this machine was suspended."""
         if not self.is_held:
             raise ComparisonError(
-                f"The folder `{self._folder}` was taken by another comparison{self._find_owner()[0]}, as this one gave"
-                " no sign of life. Leave it to that one, or run this command again when it has ended."
+                f"The folder `{self._folder}` was taken by another comparison{self._find_owner()[0]}, as this one did"
+                " not respond. Run this command again when the other one has ended."
             )
 
-    def _refusal(self, where: str) -> ArgumentValueError:
+    def _make_refusal(self, owner: str) -> ArgumentValueError:
         return ArgumentValueError(
-            f"Another comparison is at work in the folder `{self._folder}`{where}. Wait for it, or choose another"
+            f"Another comparison is at work in the folder `{self._folder}`{owner}. Wait for it, or choose another"
             " folder with `--compare.out`."
         )
 
     def _find_owner(self) -> tuple[str, bool]:
-        """Return where the owner is, in words, and whether that may be another machine."""
+        """Return the owner in words, and whether it may be on another machine."""
         owner = self._lease.owner
         if owner is None:
             return "", True

@@ -1,4 +1,4 @@
-"""How a run's Trainer, module and data are made: from a configuration file, or from functions."""
+"""Recipes for a run's Trainer, module and data: from a configuration file, or from functions."""
 
 import contextlib
 import json
@@ -17,12 +17,12 @@ from lightning_znorm.compare.question.plan import Run
 from lightning_znorm.errors import ArgumentValueError
 from lightning_znorm.transform import GradientTransform
 
-_TRIED_BATCHES = {"limit_val_batches": 2, "limit_test_batches": 2}  # training is stopped from outside
+_TRIAL_BATCHES = {"limit_val_batches": 2, "limit_test_batches": 2}  # a callback limits training
 
 
 @dataclass(frozen=True)
 class Ingredients:
-    """What a run trains, and on what."""
+    """Trainer, module and data of a run."""
 
     trainer: Any
     model: Any
@@ -30,21 +30,13 @@ class Ingredients:
 
 
 class Recipe(Protocol):
-    """Makes the ingredients of any run; travels to other processes by cloudpickle."""
+    """Makes the ingredients of each run; sent to other processes by cloudpickle."""
 
     def make(self, run: Run, folder: Path, callbacks: Sequence[Any], is_trial: bool) -> Ingredients:
-        """Seed everything and make a run's Trainer, module and data.
-
-        Args:
-            run: Which method, setting and seed.
-            folder: Where the run may write.
-            callbacks: Further callbacks of the Trainer.
-            is_trial: Whether it is only to be tried, on a few batches.
-
-        """
+        """Seed everything, and make the ingredients of a run or its trial with additional callbacks."""
 
     def describe(self) -> dict[str, Any]:
-        """Return what all runs have in common and what may differ between processes, by value, as JSON takes it."""
+        """Return what all runs share and processes may see differently, by value, for JSON."""
 
 
 @dataclass(frozen=True)
@@ -64,48 +56,42 @@ class ConfiguredRecipe:
     package: str
     modules: Sequence[str] = ()
 
-    def flags(self, run: Run) -> list[str]:
-        """Return what tells the run from others on the command line of ``fit``."""
+    def make_flags(self, run: Run) -> list[str]:
+        """Return the options of ``fit`` for a run."""
         setting = [make_flag(key, value) for key, value in run.setting.values.items()]
-        return [f"--config={self.config_file}", f"--seed_everything={run.seed}", *setting, *run.method.flags()]
+        return [f"--config={self.config_file}", f"--seed_everything={run.seed}", *setting, *run.method.make_flags()]
 
     def describe(self) -> dict[str, Any]:
-        """Return nothing: the file is the same for all processes."""
+        """Return nothing, as all processes read the same file."""
         return {}
 
-    def show_command(self, run: Run, options: Mapping[str, Any]) -> str:
-        """Write the command that makes a run again, alone and in a folder of its own.
-
-        Args:
-            run: Which one.
-            options: Further arguments of the group ``compare``.
-
-        """
-        own = {"methods": [run.method.label], "seeds": [run.seed], "out": f"repeat/{run.key}"}
+    def format_command(self, run: Run, options: Mapping[str, Any]) -> str:
+        """Return the command that repeats a run alone, with further options of the group ``compare``."""
+        arguments = {"methods": [run.method.label], "seeds": [run.seed], "out": f"repeat/{run.key}"}
         if run.setting.values:
-            own["sweep"] = {key: [_as_yaml(value)] for key, value in run.setting.values.items()}
+            arguments["sweep"] = {key: [_as_yaml(value)] for key, value in run.setting.values.items()}
         flags = ["--package=pytorch_lightning"] if self.package == "pytorch_lightning" else []
-        flags += [make_flag(f"compare.{name}", value) for name, value in {**own, **options}.items()]
+        flags += [make_flag(f"compare.{name}", value) for name, value in {**arguments, **options}.items()]
         return shlex.join(["lightning-znorm", "compare", f"--config={self.config_file}", *flags])
 
     def make(self, run: Run, folder: Path, callbacks: Sequence[Any], is_trial: bool) -> Ingredients:
         """Parse and instantiate as ``fit`` does."""
-        for module in self.modules:  # here, as the parser works in the folder of the file
-            with contextlib.suppress(Exception):  # the parser says what is wrong
+        for module in self.modules:  # not by the parser, which works in the folder of the file
+            with contextlib.suppress(Exception):  # the parser reports errors
                 import_module(module)
-        arguments = background_arguments(self.trainer, folder, is_trial)
+        arguments = make_background_arguments(self.trainer, folder, is_trial)
         if arguments.pop("logger", None) is not None:
-            logger = {"class_path": f"{self.package}.loggers.CSVLogger", "init_args": _logger_arguments(folder)}
+            logger = {"class_path": f"{self.package}.loggers.CSVLogger", "init_args": _make_logger_arguments(folder)}
             arguments["logger"] = logger
         flags = [make_flag(f"trainer.{name}", value) for name, value in arguments.items()]
         cli = make_cli_class(self.package, fit_schema=True)(
-            args=[*self.flags(run), *flags],
+            args=[*self.make_flags(run), *flags],
             run=False,
             save_config_callback=None,
             parser_kwargs={"exit_on_error": False},
             trainer_defaults={"callbacks": list(callbacks)},
         )
-        keep_logs_apart(cli.trainer, folder, is_trial)
+        redirect_loggers(cli.trainer, folder, is_trial)
         return Ingredients(cli.trainer, cli.model, cli.datamodule)
 
 
@@ -131,14 +117,14 @@ class FactoryRecipe:
         pl = import_module(package_of(type(model)))
         is_function = callable(self.datamodule) and not isinstance(self.datamodule, pl.LightningDataModule)
         datamodule = self.datamodule() if is_function else self.datamodule
-        arguments = background_arguments(self.trainer, folder, is_trial)
+        arguments = make_background_arguments(self.trainer, folder, is_trial)
         if arguments.pop("logger", None) is not None:
-            arguments["logger"] = pl.loggers.CSVLogger(**_logger_arguments(folder))
+            arguments["logger"] = pl.loggers.CSVLogger(**_make_logger_arguments(folder))
         arguments = {**self.trainer, **arguments}
-        own = arguments.pop("callbacks", None) or []
-        own = [*own] if isinstance(own, Sequence) else [own]
-        trainer = pl.Trainer(**arguments, callbacks=[*own, *run.method.make_callbacks(), *callbacks])
-        keep_logs_apart(trainer, folder, is_trial)
+        configured = arguments.pop("callbacks", None) or []
+        configured = configured if isinstance(configured, Sequence) else [configured]
+        trainer = pl.Trainer(**arguments, callbacks=[*configured, *run.method.make_callbacks(), *callbacks])
+        redirect_loggers(trainer, folder, is_trial)
         return Ingredients(trainer, model, datamodule)
 
     def describe(self) -> dict[str, Any]:
@@ -150,22 +136,11 @@ class FactoryRecipe:
         }
 
 
-def background_arguments(trainer: Mapping[str, Any], folder: Path, is_trial: bool) -> dict[str, Any]:
-    """Return the arguments of a Trainer that works in the background, beside others.
-
-    Args:
-        trainer: The arguments that it has already.
-        folder: Where it may write.
-        is_trial: Whether it is only to try a few batches.
-
-    Returns:
-        Arguments that replace those that were not given, and limits of the evaluations when it is only tried.
-        ``logger`` is ``"csv"`` where there is to be one.
-
-    """
+def make_background_arguments(trainer: Mapping[str, Any], folder: Path, is_trial: bool) -> dict[str, Any]:
+    """Return arguments to add to a Trainer in the background; ``logger`` is ``"csv"`` for a CSVLogger."""
     arguments: dict[str, Any] = {"default_root_dir": str(folder), "devices": 1, "enable_model_summary": False}
     logger = trainer.get("logger")
-    # a trial leaves no trace where others look
+    # a trial logs to no service
     if logger in (None, True) or (is_trial and logger is not False and not _logs_to_files(logger)):
         arguments["logger"] = "csv"
     if trainer.get("enable_checkpointing") is None and not _has_callback(trainer, "ModelCheckpoint"):
@@ -173,14 +148,14 @@ def background_arguments(trainer: Mapping[str, Any], folder: Path, is_trial: boo
     if not _has_callback(trainer, "ProgressBar"):
         arguments["enable_progress_bar"] = False
     if is_trial:
-        for name, batches in _TRIED_BATCHES.items():
+        for name, batches in _TRIAL_BATCHES.items():
             limit = trainer.get(name)
             arguments[name] = min(batches, limit) if isinstance(limit, int) else batches
     return arguments
 
 
-def keep_logs_apart(trainer: Any, folder: Path, is_trial: bool) -> None:
-    """Let the loggers of a trial write into its own folder."""
+def redirect_loggers(trainer: Any, folder: Path, is_trial: bool) -> None:
+    """Let the loggers of a trial write into its folder."""
     for logger in trainer.loggers if is_trial else ():
         for name in ("_root_dir", "_save_dir"):  # they have no public setter
             if hasattr(logger, name):
@@ -188,13 +163,13 @@ def keep_logs_apart(trainer: Any, folder: Path, is_trial: bool) -> None:
 
 
 def _logs_to_files(loggers: Any) -> bool:
-    """Say whether loggers, or their configurations, write into a folder and nowhere else."""
+    """Return whether loggers, or their configurations, write to files only."""
     classes = find_classes("loggers", "CSVLogger", "TensorBoardLogger")
-    return all(issubclass(cls, classes) for cls in _classes_of(loggers))
+    return all(issubclass(cls, classes) for cls in _find_classes_of(loggers))
 
 
-def _classes_of(values: Any) -> list[type]:
-    """Return the classes of one or several objects, or of those that a configuration describes."""
+def _find_classes_of(values: Any) -> list[type]:
+    """Return the classes of one or several objects, or of their configurations."""
     classes = []
     for value in values if isinstance(values, (list, tuple)) else [values]:
         if isinstance(value, Mapping):
@@ -206,61 +181,56 @@ def _classes_of(values: Any) -> list[type]:
 
 
 def make_flag(key: str, value: Any) -> str:
-    """Write one option of the command line."""
+    """Return an option of the command line."""
     value = _as_yaml(value)
     return f"--{key}={value if isinstance(value, str) else json.dumps(value)}"
 
 
 def _as_yaml(value: Any) -> Any:
-    """Return what is not a finite number as YAML writes it, and JSON does not."""
+    """Return inf and NaN in YAML, as JSON has none, and other values unchanged."""
     if isinstance(value, float) and not math.isfinite(value):
         return str(value).replace("inf", ".inf").replace("nan", ".nan")
     return value
 
 
-def _logger_arguments(folder: Path) -> dict[str, str]:
+def _make_logger_arguments(folder: Path) -> dict[str, str]:
     return {"save_dir": str(folder), "name": "", "version": ""}
 
 
 def _has_callback(trainer: Mapping[str, Any], name: str) -> bool:
-    """Say whether one of the callbacks is of the class of this name in Lightning."""
-    return any(issubclass(cls, find_classes("callbacks", name)) for cls in callback_classes(trainer))
+    """Return whether a callback is of one of Lightning's classes."""
+    return any(issubclass(cls, find_classes("callbacks", name)) for cls in find_callback_classes(trainer))
 
 
-def callback_classes(trainer: Mapping[str, Any]) -> list[type]:
-    """Return the classes of the callbacks among a Trainer's arguments, which may be in the form of a configuration."""
-    return _classes_of(trainer.get("callbacks") or [])
+def find_callback_classes(trainer: Mapping[str, Any]) -> list[type]:
+    """Return the classes of the callbacks, or their configurations, among a Trainer's arguments."""
+    return _find_classes_of(trainer.get("callbacks") or [])
 
 
-def refuse_trainer(trainer: Mapping[str, Any]) -> None:
-    """Raise if a Trainer's arguments have in them what is to be compared, or what the runs cannot share.
-
-    Raises:
-        ValueError: Naming the argument and the remedy.
-
-    """
-    for cls in callback_classes(trainer):
+def check_trainer(trainer: Mapping[str, Any]) -> None:
+    """Raise ``ValueError`` if a Trainer's arguments contain what is to be compared, or what runs cannot share."""
+    for cls in find_callback_classes(trainer):
         if issubclass(cls, GradientTransform):
             raise ArgumentValueError(
                 f"The Trainer's arguments already contain {cls.__name__} (`trainer.callbacks`), so that every method"
-                " would be run with it. Take it out; `methods` says which method has it."
+                " would be run with it. Remove it, and name it in `methods`."
             )
     clip = trainer.get("gradient_clip_val")
     if clip:
         raise ArgumentValueError(
             f"The Trainer's arguments already clip gradients (`trainer.gradient_clip_val: {clip}`), so that every"
-            f" method would be run with it. Take it out, and compare with the method `clip(max_norm={clip})`."
+            f" method would be run with it. Remove it, and compare with the method `clip(max_norm={clip})`."
         )
     for split, step in (("val", "Settings are selected"), ("test", "Results are reported")):
         if trainer.get(f"limit_{split}_batches") == 0:
             raise ArgumentValueError(
                 f"The Trainer's arguments leave no batch of the {split} split (`trainer.limit_{split}_batches: 0`)."
-                f" {step} by its metrics: take it out."
+                f" {step} by its metrics: remove the limit."
             )
     devices, nodes = trainer.get("devices"), trainer.get("num_nodes")
     if devices not in (None, "auto", 1, "1") or nodes not in (None, 1):
         raise ArgumentValueError(
             f"The Trainer's arguments ask for several devices, or for certain ones (`trainer.devices: {devices}`,"
-            f" `trainer.num_nodes: {nodes}`), but each run has one. Leave both out; `jobs` runs several side by side,"
-            " on the GPUs that CUDA_VISIBLE_DEVICES leaves visible."
+            f" `trainer.num_nodes: {nodes}`), but each run has one. Remove both; `jobs` sets the number of runs side by"
+            " side, and CUDA_VISIBLE_DEVICES the GPUs."
         )

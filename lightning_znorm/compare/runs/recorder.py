@@ -1,4 +1,4 @@
-"""The callback that notes down what happens in a run."""
+"""The callback that records curves, hashes and times of a run."""
 
 import hashlib
 import statistics
@@ -14,7 +14,7 @@ from torch.nn.parameter import is_lazy
 from lightning_znorm._lightning import Callback, MisconfigurationError, find_classes
 from lightning_znorm.compare.runs.hashes import hash_batch, hash_random_states, hash_weights
 from lightning_znorm.compare.runs.result import EpochHashes, RunResult, Validation
-from lightning_znorm.compare.runs.training import Report, count_epochs, share_done
+from lightning_znorm.compare.runs.training import ProgressReport, compute_progress, count_epochs
 from lightning_znorm.transform import GradientTransform
 
 if TYPE_CHECKING:
@@ -22,43 +22,41 @@ if TYPE_CHECKING:
 
 _HASHED_BATCHES = 2  # of each epoch
 _SECONDS_BETWEEN_REPORTS = 0.5
-# what a checkpoint has in it
-_RECORDED = (
+# attributes that a checkpoint contains
+_SAVED = (
     *("curve", "losses", "steps", "epochs", "weights_hash", "epoch_hashes", "validation_names"),
     *("_batch_digests", "_epoch_seconds_per_step"),
 )
 
 
 class DivergedError(Exception):
-    """The weights of a run have an inf or NaN."""
+    """A weight of a run is inf or NaN."""
 
 
 class Recorder(Callback):
     """Record curves, hashes and times of one training.
 
     Args:
-        report: Called every now and then with the share of the training that is done and the newest metrics.
-        relocate: Returns where a run writes the checkpoints that would go to a certain folder.
+        report: Called now and then with the share of the training that is done and the newest metrics.
+        relocate: Returns the folder for the checkpoints of a ``ModelCheckpoint``, given the configured one.
 
     Attributes:
         curve: The validations.
-        steps: Optimizer steps that were made.
-        epochs: Epochs that were trained, ``None`` where the last one was not finished and has no known length.
-        losses: Mean training loss of each epoch, where ``training_step`` returns one.
+        losses: Mean training loss of each epoch, if ``training_step`` returns one.
+        steps: Number of optimizer steps.
+        epochs: Number of epochs, ``None`` within one of unknown length.
         weights_hash: SHA-256 of the module's weights and buffers before the first step.
-        batches_hash: SHA-256 of the first two batches of each epoch.
         epoch_hashes: Hashes at the end of each epoch.
-        seconds_per_step: Median over the epochs of the time per training batch, the first of an epoch and validations
-            left out.
         batch_seconds: Duration of the last validation batch (``validate``) and test batch (``test``).
-        returned: Mean of each scalar that the last ``validation_step`` and ``test_step`` returned.
-        validation_names: Names of what was logged in validations.
-        resumed: How often the training was resumed from a checkpoint, which has all of this in it.
-        seconds_before: How long it took until that checkpoint.
+        returned: Mean of each scalar that ``test_step`` returned.
+        validation_names: Names of metrics that were logged in validations.
+        configured_callbacks: Callbacks of the Trainer without those that the module adds.
+        resumed: Number of times the training was resumed from a checkpoint.
+        seconds_before: Duration of the training before that checkpoint.
 
     """
 
-    def __init__(self, report: Report | None = None, relocate: Callable[[str], str] | None = None) -> None:
+    def __init__(self, report: ProgressReport | None = None, relocate: Callable[[str], str] | None = None) -> None:
         super().__init__()
         self.curve: list[Validation] = []
         self.losses: list[float] = []
@@ -69,7 +67,7 @@ class Recorder(Callback):
         self.batch_seconds: dict[str, float] = {}
         self.returned: dict[str, float] = {}
         self.validation_names: dict[str, None] = {}
-        self.own_callbacks: list[Any] | None = None
+        self.configured_callbacks: list[Any] | None = None
         self._report, self._relocate = report, relocate
         self.resumed = 0
         self.seconds_before = 0.0
@@ -78,67 +76,66 @@ class Recorder(Callback):
         self._epoch_seconds_per_step: list[float] = []
         self._metrics_before: dict[str, Any] = {}
         self._loss: list[Any] = [0.0, 0]
-        self._reported = 0.0
+        self._last_report = 0.0
         self._batches_of_epoch = 0
-        self._pause = 0.0
+        self._validation_seconds = 0.0
         self._sums: dict[str, list[Any]] = {}
 
     @property
     def batches_hash(self) -> str:
-        """SHA-256 of the batches so far."""
+        """SHA-256 of the first two batches of each epoch so far."""
         return hashlib.sha256(b"".join(self._batch_digests)).hexdigest()
 
     @property
     def seconds_per_step(self) -> float | None:
-        """Median over the epochs, ``None`` where no epoch had two batches."""
+        """Median over the epochs of the time per training batch; ``None`` if no epoch had two batches."""
         return statistics.median(self._epoch_seconds_per_step) if self._epoch_seconds_per_step else None
 
-    def fill_in(self, result: RunResult) -> None:
-        """Enter into a result what was recorded."""
+    def add_to(self, result: RunResult) -> None:
+        """Add the records to a result."""
         result.steps, result.epochs, result.resumed = self.steps, self.epochs, self.resumed
         result.curve, result.train_loss, result.names = self.curve, [*self.losses], [*self.validation_names]
         result.weights_hash, result.batches_hash = self.weights_hash, self.batches_hash
         result.epoch_hashes = self.epoch_hashes
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what was recorded, for a training that goes on from a checkpoint."""
-        recorded = {name: copy(getattr(self, name)) for name in _RECORDED}
+        """Return the records for a checkpoint."""
+        records = {name: copy(getattr(self, name)) for name in _SAVED}
         seconds = self.seconds_before + time.perf_counter() - self._began
-        return recorded | {"resumed": self.resumed + 1, "seconds_before": seconds}
+        return records | {"resumed": self.resumed + 1, "seconds_before": seconds}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on with what was recorded."""
+        """Continue the records of a checkpoint."""
         vars(self).update(state_dict)
 
     def setup(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", stage: str) -> None:
-        """Refuse gradient transforms that the module brings itself, and give each run a folder for checkpoints."""
-        if stage != "fit" or self.own_callbacks is None:
+        """Refuse gradient transforms that the module adds, and give each run a folder for checkpoints."""
+        if stage != "fit" or self.configured_callbacks is None:
             return
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             is_checkpoint = isinstance(callback, find_classes("callbacks", "Checkpoint"))
             if self._relocate and is_checkpoint and getattr(callback, "dirpath", None) is not None:
                 callback.dirpath = self._relocate(str(callback.dirpath))
-            brought = all(callback is not known for known in self.own_callbacks)
-            if brought and isinstance(callback, GradientTransform) and callback.enabled:
+            is_configured = any(callback is other for other in self.configured_callbacks)
+            if isinstance(callback, GradientTransform) and callback.enabled and not is_configured:
                 raise MisconfigurationError(
                     f"`{type(pl_module).__name__}.configure_callbacks` returns a `{type(callback).__name__}`, which"
-                    " would transform the gradients of every method. Take it out there; `compare` adds it where it"
-                    " belongs."
+                    " would transform the gradients of every method. Remove it there, and name it in `methods`."
                 )
 
     def on_train_start(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
-        """Hash the first weights, as far as they exist already."""
+        """Hash the initial weights, unless lazy layers have none yet."""
         if not self.weights_hash and not any(map(is_lazy, [*pl_module.parameters(), *pl_module.buffers()])):
             self.weights_hash = hash_weights(pl_module)
 
     def on_before_backward(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", loss: Tensor) -> None:
-        """Hash the first weights of a module with lazy layers, which have their shapes by now."""
+        """Hash the initial weights of a module with lazy layers."""
         self.weights_hash = self.weights_hash or hash_weights(pl_module)
 
     def on_train_epoch_start(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
         """Begin a new epoch."""
         self._loss = [0.0, 0]
-        self._pause = 0.0
+        self._validation_seconds = 0.0
 
     def on_train_batch_start(
         self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", batch: Any, batch_idx: int
@@ -165,22 +162,22 @@ class Recorder(Callback):
         ends = trainer.is_last_batch or trainer.should_stop or 0 < trainer.max_steps <= trainer.global_step
         if ends and batch_idx > 0:
             _synchronize(pl_module)
-            elapsed = time.perf_counter() - self._first_batch_ended - self._pause
+            elapsed = time.perf_counter() - self._first_batch_ended - self._validation_seconds
             self._epoch_seconds_per_step.append(elapsed / batch_idx)
-        self._tell(trainer)
+        self._report_progress(trainer)
 
     def on_train_epoch_end(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
-        """Note the epoch's loss and hashes, and stop a training whose weights are lost."""
+        """Record the epoch's loss and hashes, and stop a training that diverged."""
         total, count = self._loss
         if count:
             self.losses.append(float(total) / count)
         states = hash_random_states(pl_module.device)
         self.epoch_hashes.append(EpochHashes(self.batches_hash[:16], states[:16]))
-        if not _is_finite(pl_module):
+        if not _has_finite_weights(pl_module):
             raise DivergedError(f"A weight is inf or NaN after epoch {trainer.current_epoch + 1}.")
 
     def on_validation_start(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
-        """Remember the metrics from before, which Lightning keeps."""
+        """Keep the earlier metrics, as Lightning does not drop them."""
         self._metrics_before = dict(trainer.callback_metrics)
         self._validation_started = time.perf_counter()
         self._sums = {}
@@ -194,15 +191,15 @@ class Recorder(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Add up what the step returned."""
-        self._add("validate", "validation_step", outputs)
+        """Add up the scalars that the step returned."""
+        self._add_outputs("validate", "validation_step", outputs)
 
     def on_validation_end(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
         """Add a row to the curve."""
-        self._pause += time.perf_counter() - self._validation_started
+        self._validation_seconds += time.perf_counter() - self._validation_started
         if trainer.sanity_checking:
             return
-        # each value that is logged is a new tensor
+        # a value that is logged is a new tensor
         metrics = {
             name: float(value)
             for name, value in trainer.callback_metrics.items()
@@ -213,7 +210,7 @@ class Recorder(Callback):
         self.curve.append(Validation(self.epochs, trainer.global_step, metrics))
 
     def has_validated_last(self, trainer: "pl.Trainer") -> bool:
-        """Say whether the last step was followed by a validation."""
+        """Return whether the last step was followed by a validation."""
         return bool(self.curve) and self.curve[-1].step == trainer.global_step
 
     def on_test_start(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
@@ -229,14 +226,14 @@ class Recorder(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Add up what the step returned."""
-        self._add("test", "test_step", outputs)
+        """Add up the scalars that the step returned."""
+        self._add_outputs("test", "test_step", outputs)
 
     def on_test_end(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
-        """Keep the means of what the steps returned."""
+        """Keep the means of the scalars that the steps returned."""
         self.returned = self._take_means()
 
-    def _add(self, phase: str, step: str, outputs: Any) -> None:
+    def _add_outputs(self, phase: str, step: str, outputs: Any) -> None:
         now = time.perf_counter()
         self.batch_seconds[phase] = now - getattr(self, "_batch_ended", now)
         self._batch_ended = now
@@ -252,15 +249,15 @@ class Recorder(Callback):
         self._sums = {}
         return means
 
-    def _tell(self, trainer: "pl.Trainer") -> None:
+    def _report_progress(self, trainer: "pl.Trainer") -> None:
         now = time.perf_counter()
-        if self._report is None or now - self._reported < _SECONDS_BETWEEN_REPORTS:
+        if self._report is None or now - self._last_report < _SECONDS_BETWEEN_REPORTS:
             return
-        self._reported = now
-        self._report(share_done(trainer, self._batches_of_epoch), self.curve[-1].metrics if self.curve else {})
+        self._last_report = now
+        self._report(compute_progress(trainer, self._batches_of_epoch), self.curve[-1].metrics if self.curve else {})
 
 
-def _is_finite(pl_module: "pl.LightningModule") -> bool:
+def _has_finite_weights(pl_module: "pl.LightningModule") -> bool:
     sums = [p.detach().abs().max().float() for p in pl_module.parameters() if not is_lazy(p) and p.numel()]
     return not sums or bool(torch.stack([value.to(sums[0].device) for value in sums]).isfinite().all())
 

@@ -1,4 +1,4 @@
-"""What comes out of a run, and how it is written to a file."""
+"""The result of a run, and its form in a file."""
 
 import contextlib
 from collections.abc import Mapping
@@ -15,8 +15,8 @@ SCHEMA = 1
 Status = Literal["finished", "diverged", "crashed"]
 
 _PACKAGES = ("torch", "lightning", "pytorch-lightning")
-# what a file must have; one that lacks it was damaged, and its run is made again
-_FORM = {"status": str, "curve": list, "test": dict, "versions": dict}
+# keys of a file that is not damaged
+_REQUIRED = {"status": str, "curve": list, "test": dict, "versions": dict}
 
 
 @dataclass(frozen=True)
@@ -24,9 +24,9 @@ class Validation:
     """One validation of a run.
 
     Attributes:
-        epoch: Epochs that were trained before it, ``None`` within one of unknown length.
-        step: Optimizer steps that were made before it.
-        metrics: What was logged in it.
+        epoch: Number of epochs before it, ``None`` within one of unknown length.
+        step: Number of optimizer steps before it.
+        metrics: Metrics that were logged in it.
 
     """
 
@@ -40,8 +40,8 @@ class EpochHashes:
     """Hashes at the end of an epoch.
 
     Attributes:
-        batches: Of the first two batches of each epoch so far.
-        random: Of the states of all random number generators, ``None`` if it is not known.
+        batches: Hash of the first two batches of each epoch so far.
+        random: Hash of the states of all random number generators, ``None`` if unknown.
 
     """
 
@@ -51,13 +51,13 @@ class EpochHashes:
 
 @dataclass(frozen=True)
 class Seconds:
-    """How long the parts of a run took, in seconds.
+    """Durations in a run, in seconds.
 
     Attributes:
-        make: From the start to the first step: module, data, Trainer.
-        fit: The training, with its validations.
-        all: Everything.
-        step: A training step: the median of the epochs' means, ``None`` where no epoch had two batches.
+        make: Making Trainer, module and data.
+        fit: Training, with its validations.
+        all: The whole run.
+        step: A training step: the median of the epochs' means, ``None`` if no epoch had two batches.
         batch: The last batch of ``validate`` and ``test``.
 
     """
@@ -71,34 +71,34 @@ class Seconds:
 
 @dataclass
 class RunResult:
-    """What came out of a run, or of its trial.
+    """The result of a run, or of its trial.
 
     Attributes:
-        run: Which one.
-        status: ``"diverged"`` if weights became inf or NaN, ``"crashed"`` after any other error.
-        error: What went wrong.
-        is_explained: Whether the error is meant for the user, so that no log is needed to understand it.
-        started: When, in ISO format.
-        resumed: How often it was resumed from a checkpoint after an interruption.
+        run: The run.
+        status: ``"diverged"`` if a weight became inf or NaN, ``"crashed"`` after any other error.
+        error: Message of the error.
+        is_explained: Whether the message is meant for the user and needs no log.
+        started: Time of the start, in ISO format.
+        resumed: Number of times it was resumed from a checkpoint.
         ended: Why the training ended.
         stopped_early: Whether that was before ``max_epochs`` and ``max_steps``.
-        steps: Optimizer steps that were made.
-        epochs: Epochs that were trained, ``None`` if that is not known.
+        steps: Number of optimizer steps.
+        epochs: Number of epochs, ``None`` if unknown.
         curve: The validations.
         train_loss: Mean training loss of each epoch.
         test: Metrics of the test.
-        names: Names of all that was logged in validations.
+        names: Names of metrics that were logged in validations.
         weights_hash: SHA-256 of the weights and buffers before the first step.
         batches_hash: SHA-256 of the first two batches of each epoch.
         epoch_hashes: Hashes at the end of each epoch.
-        seconds: How long its parts took; ``None`` of a process that died.
+        seconds: Durations, ``None`` if the process died.
         device: Name of the accelerator, or ``"cpu"``.
         versions: Versions of this package, torch and Lightning.
         commit: Commit of this package.
         dirty: Whether its files differed from that commit.
-        unstable: What the run depends on and no other process recognizes.
-        missing: Of a trial: steps and loaders that a comparison needs and nobody has written.
-        lengths: Of a trial: batches per epoch of each split, ``None`` where it is not known.
+        unstable: Objects that the run depends on and that look different in every process.
+        missing: Steps and loaders that the module and its data lack; only of a trial.
+        lengths: Batches per epoch of each split, ``None`` if unknown; only of a trial.
 
     """
 
@@ -130,56 +130,57 @@ class RunResult:
 
     @classmethod
     def of_this_process(cls, run: Run, **values: Any) -> "RunResult":
-        """Return a result of the code that this process runs."""
+        """Return a result with the versions and the commit of this process."""
         provenance = find_provenance()
         return cls(run, versions=find_versions(), commit=provenance.commit, dirty=provenance.dirty, **values)
 
     @classmethod
     def from_json(cls, run: Run, content: Any) -> "RunResult | None":
-        """Return a run's result as it was before :meth:`to_json`, ``None`` if the content is none."""
+        """Return a run's result from the output of :meth:`to_json`, ``None`` if that is damaged."""
         if not isinstance(content, dict) or content.get("schema") != SCHEMA:
             return None
-        if not all(isinstance(content.get(name), kind) for name, kind in _FORM.items()):
+        if not all(isinstance(content.get(name), kind) for name, kind in _REQUIRED.items()):
             return None
         if not all(isinstance(metric, (int, float, type(None))) for metric in content["test"].values()):
             return None
-        names = {entry.name for entry in fields(cls)} - {"run"}
+        names = {attribute.name for attribute in fields(cls)} - {"run"}
         values = {name: value for name, value in content.items() if name in names and value is not None}
         values["curve"] = [Validation(**row) for row in values["curve"]]
-        values["epoch_hashes"] = [EpochHashes(**entry) for entry in values.get("epoch_hashes", [])]
+        values["epoch_hashes"] = [EpochHashes(**hashes) for hashes in values.get("epoch_hashes", [])]
         if "seconds" in values:
             values["seconds"] = Seconds(**values["seconds"])
         return cls(run, **values)
 
     def to_json(self) -> dict[str, Any]:
-        """Return it as JSON takes it, with what it is a result of."""
+        """Return the result for JSON, with its method, setting and seed."""
         run = {
             "schema": SCHEMA,
             "method": self.run.method.label,
-            "identity": self.run.method.identity(),
+            "identity": self.run.method.identity,
             "setting": dict(self.run.setting.values),
             "seed": self.run.seed,
         }
-        values = {entry.name: getattr(self, entry.name) for entry in fields(self) if entry.name != "run"}
+        names = [attribute.name for attribute in fields(self) if attribute.name != "run"]
+        values = {name: getattr(self, name) for name in names}
         values["curve"] = [asdict(row) for row in self.curve]
-        values["epoch_hashes"] = [asdict(entry) for entry in self.epoch_hashes]
+        values["epoch_hashes"] = [asdict(hashes) for hashes in self.epoch_hashes]
         values["seconds"] = None if self.seconds is None else asdict(self.seconds)
         content: dict[str, Any] = as_json(run | values)
         return content
 
     @property
     def provenance(self) -> Provenance:
-        """The code of this package that made it."""
+        """The code of this package that made the result."""
         return Provenance(self.versions.get("lightning-znorm"), self.commit, self.dirty)
 
-    def rows_with(self, metric: str) -> list[Validation]:
+    def find_validations(self, metric: str) -> list[Validation]:
         """Return the validations in which a metric was logged."""
         return [row for row in self.curve if metric in row.metrics]
 
 
 def find_versions() -> dict[str, str]:
-    """Return the versions of the packages that matter."""
-    versions = {"lightning-znorm": __version__}  # of the code that runs, whatever else is installed
+    """Return the versions of this package, torch and Lightning."""
+    versions = {"lightning-znorm": __version__}  # of the imported code, which may not be the installed one
     for package in _PACKAGES:
         with contextlib.suppress(PackageNotFoundError):
             versions[package] = version(package)

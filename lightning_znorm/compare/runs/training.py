@@ -1,4 +1,4 @@
-"""How far a training is, why it has ended, and how to end it early."""
+"""The progress of a training, why it ended, and how to end it early."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -9,25 +9,25 @@ from lightning_znorm._lightning import Callback, find_classes
 if TYPE_CHECKING:
     import lightning.pytorch as pl
 
-_TRIED_BATCHES = 4
+_TRIAL_BATCHES = 4
 
-Report = Callable[[float, Mapping[str, float | None]], None]
+ProgressReport = Callable[[float, Mapping[str, float | None]], None]
 
 
-def share_done(trainer: "pl.Trainer", batches_of_epoch: int) -> float:
-    """Return the share of the training that is done, 0 where its length is not known."""
+def compute_progress(trainer: "pl.Trainer", batches_of_epoch: int) -> float:
+    """Return the share of the training that is done, 0 if its length is unknown."""
     shares = [0.0]
     if trainer.max_epochs is not None and trainer.max_epochs > 0:
         batches = trainer.num_training_batches
-        part = batches_of_epoch / batches if math.isfinite(batches) and batches else 0.0
-        shares.append((trainer.current_epoch + part) / trainer.max_epochs)
+        share_of_epoch = batches_of_epoch / batches if math.isfinite(batches) and batches else 0.0
+        shares.append((trainer.current_epoch + share_of_epoch) / trainer.max_epochs)
     if trainer.max_steps > 0:
         shares.append(trainer.global_step / trainer.max_steps)
     return min(max(shares), 1.0)
 
 
-class Brake(Callback):
-    """End the trial of a training after a few batches, whatever its configuration."""
+class TrialStopper(Callback):
+    """Stop a trial after a few batches of training, regardless of its configuration."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -36,15 +36,15 @@ class Brake(Callback):
     def on_train_batch_end(
         self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Stop, also before the least number of epochs or steps."""
+        """Stop, also before ``min_epochs`` or ``min_steps``."""
         self._batches += 1
-        if self._batches >= _TRIED_BATCHES:
+        if self._batches >= _TRIAL_BATCHES:
             trainer.fit_loop.min_epochs = trainer.fit_loop.epoch_loop.min_steps = None
             trainer.should_stop = True
 
 
 def find_end(trainer: "pl.Trainer") -> tuple[str, bool]:
-    """Return why a training has ended, and whether it was before ``max_epochs`` and ``max_steps``."""
+    """Return why a training ended, and whether that was before ``max_epochs`` and ``max_steps``."""
     if 0 < trainer.max_steps <= trainer.global_step:
         return "max_steps", False
     if trainer.max_epochs is not None and 0 <= trainer.max_epochs <= trainer.current_epoch:
@@ -59,7 +59,7 @@ def find_end(trainer: "pl.Trainer") -> tuple[str, bool]:
 
 
 def count_epochs(trainer: "pl.Trainer", batches_of_epoch: int) -> float | None:
-    """Return how many epochs are done, ``None`` within one of unknown length."""
+    """Return the number of epochs so far, ``None`` within one of unknown length."""
     batches = trainer.num_training_batches
     if trainer.is_last_batch:
         return trainer.current_epoch + 1.0

@@ -1,4 +1,4 @@
-"""What a module and its data have: the steps and loaders that a comparison needs, and how long these are."""
+"""The steps and loaders of a module and its data: which are missing, and the number of batches."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -6,13 +6,8 @@ from typing import Any
 from lightning_znorm.compare.runs.recipes import Ingredients
 
 
-def find_missing_parts(ingredients: Ingredients) -> list[str]:
-    """Name the steps and loaders that a comparison needs and that nobody has written.
-
-    Returns:
-        Some of ``"val_dataloader"``, ``"validation_step"``, ``"test_dataloader"``, ``"test_step"``.
-
-    """
+def find_missing_hooks(ingredients: Ingredients) -> list[str]:
+    """Return the names of missing steps and loaders."""
     model, datamodule = ingredients.model, ingredients.datamodule
     missing = [step for step in ("validation_step", "test_step") if not _overrides(model, step)]
     for loader in ("val_dataloader", "test_dataloader"):
@@ -22,7 +17,7 @@ def find_missing_parts(ingredients: Ingredients) -> list[str]:
 
 
 def _overrides(owner: Any, name: str) -> bool:
-    """Say whether a method is not the empty one of Lightning."""
+    """Return whether an object has a method that is not Lightning's empty one."""
     method = getattr(type(owner), name, None)
     for base in type(owner).__mro__:
         if base.__module__.startswith(("lightning.pytorch.core", "pytorch_lightning.core")) and name in vars(base):
@@ -30,8 +25,8 @@ def _overrides(owner: Any, name: str) -> bool:
     return method is not None
 
 
-def measure_lengths(trainer: Any) -> dict[str, float | None]:
-    """Return the numbers of batches per epoch and split in a Trainer's loaders, whatever its limits."""
+def count_batches(trainer: Any) -> dict[str, float | None]:
+    """Return the number of batches in the loaders of each split, without the Trainer's limits."""
     loaders = {"train": trainer.train_dataloader, "validate": trainer.val_dataloaders}
     return {split: _count(loader) for split, loader in loaders.items()}
 

@@ -1,4 +1,4 @@
-"""Names and numbers as sentences and tables have them."""
+"""Names and numbers in sentences and tables."""
 
 import math
 import re
@@ -6,28 +6,28 @@ from collections.abc import Sequence
 
 
 def clean(text: str) -> str:
-    """Return a text on one line and without the quotation marks of code."""
+    """Return a text on one line and without backticks."""
     return " ".join(str(text).split()).replace("`", "'")
 
 
-def code(name: object) -> str:
+def as_code(name: object) -> str:
     """Return a name as code."""
     return f"`{clean(str(name))}`"
 
 
 def escape(text: str) -> str:
-    """Return a text on one line of which Markdown takes nothing for HTML, mathematics, code or the end of a cell."""
+    """Return a text on one line in which Markdown finds no HTML, mathematics, code or end of a cell."""
     return re.sub(r"([\\|<$`])", r"\\\1", " ".join(text.split()))
 
 
 def escape_prose(sentence: str) -> str:
-    """Escape what is not code."""
+    """Escape the parts of a sentence that are not code."""
     parts = sentence.split("`")
     return "`".join(part if number % 2 else re.sub(r"([\\|<$])", r"\\\1", part) for number, part in enumerate(parts))
 
 
 def enumerate_names(names: Sequence[str]) -> str:
-    """Join names as in a sentence.
+    """Join names in a sentence.
 
     Example::
 
@@ -39,25 +39,25 @@ def enumerate_names(names: Sequence[str]) -> str:
     return f"{', '.join(first)} and {last}" if first else last
 
 
-def count(number: int, noun: str) -> str:
-    """Write a number of things.
+def format_count(number: int, noun: str) -> str:
+    """Format a number with its noun.
 
     Example::
 
-        >>> count(1, "run"), count(2, "run")
+        >>> format_count(1, "run"), format_count(2, "run")
         ('1 run', '2 runs')
 
     """
     return f"{number} {noun}{'s' * (number != 1)}"
 
 
-def show_reason(ended: object) -> str:
-    """Write why a training ended: of early stopping the callback's name."""
+def format_reason(ended: object) -> str:
+    """Format the reason why a training ended: for early stopping, the name of the callback."""
     return re.sub(r"^early stopping \((.+)\)$", r"\1", str(ended))
 
 
 def align(values: Sequence[float], digits: int = 4) -> list[str]:
-    """Write the numbers of a column with equally many decimals, unless their sizes differ too much for that.
+    """Format the numbers of a column with the same number of decimals, unless their sizes differ too much.
 
     Example::
 
@@ -66,8 +66,8 @@ def align(values: Sequence[float], digits: int = 4) -> list[str]:
 
     """
     sizes = [abs(value) for value in values if value and math.isfinite(value)]
-    shown = ["–" if math.isnan(value) else f"{value:.{digits}g}" for value in values]
-    if not sizes or max(sizes) >= 1000 * min(sizes) or any("e" in text for text in shown):
-        return shown
-    decimals = max(len(text.partition(".")[2]) for text in shown)
-    return [text if text == "–" else f"{value:.{decimals}f}" for text, value in zip(shown, values, strict=True)]
+    texts = ["–" if math.isnan(value) else f"{value:.{digits}g}" for value in values]
+    if not sizes or max(sizes) >= 1000 * min(sizes) or any("e" in text for text in texts):
+        return texts
+    decimals = max(len(text.partition(".")[2]) for text in texts)
+    return [text if text == "–" else f"{value:.{decimals}f}" for text, value in zip(texts, values, strict=True)]

@@ -1,4 +1,4 @@
-"""Values and lists as they are written on the command line."""
+"""The syntax of values and lists on the command line."""
 
 import re
 from typing import Any
@@ -12,7 +12,7 @@ _PAIRS = {"(": ")", "[": "]", "{": "}"}
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML without what only its version 1.1 takes for a truth value, a time or a date."""
+    """YAML 1.2: version 1.1 reads words such as ``no`` as booleans, and dates and times."""
 
 
 _RESOLVED = {
@@ -30,14 +30,11 @@ for _tag, (_pattern, _first) in _RESOLVED.items():
 
 
 def split_outside_brackets(text: str, separator: str) -> list[str]:
-    """Split a text at the separators that stand in no bracket and no quotation marks.
+    """Split a text at separators outside of brackets and quotation marks, and drop empty items.
 
     Args:
-        text: What to split.
+        text: The text.
         separator: A regular expression for one character.
-
-    Returns:
-        The parts without surrounding blanks; empty ones are left out.
 
     Raises:
         ValueError: If a bracket or a quotation mark is not closed.
@@ -48,7 +45,7 @@ def split_outside_brackets(text: str, separator: str) -> list[str]:
         ['none', "znorm(min_ndim=2,exclude=['a,b'])"]
 
     """
-    parts, closing, quote = [""], [], ""
+    items, closing, quote = [""], [], ""
     for character in text:
         if quote:
             quote = "" if character == quote else quote
@@ -60,16 +57,16 @@ def split_outside_brackets(text: str, separator: str) -> list[str]:
             if not closing or closing.pop() != character:
                 raise ArgumentValueError(f"`{text}` has a {character!r} without its counterpart.")
         elif not closing and re.fullmatch(separator, character):
-            parts.append("")
+            items.append("")
             continue
-        parts[-1] += character
+        items[-1] += character
     if closing or quote:
         raise ArgumentValueError(f"`{text}` lacks a closing {(quote or closing[-1])!r}.")
-    return [part.strip() for part in parts if part.strip()]
+    return [item.strip() for item in items if item.strip()]
 
 
 def parse_value(text: str) -> Any:
-    """Read a value as YAML 1.2 does: dates, times and words such as ``no`` are text, ``1e-3`` is a number.
+    """Parse a value of YAML 1.2: dates, times and words such as ``no`` are text, ``1e-3`` is a number.
 
     Example::
 
@@ -80,24 +77,23 @@ def parse_value(text: str) -> Any:
 
     """
     try:
-        value = yaml.load(text, _Loader)
+        return yaml.load(text, _Loader)
     except yaml.YAMLError as error:
-        raise ArgumentValueError(f"`{text}` is not a value that YAML can read.") from error
-    return value
+        raise ArgumentValueError(f"`{text}` is not a value in YAML.") from error
 
 
-def show_value(value: Any) -> str:
-    """Write a value as short as it is clear, in every process alike.
+def format_value(value: Any) -> str:
+    """Format a value briefly, and the same in every process.
 
     Example::
 
-        >>> show_value(1e-3), show_value(0.30000000000000004), show_value("SGD")
+        >>> format_value(1e-3), format_value(0.30000000000000004), format_value("SGD")
         ('0.001', '0.3', 'SGD')
 
     """
     if isinstance(value, float):
         return f"{value:.6g}"
-    shown = str(getattr(value, "__qualname__", value))  # classes and functions by name
-    if "<lambda>" in shown or " at 0x" in shown:
-        shown = f"{type(value).__qualname__}-{identify(value)[:6]}"
-    return shown
+    text = str(getattr(value, "__qualname__", value))  # classes and functions by name
+    if "<lambda>" in text or " at 0x" in text:
+        text = f"{type(value).__qualname__}-{identify(value)[:6]}"
+    return text
