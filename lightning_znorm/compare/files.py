@@ -63,8 +63,8 @@ def read_json(path: Path) -> Any:
 
 
 def is_temporary(path: Path) -> bool:
-    """Return whether a file was left by a process that was killed in :func:`write_atomically`."""
-    return re.fullmatch(r"\.[\w.]+\.[0-9a-f]{32}\.tmp", path.name) is not None and path.is_file()
+    """Return whether a file was left by a process that was killed in :func:`replace_file`."""
+    return re.fullmatch(r"\.[\w.-]+\.[0-9a-f]{32}\.tmp", path.name) is not None and path.is_file()
 
 
 def replace_nonfinite(value: Any, replace: Callable[[float], Any]) -> Any:

@@ -181,7 +181,13 @@ def test_the_estimate_is_of_every_step_of_every_run(capsys):
 def test_lightnings_own_demo_modules(package, capsys):
     boring = f"{package}.demos.boring_classes"
     flags = ["--compare.monitor=validation_step.x", "--compare.test_monitor=test_step.y", "--compare.mode=min"]
-    flags += ["--compare.seeds=1", "--compare.jobs=2", "--trainer.max_epochs=1", "--trainer.accelerator=cpu"]
+    flags += [
+        f"--package={package}",
+        "--compare.seeds=1",
+        "--compare.jobs=2",
+        "--trainer.max_epochs=1",
+        "--trainer.accelerator=cpu",
+    ]
     data = f"--data={boring}.BoringDataModule"
     main(["compare", f"--model={boring}.BoringModel", *flags, "--compare.methods=clip", "--compare.out=automatic"])
     # the Trainer clips no gradients of a manual optimization

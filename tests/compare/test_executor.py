@@ -52,7 +52,7 @@ def test_another_executor_gives_the_same_table():
     frame = compare(TinyModel, TinyData, trainer=QUICK, out="processes", **ASKED)
     executor = InThisProcess()
     outcome = run(executor)
-    assert outcome.gap is None
+    assert outcome.missing_reason is None
     assert len(executor.done) == 8
     other = label_settings(question(**ASKED), outcome.findings.summary)
     timings = ["seconds", "seconds_per_step"]
@@ -84,6 +84,6 @@ def test_an_executor_whose_time_is_up():
                 yield event
 
     outcome = run(Late(), minutes=10.0)
-    assert outcome.is_cut
-    assert outcome.gap.startswith("\nTime is up: 3 of 8 runs are done.")
+    assert outcome.is_interrupted
+    assert outcome.missing_reason.startswith("\nTime is up: 3 of 8 runs are done.")
     assert len(outcome.findings.runs) == 3

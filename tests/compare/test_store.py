@@ -10,6 +10,7 @@ import pytest
 from lightning_znorm.compare.files import read_json, write_atomically, write_json
 from lightning_znorm.compare.question.methods import Method
 from lightning_znorm.compare.question.plan import Run, Setting
+from lightning_znorm.compare.runs.checkpoint import find_checkpoint
 from lightning_znorm.compare.runs.result import RunResult
 from lightning_znorm.compare.runs.store import Store, find_differences
 from lightning_znorm.errors import ComparisonError
@@ -138,6 +139,21 @@ def test_a_damaged_result_is_none(content):
         store.write_result(RESULT)
         (store.get_run_folder(RUN) / "result.json").write_text(content)
         assert store.read_result(RUN) is None
+
+
+def test_a_run_that_can_be_resumed_is_kept_without_what_was_not_finished():
+    with Store(Path("out")).open(CONFIGURATION) as store:
+        store.write_result(RESULT)
+        folder = store.get_run_folder(RUN)
+        checkpoint, log = find_checkpoint(folder), folder / "log.txt"
+        half = folder / f".{checkpoint.name}.0123456789abcdef0123456789abcdef.tmp"
+        for path in (checkpoint, log, half):
+            path.touch()
+        store.clear(RUN)
+        assert {*folder.iterdir()} == {checkpoint, log}
+        checkpoint.rename(folder / "resume-ofothers.ckpt")
+        store.clear(RUN)
+        assert not folder.exists()
 
 
 def test_something_else_in_the_place_of_a_run():

@@ -168,7 +168,8 @@ class Store:
         """Remove the files of an interrupted run, unless it resumes from a checkpoint."""
         folder = self.get_run_folder(run)
         if find_checkpoint(folder).is_file():
-            (folder / "result.json").unlink(missing_ok=True)
+            for file in (folder / "result.json", *filter(is_temporary, folder.iterdir())):
+                file.unlink(missing_ok=True)
         elif folder.is_dir() and not folder.is_symlink():
             shutil.rmtree(folder, ignore_errors=True)
         else:
