@@ -110,7 +110,7 @@ def compare(
     )
     with tempfile.TemporaryDirectory(prefix="lightning-znorm-") as temporary:
         store = Store(Path(temporary if out is None else out))
-        outcome = Comparison(question, recipe, store, executor, recipe.describe(), arguments, retry).run()
+        outcome = Comparison(question, recipe, store, executor, recipe.describe(), retry).run()
     if outcome.is_interrupted:
         raise KeyboardInterrupt
     findings = outcome.findings

@@ -96,7 +96,7 @@ def run_command(args: Sequence[str]) -> None:
         config_file = folder / "config.yaml"
         recipe = ConfiguredRecipe(config_file, trainer, package, modules)
         prepare = partial(write_configuration, config_file, configuration)
-        return Comparison(question, recipe, store, executor, contents, trainer, options.retry, options.minutes, prepare)
+        return Comparison(question, recipe, store, executor, contents, options.retry, options.minutes, prepare)
 
     if options.dry_run:
         with tempfile.TemporaryDirectory(prefix="lightning-znorm-") as temporary:

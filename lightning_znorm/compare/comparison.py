@@ -51,7 +51,6 @@ class Comparison:
         store: Where results are kept.
         executor: Performs the runs.
         configuration: Identifies the comparison that a folder belongs to.
-        trainer: Arguments of the Trainer, for the estimate of the time.
         retry: Whether to repeat runs that crashed.
         minutes: Time after which to stop, ``None`` for no limit.
         prepare: Called before the trials, and with the folder acquired if one is used.
@@ -63,7 +62,6 @@ class Comparison:
     store: Store
     executor: Executor
     configuration: Mapping[str, Any]
-    trainer: Mapping[str, Any]
     retry: bool = False
     minutes: float | None = None
     prepare: Callable[[], None] = lambda: None
@@ -194,7 +192,7 @@ class Comparison:
         )
 
     def _estimate_seconds(self, trials: Sequence[RunResult]) -> float | None:
-        return estimate_seconds(trials, self.question, self.trainer)
+        return estimate_seconds(trials, self.question, self.recipe.trainer)
 
     def _format_plan(self, missing: int, seconds: float | None) -> str:
         question, total, jobs = self.question, len(self.question.runs), self.executor.jobs

@@ -44,7 +44,7 @@ class InThisProcess:
 def run(executor, **options):
     recipe = FactoryRecipe(TinyModel, TinyData, QUICK)
     store = Store(Path("out"))
-    return Comparison(question(**ASKED), recipe, store, executor, recipe.describe(), QUICK, **options).run()
+    return Comparison(question(**ASKED), recipe, store, executor, recipe.describe(), **options).run()
 
 
 @pytest.mark.slow

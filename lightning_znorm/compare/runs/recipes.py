@@ -32,6 +32,10 @@ class Ingredients:
 class Recipe(Protocol):
     """Makes the ingredients of each run; sent to other processes by cloudpickle."""
 
+    @property
+    def trainer(self) -> Mapping[str, Any]:
+        """Return the arguments of the Trainer that all runs share."""
+
     def make(self, run: Run, folder: Path, callbacks: Sequence[Any], is_trial: bool) -> Ingredients:
         """Seed everything, and make the ingredients of a run or its trial with additional callbacks."""
 
