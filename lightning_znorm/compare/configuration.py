@@ -4,6 +4,7 @@ import re
 import tempfile
 from argparse import ArgumentError
 from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -103,17 +104,20 @@ def _check_run(parser: Any, recipe: ConfiguredRecipe, run: Run, subject: str, ke
         parser.parse_args(recipe.make_flags(run))
     except ArgumentError as error:
         keys = _list_keys(yaml.safe_load(recipe.config_file.read_text()))
-        hint = did_you_mean(key, keys) if key and not _is_key(key, keys) else ""
+        hint = _suggest_key(key, keys) if key else ""
         problem = shorten(str(error), parser)
         if hint:
             problem = problem.partition(" Did you mean")[0] + hint
         raise ArgumentValueError(f"{subject}: {problem}") from None
 
 
-def _is_key(key: str, keys: Sequence[str]) -> bool:
-    """Return whether a key exists, also in its short form: `model.lr` for `model.init_args.lr`."""
-    group, _, end = key.partition(".")
-    return key in keys or any(name.startswith(f"{group}.") and name.endswith(f".{end}") for name in keys)
+def _suggest_key(key: str, keys: Sequence[str]) -> str:
+    """Return a hint at the key whose last part is nearest, else at the nearest one; none for a key that exists."""
+    if key.replace(".init_args", "") in {known.replace(".init_args", "") for known in keys}:
+        return ""
+    by_last_part = {known.rpartition(".")[2]: known for known in reversed(keys)}
+    nearest = get_close_matches(key.rpartition(".")[2], by_last_part, n=1)
+    return f" Did you mean {by_last_part[nearest[0]]!r}?" if nearest else did_you_mean(key, keys)
 
 
 def find_modules(configuration: Any) -> list[str]:

@@ -14,6 +14,7 @@ from tests.compare.helpers import TINY, compare, figures, read_results, refusal
         (["--compare.methods=none,znorm(epz=1)"], "Method `znorm(epz=1)`"),
         (["--compare.sweep=model.init_args.lrr=1,2"], "`--compare.sweep model.init_args.lrr`"),
         (["--compare.sweep=model.init_args.lrr=1,2"], "Did you mean 'model.init_args.lr'?"),
+        (["--compare.sweep=trainer.init_args.lr=1,2"], "Did you mean 'model.init_args.lr'?"),
         (["--compare.sweep=model.init_args.lr=fast,slow"], "`--compare.sweep model.init_args.lr`"),
         (["--compare.sweep=trainer.max_epoch=1,2"], "Did you mean 'trainer.max_epochs'?"),
         (["--compare.sweep=seed_everything=1,2"], "cannot be swept: give the seeds with `--compare.seeds`"),
