@@ -31,6 +31,7 @@ __all__ = [
 
 _PACKAGES = ("lightning.pytorch", "pytorch_lightning")
 _BATCH_COUNT, _LOGGER_CONNECTOR, _DATA_FETCHER = "_batches_that_stepped", "_logger_connector", "_data_fetcher"
+_RESTARTING = "_restarting"
 _TOP_LEVEL_PACKAGES = ("lightning", "lightning_fabric", "pytorch_lightning")
 _OPTIMIZER_WRAPPERS = {
     "lightning.fabric.wrappers._FabricOptimizer",
@@ -98,7 +99,9 @@ def restart_epoch(trainer: "pl.Trainer") -> None:
     The data loaders draw again from the random number generators. In a version of Lightning without this attribute
     they keep the order that they have drawn already.
     """
-    trainer.fit_loop.restarting = False
+    # its public name keeps loops that count steps restarting
+    setattr(trainer.fit_loop, _RESTARTING, False)
+    trainer.fit_loop.epoch_loop.restarting = False
     fetcher = getattr(trainer.fit_loop, _DATA_FETCHER, None)
     if fetcher is not None:
         iter(fetcher)

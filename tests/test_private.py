@@ -21,6 +21,7 @@ from tests.helpers import PACKAGES, make_module, make_trainer, recording_logger,
 OF_LIGHTNING = {
     "_batches_that_stepped",
     "_data_fetcher",
+    "_restarting",
     "_logger_connector",
     "_model_averaging_period",
     "_modules",

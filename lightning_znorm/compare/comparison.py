@@ -17,6 +17,7 @@ from lightning_znorm.compare.question.plan import Run
 from lightning_znorm.compare.question.question import Question
 from lightning_znorm.compare.report.findings import Findings, make_findings
 from lightning_znorm.compare.report.pages import write_report
+from lightning_znorm.compare.runs.checkpoint import find_checkpoint
 from lightning_znorm.compare.runs.perform import Task, find_identities
 from lightning_znorm.compare.runs.recipes import ConfiguredRecipe, Recipe
 from lightning_znorm.compare.runs.result import RunResult
@@ -122,8 +123,6 @@ class Comparison:
         self._warn_unstable(*trials)
         seconds = self._estimate_seconds(trials)
         print(self._format_plan(len(missing), seconds), file=sys.stderr, flush=True)
-        for run in missing:
-            self.store.clear(run)
         remaining = None if seconds is None else seconds * len(missing) / total
         monitor, jobs = self.question.monitor, self.executor.jobs
         display = Display("runs", total, total - len(missing), monitor, jobs, remaining)
@@ -145,7 +144,10 @@ class Comparison:
         for run in missing:
             if not self.deadline.allows(max(self._durations, default=estimate)):
                 return
-            yield Task(run, self.recipe, self.store.get_run_folder(run), identities=find_identities(run))
+            self.store.clear(run)
+            folder = self.store.get_run_folder(run)
+            identities = find_identities(run)
+            yield Task(run, self.recipe, folder, checkpoint=find_checkpoint(folder), identities=identities)
 
     def _keep_result(self, result: RunResult) -> None:
         """Write the result of a run whose process could not."""

@@ -26,8 +26,6 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     try:
         with replace_file(path) as temporary, temporary.open("wb") as file:
             file.write(content.encode() if isinstance(content, str) else content)
-            file.flush()
-            os.fsync(file.fileno())
     except OSError as error:
         raise FileError(
             error.errno,
@@ -43,6 +41,8 @@ def replace_file(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
         yield temporary
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
         os.replace(temporary, path)
     finally:
         with suppress(OSError):

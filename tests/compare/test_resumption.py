@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_znorm import ZNorm
 from lightning_znorm.compare.runs import checkpoint as checkpoints
-from lightning_znorm.compare.runs.checkpoint import RunCheckpoint, find_checkpoint
+from lightning_znorm.compare.runs.checkpoint import RunCheckpoint, find_checkpoint, prepare_resumption
 from lightning_znorm.compare.runs.recorder import Recorder
 from tests import warm
 from tests.compare.helpers import FLAGS, ROOT, figures, read_results
@@ -58,7 +58,7 @@ def make_model(package, scheduler=None, stops=None):
     return Model()
 
 
-def train(package, *, resumes=False, scheduler=None, stops=None, workers=0, **arguments):
+def train(package, *, resumes=False, scheduler=None, stops=None, workers=0, stops_early=True, **arguments):
     """Train, perhaps until the interruption, and return the module, its Trainer and its recorder."""
     pl = import_module(package)
     pl.seed_everything(3)
@@ -66,15 +66,14 @@ def train(package, *, resumes=False, scheduler=None, stops=None, workers=0, **ar
     data = TensorDataset(torch.randn(20, 4, generator=generator), torch.randn(20, 1, generator=generator))
     loader = DataLoader(data, batch_size=4, shuffle=True, num_workers=workers)
     recorder, model = Recorder(), make_model(package, scheduler, stops)
-    stopping = import_module(f"{package}.callbacks").EarlyStopping("val_loss", patience=3)
+    stopping = [import_module(f"{package}.callbacks").EarlyStopping("val_loss", patience=9)] * stops_early
     trainer = pl.Trainer(
-        max_epochs=EPOCHS,
         accelerator="cpu",
         logger=False,
         enable_progress_bar=False,
         enable_model_summary=False,
-        callbacks=[ZNorm(start_step=3), stopping, recorder, RunCheckpoint(PATH)],
-        **{"enable_checkpointing": False, **arguments},
+        callbacks=[ZNorm(start_step=3), *stopping, recorder, RunCheckpoint(PATH)],
+        **{"enable_checkpointing": False, "max_epochs": EPOCHS, **arguments},
     )
     path = {"ckpt_path": PATH, "weights_only": False} if resumes else {}
     try:
@@ -99,9 +98,12 @@ def _each_epoch(monkeypatch):
         {"scheduler": lambda optimizer: torch.optim.lr_scheduler.StepLR(optimizer, 1, 0.5)},
         {"scheduler": lambda optimizer: torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, patience=0, threshold=9)},
         {"val_check_interval": 0.4, "accumulate_grad_batches": 3},
+        {"max_steps": 23},
+        {"max_epochs": -1, "max_steps": 23, "limit_val_batches": 0, "stops_early": False},
+        {"max_epochs": -1, "max_steps": 23, "val_check_interval": 7, "check_val_every_n_epoch": None},
         pytest.param({"workers": 1}, marks=pytest.mark.slow),
     ],
-    ids=["plain", "step", "plateau", "validations", "workers"],
+    ids=["plain", "step", "plateau", "validations", "steps", "steps alone", "steps across epochs", "workers"],
 )
 def test_as_if_nothing_had_happened(package, options):
     model, trainer, recorder = train(package, **options)
@@ -113,11 +115,28 @@ def test_as_if_nothing_had_happened(package, options):
         assert torch.equal(value, resumed_model.state_dict()[name]), name
     for name in ("curve", "losses", "steps", "epochs", "weights_hash", "batches_hash", "epoch_hashes"):
         assert getattr(resumed, name) == getattr(recorder, name), name
-    assert len(resumed.epoch_hashes) == EPOCHS
+    assert len(resumed.epoch_hashes) in (EPOCHS, EPOCHS - 1)
+    assert resumed_trainer.global_step == trainer.global_step
     rates = [each.optimizers[0].param_groups[0]["lr"] for each in (trainer, resumed_trainer)]
     assert rates[0] == rates[1]
     assert (recorder.resumed, resumed.resumed) == (0, 1)
     assert resumed.seconds_before > 0
+
+
+def test_a_damaged_checkpoint_is_removed_and_logged_metrics_are_kept(tmp_path):
+    checkpoint, metrics = tmp_path / "resume-1.ckpt", tmp_path / "metrics.csv"
+    assert not prepare_resumption(checkpoint)
+    checkpoint.write_bytes(b"garbage")
+    metrics.write_text("first")
+    with pytest.warns(UserWarning, match="The checkpoint is damaged, so that the run starts again"):
+        assert not prepare_resumption(checkpoint)
+    assert not checkpoint.exists()
+    for number, content in enumerate(["first", "second"], start=1):
+        metrics.write_text(content)
+        torch.save({}, checkpoint)
+        assert prepare_resumption(checkpoint)
+        assert (tmp_path / f"metrics-{number}.csv").read_text() == content
+    assert not metrics.exists()
 
 
 def test_short_trainings_are_not_saved(monkeypatch):

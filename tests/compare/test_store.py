@@ -13,7 +13,7 @@ from lightning_znorm.compare.question.plan import Run, Setting
 from lightning_znorm.compare.runs.checkpoint import find_checkpoint
 from lightning_znorm.compare.runs.result import RunResult
 from lightning_znorm.compare.runs.store import Store, find_differences
-from lightning_znorm.errors import ComparisonError
+from lightning_znorm.errors import ComparisonError, FileError
 from tests.compare.helpers import result
 
 CONFIGURATION = {
@@ -131,6 +131,16 @@ def test_what_a_killed_process_has_left_is_no_obstacle():
         '{"schema": 1}',
         json.dumps({**CONTENT, "test": {"test_acc": "high"}}),
         json.dumps({**CONTENT, "curve": None}),
+        json.dumps({**CONTENT, "curve": [{"epoch": 1, "step": 1}]}),
+        json.dumps({**CONTENT, "curve": [{"epoch": 1, "step": 1, "metrics": {"val_acc": "high"}}]}),
+        json.dumps({**CONTENT, "curve": [{"epoch": 1, "step": 1, "metrics": None}]}),
+        json.dumps({**CONTENT, "seconds": {"total": 1.0}}),
+        json.dumps({**CONTENT, "seconds": 2.0}),
+        json.dumps({**CONTENT, "epoch_hashes": ["a"]}),
+        json.dumps({**CONTENT, "train_loss": "ab"}),
+        json.dumps({**CONTENT, "steps": "7"}),
+        json.dumps({**CONTENT, "weights_hash": 7}),
+        json.dumps({**CONTENT, "status": "odd"}),
         "[]",
     ],
 )
@@ -234,6 +244,21 @@ def test_a_wrong_question_leaves_nothing_behind():
     with pytest.raises(ValueError, match="a wrong monitor"):
         ask("full")
     assert Store(Path("full")).read_result(RUN) == RESULT
+
+
+def test_a_full_disk_costs_no_checkpoint():
+    def fail():
+        with Store(Path("out")).open(CONFIGURATION) as store:
+            folder = store.get_run_folder(RUN)
+            folder.mkdir(parents=True, exist_ok=True)
+            find_checkpoint(folder).touch()
+            raise FileError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space left"):
+        fail()
+    assert find_checkpoint(Store(Path("out")).get_run_folder(RUN)).exists()
+    with pytest.raises(ValueError, match="max_epochs is 3, was 2"):
+        Store(Path("out")).check({**CONFIGURATION, "trainer": {"max_epochs": 3}})
 
 
 def test_a_relative_folder_stays_where_it_was():

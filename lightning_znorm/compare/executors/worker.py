@@ -15,7 +15,7 @@ import torch
 
 from lightning_znorm.compare.files import write_json
 from lightning_znorm.compare.identity.values import GENERATOR_FINDERS
-from lightning_znorm.compare.runs.checkpoint import find_checkpoint
+from lightning_znorm.compare.runs.checkpoint import find_checkpoints
 from lightning_znorm.compare.runs.perform import Task, perform
 
 
@@ -45,7 +45,8 @@ def run_task(payload: bytes, sender: Any) -> None:
         with contextlib.suppress(OSError):  # the parent tries again, and reports the error
             write_json(folder / "result.json", result)
             if result["status"] != "crashed":
-                find_checkpoint(folder).unlink(missing_ok=True)
+                for checkpoint in find_checkpoints(folder):
+                    checkpoint.unlink(missing_ok=True)
     sys.stdout.flush()
     sender.send(("done", result))
 

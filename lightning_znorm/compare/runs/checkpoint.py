@@ -74,6 +74,27 @@ def find_checkpoint(folder: Path) -> Path:
     return folder / f"resume-{fingerprint([find_versions(), find_provenance().commit])[:8]}.ckpt"
 
 
+def find_checkpoints(folder: Path) -> list[Path]:
+    """Return the existing checkpoints of a run, by whatever versions."""
+    return [*folder.glob("resume-*.ckpt")]
+
+
+def prepare_resumption(checkpoint: Path) -> bool:
+    """Return whether a run can resume; a damaged checkpoint is removed, and logged metrics are kept from the logger."""
+    if not checkpoint.is_file():
+        return False
+    try:
+        torch.load(checkpoint, map_location="cpu", weights_only=False)
+    except Exception as error:
+        warnings.warn(f"The checkpoint is damaged, so that the run starts again: {error}", stacklevel=2)
+        checkpoint.unlink()
+        return False
+    metrics = checkpoint.with_name("metrics.csv")
+    if metrics.is_file():  # CSVLogger would delete it
+        metrics.rename(metrics.with_name(f"metrics-{len([*metrics.parent.glob('metrics*.csv')])}.csv"))
+    return True
+
+
 def get_random_states() -> dict[str, Any]:
     """Return the states of the generators of Python, NumPy and PyTorch."""
     states = {"python": random.getstate(), "numpy": np.random.get_state(), "torch": torch.get_rng_state()}

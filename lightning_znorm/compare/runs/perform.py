@@ -14,7 +14,7 @@ import torch
 from lightning_znorm._lightning import find_classes
 from lightning_znorm.compare.identity.values import differing_keys
 from lightning_znorm.compare.question.plan import Run, fingerprint
-from lightning_znorm.compare.runs.checkpoint import RunCheckpoint, find_checkpoint
+from lightning_znorm.compare.runs.checkpoint import RunCheckpoint, prepare_resumption
 from lightning_znorm.compare.runs.loaders import count_batches, find_missing_hooks
 from lightning_znorm.compare.runs.recipes import Ingredients, Recipe
 from lightning_znorm.compare.runs.recorder import DivergedError, Recorder
@@ -32,6 +32,7 @@ class Task:
         recipe: How its ingredients are made.
         folder: Folder for its log and its result.
         is_trial: Whether it is only tried on a few batches.
+        checkpoint: File from which an interrupted run resumes, ``None`` for a trial.
         identities: What the run depends on, as the parent process sees it: :func:`find_identities`, in a trial with the
             recipe's description.
 
@@ -41,6 +42,7 @@ class Task:
     recipe: Recipe
     folder: Path
     is_trial: bool = False
+    checkpoint: Path | None = None
     identities: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -54,13 +56,15 @@ def perform(task: Task, report: ProgressReport | None = None) -> RunResult:
     """
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     recorder = Recorder(report, lambda folder: locate_checkpoints(folder, task))
-    path = find_checkpoint(task.folder)
-    callbacks = [TrialStopper(), recorder] if task.is_trial else [recorder, RunCheckpoint(path)]
+    path = task.checkpoint
+    callbacks: list[Any] = [TrialStopper(), recorder] if task.is_trial else [recorder]
+    callbacks += [RunCheckpoint(path)] if path else []
     began = time.perf_counter()
     result = RunResult.of_this_process(task.run, started=datetime.now(UTC).isoformat(timespec="seconds"))
     description = task.recipe.describe() if task.is_trial else {}
     result.unstable = differing_keys(task.identities, find_identities(task.run) | description)
     made = fitted = None
+    is_resumed = path is not None and prepare_resumption(path)
     try:
         ingredients = task.recipe.make(task.run, task.folder, callbacks, task.is_trial)
         trainer, model, datamodule = ingredients.trainer, ingredients.model, ingredients.datamodule
@@ -69,7 +73,7 @@ def perform(task: Task, report: ProgressReport | None = None) -> RunResult:
             result.missing = find_missing_hooks(ingredients)
         made = time.perf_counter()
         # safe to load, as this package has saved it
-        checkpoint = {"ckpt_path": path, "weights_only": False} if path.exists() and not task.is_trial else {}
+        checkpoint = {"ckpt_path": path, "weights_only": False} if is_resumed else {}
         trainer.fit(model, datamodule=datamodule, **checkpoint)
         fitted = time.perf_counter()
         if trainer.interrupted:
@@ -86,6 +90,8 @@ def perform(task: Task, report: ProgressReport | None = None) -> RunResult:
         result.status, result.error = "diverged", str(error)
     except BaseException as error:
         traceback.print_exc()
+        if path is not None and is_resumed:  # it may be the checkpoint that crashes
+            path.unlink(missing_ok=True)
         message = user_message(error)
         result.status = "crashed"
         result.error = message or traceback.format_exception_only(error)[-1].strip()

@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from lightning_znorm import __version__
 from lightning_znorm.compare.files import as_json
@@ -16,7 +16,7 @@ Status = Literal["finished", "diverged", "crashed"]
 
 _PACKAGES = ("torch", "lightning", "pytorch-lightning")
 # keys of a file that is not damaged
-_REQUIRED = {"status": str, "curve": list, "test": dict, "versions": dict}
+_REQUIRED = {"status", "curve", "test", "versions"}
 
 
 @dataclass(frozen=True)
@@ -137,19 +137,24 @@ class RunResult:
     @classmethod
     def from_json(cls, run: Run, content: Any) -> "RunResult | None":
         """Return a run's result from the output of :meth:`to_json`, ``None`` if that is damaged."""
-        if not isinstance(content, dict) or content.get("schema") != SCHEMA:
-            return None
-        if not all(isinstance(content.get(name), kind) for name, kind in _REQUIRED.items()):
-            return None
-        if not all(isinstance(metric, (int, float, type(None))) for metric in content["test"].values()):
+        if not isinstance(content, dict) or content.get("schema") != SCHEMA or not {*content} >= _REQUIRED:
             return None
         names = {attribute.name for attribute in fields(cls)} - {"run"}
         values = {name: value for name, value in content.items() if name in names and value is not None}
-        values["curve"] = [Validation(**row) for row in values["curve"]]
-        values["epoch_hashes"] = [EpochHashes(**hashes) for hashes in values.get("epoch_hashes", [])]
-        if "seconds" in values:
-            values["seconds"] = Seconds(**values["seconds"])
-        return cls(run, **values)
+        try:
+            values["curve"] = [Validation(**row) for row in content["curve"]]
+            values["epoch_hashes"] = [EpochHashes(**hashes) for hashes in values.get("epoch_hashes", [])]
+            if "seconds" in values:
+                values["seconds"] = Seconds(**values["seconds"])
+            metrics = [content["test"], *(row.metrics for row in values["curve"])]
+            numbers = [number for group in metrics for number in group.values()]
+            numbers += [values.get("steps"), values.get("epochs"), *values.get("train_loss", [])]
+        except (AttributeError, TypeError):
+            return None
+        texts = [values.get(name, "") for name in ("weights_hash", "batches_hash", "error")]
+        is_sound = all(isinstance(number, (int, float, type(None))) for number in numbers)
+        is_sound &= all(isinstance(text, str) for text in texts) and content["status"] in get_args(Status)
+        return cls(run, **values) if is_sound and isinstance(content["versions"], dict) else None
 
     def to_json(self) -> dict[str, Any]:
         """Return the result for JSON, with its method, setting and seed."""

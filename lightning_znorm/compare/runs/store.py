@@ -9,12 +9,13 @@ from typing import Any
 
 from lightning_znorm.compare.files import is_temporary, read_json, replace_nonfinite, write_json
 from lightning_znorm.compare.question.plan import Run
-from lightning_znorm.compare.runs.checkpoint import find_checkpoint
+from lightning_znorm.compare.runs.checkpoint import find_checkpoint, find_checkpoints
 from lightning_znorm.compare.runs.lease import LOCK, Lease
 from lightning_znorm.compare.runs.result import SCHEMA, RunResult
 from lightning_znorm.errors import ArgumentValueError, ZNormError, join_names
 
 _MANIFEST = "comparison.json"
+_OLD_LOCK = ".lock"  # of earlier versions
 
 
 class Store:
@@ -62,7 +63,7 @@ class Store:
         try:
             yield
         except ZNormError:
-            if self.lease.is_held and not self._has_results():
+            if self.lease.is_held and not self._has_work():
                 self._remove_trial()
                 for name in (_MANIFEST, "config.yaml", LOCK):
                     (self.folder / name).unlink(missing_ok=True)
@@ -86,10 +87,12 @@ class Store:
         write_json(self.folder / _MANIFEST, manifest)
 
     def _read_unstable(self) -> list[str]:
-        return list(read_json(self.folder / _MANIFEST).get("unstable", [])) if self._has_results() else []
+        return list(read_json(self.folder / _MANIFEST).get("unstable", [])) if self._has_work() else []
 
-    def _has_results(self) -> bool:
-        return any(self.folder.glob("runs/*/result.json"))
+    def _has_work(self) -> bool:
+        """Return whether there are results or checkpoints."""
+        runs = self.folder.glob("runs/*")
+        return any((run / "result.json").exists() or find_checkpoints(run) for run in runs)
 
     def check(self, configuration: Mapping[str, Any]) -> bool:
         """Raise ``ValueError`` if the folder cannot be used; return whether it has a configuration to be replaced.
@@ -120,7 +123,7 @@ class Store:
         # through JSON, like the stored one
         current = json.loads(json.dumps(_encode_nonfinite(configuration), default=repr))
         differences = find_differences(manifest["configuration"], current)
-        if not self._has_results():
+        if not self._has_work():
             return bool(differences)
         if differences:
             readable = [entry for entry in differences if not entry[0].endswith(".digest")] or differences
