@@ -35,6 +35,11 @@ def test_the_page_has_every_room_and_arrow_and_none_leads_upwards(imports, floor
     assert house.find_arrows(imports) == arrows
 
 
+def plant(module, line):
+    """The imports of the package if a module had a line more."""
+    return house.find_imports({**MODULES, module: f"{MODULES[module]}\n{line}\n"})
+
+
 @pytest.mark.parametrize(
     ("module", "line"),
     [
@@ -50,8 +55,7 @@ def test_the_page_has_every_room_and_arrow_and_none_leads_upwards(imports, floor
     ],
 )
 def test_a_planted_import_is_found(module, line):
-    planted = house.find_imports({**MODULES, module: f"{MODULES[module]}\n{line}\n"})
-    assert len(house.upward(planted, FLOORS | {"__init__": 9})) == 1
+    assert len(house.upward(plant(module, line), FLOORS | {"__init__": 9})) == 1
 
 
 @pytest.mark.parametrize(
@@ -65,8 +69,7 @@ def test_a_planted_import_is_found(module, line):
     ],
 )
 def test_a_planted_import_inside_compare_is_found(module, line):
-    planted = house.find_imports({**MODULES, module: f"{MODULES[module]}\n{line}\n"})
-    assert len(house.upward(house.within(planted, "compare"), COMPARE[1])) == 1
+    assert len(house.upward(house.within(plant(module, line), "compare"), COMPARE[1])) == 1
 
 
 def test_no_circle():

@@ -10,12 +10,11 @@ from lightning_znorm._lightning import rank_zero_warn
 from lightning_znorm.compare.executors.base import Executor
 from lightning_znorm.compare.executors.deadline import Deadline
 from lightning_znorm.compare.files import read_json, read_log, write_json
-from lightning_znorm.compare.identity.provenance import find_provenance
 from lightning_znorm.compare.question.plan import Run, fingerprint
 from lightning_znorm.compare.question.question import Question
 from lightning_znorm.compare.runs.perform import Task, find_identities
 from lightning_znorm.compare.runs.recipes import Recipe
-from lightning_znorm.compare.runs.result import RunResult, Seconds, find_versions
+from lightning_znorm.compare.runs.result import RunResult, Seconds, identify_package
 from lightning_znorm.compare.runs.store import Store
 from lightning_znorm.errors import ComparisonError, did_you_mean, join_names
 
@@ -53,8 +52,8 @@ def try_methods(
     path = store.trial_file if store else None
     content = read_json(path) if path and path.exists() else None
     content = content if isinstance(content, dict) else {}
-    package = [find_versions(), find_provenance().commit]
-    keys = {run.method.label: fingerprint([run.method.identity, *package]) for run in runs}
+    package = identify_package()
+    keys = {run.method.label: fingerprint([run.method.identity, package]) for run in runs}
     trials = {run.method.label: RunResult.from_json(run, content.get(keys[run.method.label])) for run in runs}
     untried = [run for run in runs if trials[run.method.label] is None]
     with tempfile.TemporaryDirectory(prefix="lightning-znorm-") as folder:

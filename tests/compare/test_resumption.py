@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_znorm import ZNorm
 from lightning_znorm.compare.runs import checkpoint as checkpoints
+from lightning_znorm.compare.runs import result as results
 from lightning_znorm.compare.runs.checkpoint import RunCheckpoint, find_checkpoint, prepare_resumption
 from lightning_znorm.compare.runs.recorder import Recorder
 from tests import warm
@@ -189,6 +190,6 @@ def test_a_command_that_was_interrupted_goes_on_in_the_middle_of_its_runs(how):
 
 def test_the_checkpoint_of_other_code_is_not_taken(monkeypatch, tmp_path):
     here = find_checkpoint(tmp_path)
-    monkeypatch.setattr(checkpoints, "find_versions", lambda: {"torch": "1.0"})
+    monkeypatch.setattr(results, "find_versions", lambda: {"torch": "1.0"})
     assert find_checkpoint(tmp_path).parent == here.parent
     assert find_checkpoint(tmp_path) != here

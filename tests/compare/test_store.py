@@ -113,6 +113,7 @@ def test_two_at_a_time():
 
 def test_what_a_killed_process_has_left_is_no_obstacle():
     Path("out").mkdir()
+    Path("out/.lock").touch()
     Path("out/.comparison.json.0123456789abcdef0123456789abcdef.tmp").write_text("{")
     with Store(Path("out")).open(CONFIGURATION) as store:
         folder = store.get_run_folder(RUN)

@@ -11,9 +11,8 @@ import torch
 
 from lightning_znorm._lightning import Callback, restart_epoch
 from lightning_znorm.compare.files import replace_file
-from lightning_znorm.compare.identity.provenance import find_provenance
 from lightning_znorm.compare.question.plan import fingerprint
-from lightning_znorm.compare.runs.result import find_versions
+from lightning_znorm.compare.runs.result import identify_package
 
 if TYPE_CHECKING:
     import lightning.pytorch as pl
@@ -71,7 +70,7 @@ class RunCheckpoint(Callback):
 
 def find_checkpoint(folder: Path) -> Path:
     """Return the path of a run's checkpoint by the current versions and commit; that of others has another name."""
-    return folder / f"resume-{fingerprint([find_versions(), find_provenance().commit])[:8]}.ckpt"
+    return folder / f"resume-{fingerprint(identify_package())[:8]}.ckpt"
 
 
 def find_checkpoints(folder: Path) -> list[Path]:
@@ -84,7 +83,7 @@ def prepare_resumption(checkpoint: Path) -> bool:
     if not checkpoint.is_file():
         return False
     try:
-        torch.load(checkpoint, map_location="cpu", weights_only=False)
+        torch.load(checkpoint, map_location="cpu", weights_only=False, mmap=True)  # reads no tensor yet
     except Exception as error:
         warnings.warn(f"The checkpoint is damaged, so that the run starts again: {error}", stacklevel=2)
         checkpoint.unlink()

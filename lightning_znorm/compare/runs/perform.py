@@ -56,16 +56,17 @@ def perform(task: Task, report: ProgressReport | None = None) -> RunResult:
     """
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     recorder = Recorder(report, lambda folder: locate_checkpoints(folder, task))
-    path = task.checkpoint
     callbacks: list[Any] = [TrialStopper(), recorder] if task.is_trial else [recorder]
-    callbacks += [RunCheckpoint(path)] if path else []
+    callbacks += [RunCheckpoint(task.checkpoint)] if task.checkpoint else []
     began = time.perf_counter()
     result = RunResult.of_this_process(task.run, started=datetime.now(UTC).isoformat(timespec="seconds"))
     description = task.recipe.describe() if task.is_trial else {}
     result.unstable = differing_keys(task.identities, find_identities(task.run) | description)
     made = fitted = None
-    is_resumed = path is not None and prepare_resumption(path)
+    resumed_from: Path | None = None
     try:
+        if task.checkpoint and prepare_resumption(task.checkpoint):
+            resumed_from = task.checkpoint
         ingredients = task.recipe.make(task.run, task.folder, callbacks, task.is_trial)
         trainer, model, datamodule = ingredients.trainer, ingredients.model, ingredients.datamodule
         recorder.configured_callbacks = list(trainer.callbacks)
@@ -73,7 +74,7 @@ def perform(task: Task, report: ProgressReport | None = None) -> RunResult:
             result.missing = find_missing_hooks(ingredients)
         made = time.perf_counter()
         # safe to load, as this package has saved it
-        checkpoint = {"ckpt_path": path, "weights_only": False} if is_resumed else {}
+        checkpoint = {"ckpt_path": resumed_from, "weights_only": False} if resumed_from else {}
         trainer.fit(model, datamodule=datamodule, **checkpoint)
         fitted = time.perf_counter()
         if trainer.interrupted:
@@ -90,8 +91,8 @@ def perform(task: Task, report: ProgressReport | None = None) -> RunResult:
         result.status, result.error = "diverged", str(error)
     except BaseException as error:
         traceback.print_exc()
-        if path is not None and is_resumed:  # it may be the checkpoint that crashes
-            path.unlink(missing_ok=True)
+        if resumed_from:  # it may be the checkpoint that crashes
+            resumed_from.unlink(missing_ok=True)
         message = user_message(error)
         result.status = "crashed"
         result.error = message or traceback.format_exception_only(error)[-1].strip()

@@ -183,6 +183,11 @@ class RunResult:
         return [row for row in self.curve if metric in row.metrics]
 
 
+def identify_package() -> tuple[dict[str, str], str | None]:
+    """Return the versions and the commit that must be the same for unfinished work to be used again."""
+    return find_versions(), find_provenance().commit
+
+
 def find_versions() -> dict[str, str]:
     """Return the versions of this package, torch and Lightning."""
     versions = {"lightning-znorm": __version__}  # of the imported code, which may not be the installed one

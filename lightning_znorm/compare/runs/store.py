@@ -106,7 +106,7 @@ class Store:
         if not self.folder.is_dir():
             raise ArgumentValueError(f"Argument `out`: `{self.folder}` is not a folder. {remedy}.")
         if not path.exists():
-            others = [other.name for other in self.folder.iterdir() if other.name != LOCK and not is_temporary(other)]
+            others = [other.name for other in self.folder.iterdir() if not _is_leftover(other)]
             if others:
                 raise ArgumentValueError(
                     f"Argument `out`: the folder `{self.folder}` is not empty and is not the folder of a comparison (it"
@@ -177,6 +177,11 @@ class Store:
             shutil.rmtree(folder, ignore_errors=True)
         else:
             folder.unlink(missing_ok=True)
+
+
+def _is_leftover(path: Path) -> bool:
+    """Return whether a file only shows that a comparison was at work."""
+    return path.name in (LOCK, _OLD_LOCK) or is_temporary(path)
 
 
 def find_differences(old: Any, new: Any, key: str = "") -> list[tuple[str, Any, Any]]:
