@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lightning_znorm.backends import choose_centralize_, choose_clipping, choose_stepwise, choose_znorm_, clipping
+from lightning_znorm.backends import clipping
+from lightning_znorm.backends.choice import choose
 from lightning_znorm.backends.gradients import are_plain, group_by_device, require_transformable
 from lightning_znorm.errors import ArgumentTypeError, ArgumentValueError, describe, require_positive
 
@@ -201,14 +202,12 @@ def znorm_gradients_(
     gradients: Sequence[Tensor], eps: float, grad_scale: Tensor | None = None, center: bool = True
 ) -> GradientStats:
     """Normalize as :func:`znorm_`, without its checks, gradients of which none occurs twice."""
-    return _edit_by_device(
-        gradients, lambda members: choose_znorm_(members[0].device)(members, eps, grad_scale, center)
-    )
+    return _edit_by_device(gradients, lambda members: choose(members).znorm_(members, eps, grad_scale, center))
 
 
 def centralize_gradients_(gradients: Sequence[Tensor], grad_scale: Tensor | None = None) -> GradientStats:
     """Centralize as :func:`centralize_`, without its checks, gradients of which none occurs twice."""
-    return _edit_by_device(gradients, lambda members: choose_centralize_(members[0].device)(members, grad_scale))
+    return _edit_by_device(gradients, lambda members: choose(members).centralize_(members, grad_scale))
 
 
 def clip_gradients_(
@@ -224,15 +223,15 @@ def clip_gradients_(
     need two more passes over the gradients.
     """
     groups = group_by_device(gradients)
-    norms = [choose_clipping(device).norm(members, norm_type) for device, (_, members) in groups.items()]
+    norms = [choose(members).norm(members, norm_type) for _, members in groups.values()]
     norm = clipping.combine(norms, norm_type)
     scale = 1.0 if grad_scale is None else grad_scale.to(norm).reshape(())
     factor = clipping.bound(norm, max_norm, scale)
     stats = {}
     for device, (index, members) in groups.items():
         if with_stats:
-            stats[device] = DeviceStats(index, *choose_stepwise(device).measure(members).statistics(scale))
-        choose_clipping(device).scale_(members, factor.to(device))
+            stats[device] = DeviceStats(index, *choose(members).measure(members).statistics(scale))
+        choose(members).scale_(members, factor.to(device))
     return GradientStats(stats)
 
 

@@ -3,8 +3,7 @@
 import pytest
 import torch
 
-from lightning_znorm import backends
-from lightning_znorm.backends import cpu, cpu_centralize, generic, reference, triton
+from lightning_znorm.backends import reference, triton
 
 CPU = torch.device("cpu")
 
@@ -47,14 +46,3 @@ def test_any_number_of_programs_does_it(programs, monkeypatch):
     reference.znorm_(expected, 1e-10)
     triton.znorm_(gradients, 1e-10)
     torch.testing.assert_close(gradients, expected)
-
-
-@pytest.mark.parametrize("device", ["cuda", "cuda:1", "mps", "xpu"])
-def test_no_accelerator_runs_an_unproven_kernel(device):
-    assert backends.choose_znorm_(torch.device(device)) is generic.znorm_
-    assert backends.choose_centralize_(torch.device(device)) is generic.centralize_
-
-
-def test_a_cpu_has_backends_of_its_own():
-    assert backends.choose_znorm_(CPU) is cpu.znorm_
-    assert backends.choose_centralize_(CPU) is cpu_centralize.centralize_

@@ -1,5 +1,6 @@
 """`GradientClipping` against a norm in 80-bit arithmetic, and against the Trainer's own clipping."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -7,7 +8,8 @@ import pytest
 import torch
 
 from lightning_znorm import GradientClipping, ZNorm, attach
-from lightning_znorm.backends import clipping, generic
+from lightning_znorm.backends import generic
+from lightning_znorm.backends.choice import CPU, GENERIC
 from tests.helpers import PACKAGES, make_module, make_trainer, parameter, relative_error, small_network
 
 SHAPES = [(3, 4), (1,), (5000,), (2, 3, 2, 2), (200, 60)]
@@ -28,8 +30,7 @@ def clip_by_numpy(gradients, max_norm, norm_type=2.0):
 @pytest.fixture(params=["cpu", "generic", "without float64"])
 def backend(request, monkeypatch):
     if request.param != "cpu":
-        monkeypatch.setattr("lightning_znorm.functional.choose_stepwise", lambda device: generic)
-        monkeypatch.setattr("lightning_znorm.functional.choose_clipping", lambda device: clipping)
+        monkeypatch.setattr("lightning_znorm.functional.choose", lambda gradients: GENERIC)
     if request.param == "without float64":
         monkeypatch.setattr(generic, "widest_dtype", lambda device: torch.float32)
     return request.param
@@ -89,7 +90,7 @@ def test_what_is_not_finite_is_neither_spread_nor_hidden(backend, bad, norm_type
 
 
 def test_statistics_are_measured_only_to_be_logged(monkeypatch):
-    monkeypatch.delattr("lightning_znorm.functional.choose_stepwise")
+    monkeypatch.setattr("lightning_znorm.functional.choose", lambda gradients: dataclasses.replace(CPU, measure=None))
     weight = parameter(torch.full((5,), 3.0))
     assert len(GradientClipping().transform([weight], None)) == 0
     assert weight.grad.norm().item() == pytest.approx(1.0)
