@@ -175,9 +175,8 @@ def main() -> None:
         rows += measure(backend, device, sizes)
         print(f"\n`{backend}` on {machine}, torch {torch.__version__}\n")
         print(show([row for row in rows if row["backend"] == backend]), flush=True)
-        if backend != "triton":  # a fused kernel alone
-            verbs += measure_verbs(backend, device, tuple(size for size in sizes if size <= LARGEST_OF_VERBS))
-            print("", show_verbs([row for row in verbs if row["backend"] == backend]), sep="\n", flush=True)
+        verbs += measure_verbs(backend, device, tuple(size for size in sizes if size <= LARGEST_OF_VERBS))
+        print("", show_verbs([row for row in verbs if row["backend"] == backend]), sep="\n", flush=True)
     out.mkdir(parents=True, exist_ok=True)
     write(out / "errors.json", "errors", rows)
     write(out / "moments.json", "moments", verbs)

@@ -1,4 +1,4 @@
-"""What does ZNorm cost the host of a GPU? Needs no GPU: the kernel is replaced by nothing.
+"""What does ZNorm cost the host of a GPU? Needs no GPU: the kernels are replaced by nothing.
 
 Prints microseconds per tensor for 1,000 tensors: of the Triton backend alone, of `znorm_`, and of a step of an
 optimizer that `attach` was applied to, checks and selection included. Beside it what a few attributes of a tensor cost,
@@ -17,7 +17,7 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from lightning_znorm import ZNorm, attach, functional, znorm_
-from lightning_znorm.backends import triton
+from lightning_znorm.backends import choice, triton
 
 COUNT = 1000
 
@@ -49,10 +49,8 @@ def microseconds(call: Callable[[], Any]) -> float:
 def main() -> None:
     """Measure."""
     torch.set_num_threads(1)
-    triton.znorm_kernel = NoKernel()  # type: ignore[assignment]
-    functional.choose_znorm_ = lambda device: (
-        lambda gradients, eps, scale, center=True: triton.znorm_(gradients, eps, scale)
-    )  # type: ignore[attr-defined]
+    triton.measure_kernel = triton.conclude_kernel = triton.apply_kernel = NoKernel()
+    functional.choose = lambda gradients: choice.load_triton()
     parameters = [nn.Parameter(torch.zeros(10)) for _ in range(COUNT)]
     gradients = [torch.randn(10) for _ in range(COUNT)]
     for parameter, gradient in zip(parameters, gradients, strict=True):

@@ -1,4 +1,4 @@
-"""The command ``lightning-znorm fit|validate|test|predict|compare``, also as ``python -m lightning_znorm``.
+"""The command ``lightning-znorm fit|validate|test|predict|compare|doctor``, also as ``python -m lightning_znorm``.
 
 Importing Lightning takes seconds, so this module imports it only for commands that need it.
 """
@@ -18,6 +18,7 @@ _COMMANDS = {
     "test": "evaluate it on the test split",
     "predict": "write its predictions",
     "compare": "does ZNorm help? Train with several gradient transforms, settings and seeds, and report",
+    "doctor": "print devices, versions, and whether the gradients of each device are transformed right",
 }
 _EPILOG = """`lightning-znorm COMMAND --help` lists the options of a command. Models and data are given by class path;
 modules in the working directory are found, too:
@@ -52,8 +53,8 @@ def main(args: Sequence[str] | None = None) -> None:
     elif position is not None and tokens[position] not in _COMMANDS:
         hint = did_you_mean(tokens[position], list(_COMMANDS))
         fail(f"Unknown command {tokens[position]!r}.{hint} The commands are {', '.join(_COMMANDS)}.")
-    elif position is not None and tokens[position] == "compare":
-        _run("compare", [*options, *tokens[position + 1 :]])
+    elif position is not None and tokens[position] in ("compare", "doctor"):
+        _run(tokens[position], [*options, *tokens[position + 1 :]])
     else:
         _run("fit", tokens)
 
@@ -69,6 +70,12 @@ def _run(command: str, tokens: list[str]) -> None:
             from lightning_znorm.compare.command import run_command
 
             run_command(tokens)
+        elif command == "doctor":
+            from lightning_znorm.doctor import examine
+
+            if tokens:
+                fail(f"`lightning-znorm doctor` takes no options, but got {' '.join(tokens)}.")
+            sys.exit(examine())
         else:
             from lightning_znorm.cli.parser import run_trainer_command
 

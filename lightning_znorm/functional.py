@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from lightning_znorm.backends import clipping
+from lightning_znorm.backends._memory import to_device
 from lightning_znorm.backends.choice import choose
 from lightning_znorm.backends.gradients import are_plain, group_by_device, require_transformable
 from lightning_znorm.errors import ArgumentTypeError, ArgumentValueError, describe, require_positive
@@ -113,9 +114,10 @@ def znorm_(
     largest of float32), 1e-12 for float64, and one rounding for float16 and bfloat16. No finite gradient becomes inf or
     NaN.
 
-    Parameters without a gradient and empty ones are skipped, a parameter that is listed twice is normalized once, a
-    gradient of one element or with an inf or NaN stays unchanged, and a constant gradient becomes exactly zero (with
-    ``center=False``, each of its elements becomes 1 or -1 but for ``eps``, and zeros stay).
+    Parameters without a gradient and empty ones are skipped, a parameter that is listed twice and a gradient that two
+    parameters share are normalized once, a gradient of one element or with an inf or NaN stays unchanged, and a
+    constant gradient becomes exactly zero (with ``center=False``, each of its elements becomes 1 or -1 but for ``eps``,
+    and zeros stay).
 
     Args:
         parameters: A tensor, or an iterable of tensors, of any shape, device and dtype float16, bfloat16, float32 or
@@ -201,12 +203,12 @@ def centralize_(parameters: Tensor | Iterable[Tensor], grad_scale: Tensor | None
 def znorm_gradients_(
     gradients: Sequence[Tensor], eps: float, grad_scale: Tensor | None = None, center: bool = True
 ) -> GradientStats:
-    """Normalize as :func:`znorm_`, without its checks, gradients of which none occurs twice."""
+    """Normalize as :func:`znorm_`, without its checks; a gradient that occurs twice is edited once."""
     return _edit_by_device(gradients, lambda members: choose(members).znorm_(members, eps, grad_scale, center))
 
 
 def centralize_gradients_(gradients: Sequence[Tensor], grad_scale: Tensor | None = None) -> GradientStats:
-    """Centralize as :func:`centralize_`, without its checks, gradients of which none occurs twice."""
+    """Centralize as :func:`centralize_`, without its checks; a gradient that occurs twice is edited once."""
     return _edit_by_device(gradients, lambda members: choose(members).centralize_(members, grad_scale))
 
 
@@ -219,11 +221,14 @@ def clip_gradients_(
 ) -> GradientStats:
     """Scale all gradients by one factor so that their joint norm is at most ``max_norm``, and return their statistics.
 
-    The gradients are not checked, and none may occur twice. If an element is inf or NaN, all stay unchanged. Statistics
-    need two more passes over the gradients.
+    The gradients are not checked; one that occurs twice counts once and is edited once. If an element is inf or NaN,
+    all stay unchanged. Statistics need two more passes over the gradients.
     """
     groups = group_by_device(gradients)
-    norms = [choose(members).norm(members, norm_type) for _, members in groups.values()]
+    unique = {
+        device: list({id(member): member for member in members}.values()) for device, (_, members) in groups.items()
+    }
+    norms = [choose(members).norm(members, norm_type) for members in unique.values()]
     norm = clipping.combine(norms, norm_type)
     scale = 1.0 if grad_scale is None else grad_scale.to(norm).reshape(())
     factor = clipping.bound(norm, max_norm, scale)
@@ -231,7 +236,7 @@ def clip_gradients_(
     for device, (index, members) in groups.items():
         if with_stats:
             stats[device] = DeviceStats(index, *choose(members).measure(members).statistics(scale))
-        choose(members).scale_(members, factor.to(device))
+        choose(members).scale_(unique[device], factor.to(device))
     return GradientStats(stats)
 
 
@@ -241,8 +246,15 @@ def list_gradients(parameters: Iterable[Tensor]) -> list[Tensor]:
 
 
 def _edit_by_device(gradients: Sequence[Tensor], edit_: Callable[[list[Tensor]], Tensor]) -> GradientStats:
-    groups = group_by_device(gradients)
-    return GradientStats({device: DeviceStats(index, *edit_(members)) for device, (index, members) in groups.items()})
+    stats = {}
+    for device, (index, members) in group_by_device(gradients).items():
+        unique = list({id(member): member for member in members}.values())
+        values = edit_(unique)
+        if len(unique) < len(members):  # parameters that share a gradient
+            columns = {id(member): column for column, member in enumerate(unique)}
+            values = values[:, to_device([columns[id(member)] for member in members], torch.int64, values.device)]
+        stats[device] = DeviceStats(index, *values)
+    return GradientStats(stats)
 
 
 def _require_gradients(parameters: Tensor | Iterable[Tensor], grad_scale: Tensor | None) -> list[Tensor]:

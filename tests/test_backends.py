@@ -12,12 +12,12 @@ from tests import distributions
 from tests.helpers import relative_error, znorm_by_numpy
 
 
-def by_triton(gradients, eps, grad_scale=None):
+def by_triton(gradients, eps, grad_scale=None, center=True):
     """On a GPU where there is one, in Triton's interpreter elsewhere."""
     if not torch.cuda.is_available():
-        return triton.znorm_(gradients, eps, grad_scale)
+        return triton.znorm_(gradients, eps, grad_scale, center)
     moved = [torch.empty_strided(g.shape, g.stride(), dtype=g.dtype, device="cuda").copy_(g) for g in gradients]
-    stats = triton.znorm_(moved, eps, None if grad_scale is None else grad_scale.cuda())
+    stats = triton.znorm_(moved, eps, None if grad_scale is None else grad_scale.cuda(), center)
     for gradient, result in zip(gradients, moved, strict=True):
         gradient.copy_(result)
     return stats.cpu()
@@ -284,7 +284,6 @@ def test_one_outlier_far_away(znorm_):
 def test_a_list_of_everything_at_once(znorm_, monkeypatch):
     """Each gradient as if it were alone, whatever its neighbours."""
     monkeypatch.setattr(cpu, "_CACHED", 100_000)
-    monkeypatch.setattr(triton, "_GROUP", 20_000)
     large = (5000, 12_000) if is_interpreted(znorm_) else (5000, 40_000, 220_000)
     gradients = [
         draw(size, mean, scale, dtype, seed)

@@ -31,7 +31,18 @@ def measure(gradients: Sequence[Tensor]) -> Moments:
         ([4.0, 0.0], [3.0, 0.0], [14.0, 0.0])
 
     """
-    return Moments(*torch.stack([_measure_one(gradient) for gradient in gradients], dim=1))
+    return Moments(*measure_rows(gradients))
+
+
+def measure_rows(gradients: Sequence[Tensor]) -> Tensor:
+    """Return the moments as one tensor of shape ``(3, len(gradients))``."""
+    return torch.stack([_measure_one(gradient) for gradient in gradients], dim=1)
+
+
+def scale_(gradients: Sequence[Tensor], factor: Tensor) -> None:
+    """Multiply all gradients by a factor, in place; NaN changes nothing."""
+    factors = factor.double().expand(len(gradients))
+    apply_(gradients, torch.zeros_like(factors), factors)
 
 
 def norm(gradients: Sequence[Tensor], norm_type: float) -> Tensor:

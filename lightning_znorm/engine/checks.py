@@ -9,6 +9,7 @@ from torch.optim import LBFGS, Optimizer
 
 from lightning_znorm._lightning import MisconfigurationError
 from lightning_znorm._torch import is_flattened
+from lightning_znorm.backends.choice import is_capturing
 from lightning_znorm.engine.scaling import refuse_unknown_scaling
 
 
@@ -72,7 +73,7 @@ def refuse_flattened(owner: str, parameters: Iterable[Tensor]) -> None:
 
 def refuse_capture(owner: str, **arguments: Any) -> None:
     """Raise if a CUDA graph captures this step and an argument of the transform would wait for the device."""
-    if not torch.cuda.is_available() or not torch.cuda.is_current_stream_capturing():
+    if not is_capturing():
         return
     harmless = {"nonfinite": "propagate", "log_stats": False}
     for argument, value in arguments.items():

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from lightning_znorm.backends.choice import agree, is_capturing, may_use_triton
 from lightning_znorm.backends.gradients import are_plain, require_transformable
 from lightning_znorm.engine.checks import refuse_capture, refuse_flattened, refuse_parameters
 from lightning_znorm.engine.groups import Ranks
@@ -82,6 +83,7 @@ class Engine:
         self._owner = type(transform).__name__
         self.selection = Selection(name_parameters, transform.exclude, transform.min_ndim, self._owner)
         self._checked_parameters: OptimizerParameters | None = None
+        self._has_agreed = False
 
     def check(self, modules: Iterable[nn.Module], parameters: Iterable[Tensor], under_scaler: bool = False) -> None:
         """Refuse parameters whose gradients cannot be transformed, see :func:`.refuse_parameters`."""
@@ -107,6 +109,7 @@ class Engine:
         if parameters is not self._checked_parameters:
             refuse_flattened(self._owner, parameters.selected)
             self._checked_parameters = parameters
+        self._agree(step, parameters)
         nonfinite = self._find_nonfinite(step, parameters)
         if nonfinite is not None:
             name = self.selection.name_of(nonfinite)
@@ -128,6 +131,15 @@ class Engine:
                 require_transformable(gradient, self.selection.name_of(parameter), is_scaled)
         with torch.no_grad():
             return Outcome(True, transformed, transform.transform(transformed, step.grad_scale))
+
+    def _agree(self, step: Step, parameters: OptimizerParameters) -> None:
+        """Let all ranks take the same backend, once and before a gradient is edited."""
+        if self._has_agreed or not step.ranks.is_distributed:
+            return
+        self._has_agreed = True
+        devices = {parameter.device for parameter in parameters.selected}
+        if any(map(may_use_triton, devices)) and not is_capturing():
+            agree(parameters.selected, lambda works: step.ranks.reduce_min(works, devices))
 
     def _find_nonfinite(self, step: Step, parameters: OptimizerParameters) -> Tensor | None:
         """Return a parameter with an inf or NaN, unless these propagate; without one, reset the consecutive skips."""

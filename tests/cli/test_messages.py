@@ -191,7 +191,9 @@ def test_a_misspelt_command(capsys):
         message = error_of(capsys, *command.split())
         assert message.startswith("Unknown command 'compre'. Did you mean 'compare'?")
     for none in ([], ["--foo"]):
-        assert error_of(capsys, *none).startswith("A command is missing: fit, validate, test, predict, compare.")
+        assert error_of(capsys, *none).startswith(
+            "A command is missing: fit, validate, test, predict, compare, doctor."
+        )
 
 
 def test_no_file_names_a_command(capsys):

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from lightning_znorm import ZNorm, attach, centralize_, functional, znorm_
-from lightning_znorm.backends import cpu, generic, reference, triton
+from lightning_znorm.backends import choice, generic, reference, triton
 from tests import distributions
 from tests.helpers import (
     centralize_by_numpy,
@@ -25,8 +25,8 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a C
 @pytest.fixture(params=[generic, triton], ids=["generic", "triton"], name="backend")
 def backend_of_cuda(request, monkeypatch):
     """Both backends in turn; the package chooses this one for CUDA while a test runs."""
-    functions = {"cpu": cpu.znorm_, "cuda": request.param.znorm_}
-    monkeypatch.setattr(functional, "choose_znorm_", lambda device: functions[device.type])
+    chosen = {"cpu": choice.CPU, "cuda": choice.GENERIC if request.param is generic else choice.load_triton()}
+    monkeypatch.setattr(functional, "choose", lambda gradients: chosen[gradients[0].device.type])
     return request.param
 
 
