@@ -62,10 +62,11 @@ GPU_PYTHON ?= python3
 GPU_OUT ?= results/gpu
 gpu-check:
 	mkdir -p $(GPU_OUT)
-	-GPU_CHECK=1 PYTHONPATH=. $(GPU_PYTHON) -m pytest tests/test_backends.py tests/gpu -k "triton or test_cuda" \
+	-PYTHONPATH=. timeout 60 $(GPU_PYTHON) -m lightning_znorm doctor | tee $(GPU_OUT)/doctor.txt
+	-GPU_CHECK=1 PYTHONPATH=. timeout 180 $(GPU_PYTHON) -m pytest tests/test_backends.py tests/gpu -k "triton or test_cuda" \
 		-p no:cacheprovider --junitxml=$(GPU_OUT)/tests.xml
-	$(GPU_PYTHON) benchmarks/overhead.py --device cuda --out $(GPU_OUT)
-	$(GPU_PYTHON) benchmarks/errors.py --device cuda --out $(GPU_OUT)
+	-timeout 180 $(GPU_PYTHON) benchmarks/overhead.py --device cuda --out $(GPU_OUT)
+	-timeout 60 $(GPU_PYTHON) benchmarks/errors.py --device cuda --out $(GPU_OUT)
 
 # the paper's experiments; DATA holds the data sets, see examples/paper/run.py. Both go on where they ended
 DATA ?= data
