@@ -1,5 +1,6 @@
 """Moments of gradients, and the edit of each gradient that follows from them."""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -61,13 +62,13 @@ def compute_edit(
         [3.0, 2.0, 0.5547001962252291]
 
     """
-    std = (moments.squares / moments.count).sqrt()
-    rms = (moments.mean.square() + std.square()).sqrt()
-    divisor = std if center else rms
-    is_unchanged = (moments.count < 2) | ~std.isfinite()
+    variance = moments.squares / moments.count
+    std, rms = variance.sqrt(), torch.addcmul(variance, moments.mean, moments.mean).sqrt()
+    is_unchanged = ~((moments.count > 1) & (std < math.inf))
+    statistics = torch.stack([moments.mean, std, rms]).div_(scale)
+    divisor = statistics[1 if center else 2].masked_fill(is_unchanged, math.nan)
     # eps alone, the divisor of a constant gradient, may be too small to divide 0 by
-    factor = torch.where(divisor == 0, 0.0, 1 / (divisor / scale + eps))
-    cosine = torch.where(is_unchanged | (rms == 0), 1.0, std / rms) if center else torch.ones_like(std)
-    mean = moments.mean if center else torch.zeros_like(std)
-    statistics = torch.stack([moments.mean / scale, std / scale, cosine])
-    return mean, torch.where(is_unchanged, torch.nan, factor), statistics
+    factor = (divisor + eps).reciprocal().masked_fill_(divisor == 0, 0.0)
+    # 1 for those that stay unchanged and for zeros
+    statistics[2] = (divisor / statistics[2]).nan_to_num(1.0)
+    return moments.mean if center else torch.zeros_like(std), factor, statistics
