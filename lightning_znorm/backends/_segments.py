@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-_WIDTH = 128  # numbers that are summed at once
+_WIDTHS = (128, 32, 8)  # numbers that are summed at once
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,9 @@ def tabulate(owner: Tensor, count: Tensor, dtype: torch.dtype) -> list[Tensor]:
     first = order[members.cumsum(0) - members]
     integer = torch.int64 if dtype == torch.float64 else torch.int32
     fields = [owner, count.to(dtype).view(integer), first, total.to(dtype).view(integer)]
-    zero, width, is_last = len(order), min(_WIDTH, int(members.max())), False
+    # not much wider than most wholes need
+    widths = [width for width in _WIDTHS if width <= 2 * len(owner) / len(members)] or [_WIDTHS[-1]]
+    zero, width, is_last = len(order), min(widths[0], int(members.max())), False
     while not is_last:
         owners = torch.arange(len(members)).repeat_interleave(members)
         rows = (members + width - 1) // width

@@ -56,6 +56,8 @@ def combine(segments: Segments, rows: ScaledMoments) -> ScaledMoments:
 
 def apply_(tiles: Tiles, mean: Tensor, factor: Tensor, limit: Tensor | None = None) -> None:
     """Replace elements by ``(element - mean) * factor`` of their row, or its limit, unless the factor is NaN."""
+    # without the last 24 bits, so that products with elements are exact, and an element equal to the mean becomes 0
+    factor = (factor.view(torch.int64) & -(1 << 24)).view(torch.float64)
     # adding -0 changes no 0 of either sign
     offset = (-mean * factor).nan_to_num(-0.0, math.inf, -math.inf)
     edit = [factor.nan_to_num(1.0, math.inf, -math.inf), offset, *([] if limit is None else [limit])]

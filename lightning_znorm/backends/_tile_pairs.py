@@ -26,9 +26,11 @@ def measure(tiles: Tiles) -> ScaledMoments:
         torch.div(values.sum(dim=1), count[span], out=mean)
         values.sub_(mean.unsqueeze(1))
         fill(values, padding)
-        torch.div(values.sum(dim=1), count[span], out=residual)
+        torch.sum(values, dim=1, out=residual)
         torch.sum(values.square_(), dim=1, out=squares)
-    squares = sums[3, :-1].addcmul_(sums[2, :-1].square(), count, value=-1)
+    residual, squares = sums[2:, :-1]
+    residual.div_(count)
+    squares.addcmul_(residual.square(), count, value=-1)
     return _combine(tiles.rows, sums[:3], squares, unit)
 
 

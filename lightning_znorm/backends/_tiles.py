@@ -141,8 +141,8 @@ def _make_plan(shapes: tuple[tuple[int, int], ...], limit: int, dtype: torch.dty
             packer.add(gradient, rows, length % width, length - length % width, length)
     # not on the default device, nor of use in inference mode alone
     with torch.inference_mode(False), torch.device("cpu"):
-        rows, lengths = torch.tensor(shapes).unbind(1)
-        gradient_of_row = torch.arange(len(shapes)).repeat_interleave(rows)
+        counts, lengths = torch.tensor(shapes).unbind(1)
+        gradient_of_row = torch.arange(len(shapes)).repeat_interleave(counts)
         lengths = lengths[gradient_of_row]
         every_row = torch.arange(len(lengths))
         partial = every_row[lengths % width > 0]

@@ -117,13 +117,12 @@ def znorm_(gradients: Sequence[Tensor], eps: float, grad_scale: Tensor | None = 
     tiles = _tile(gradients)
     scaled = _measure(tiles)
     scale = _scale(grad_scale, tiles)
-    _, factor, statistics = compute_edit(scaled.moments(), eps / scaled.unit, scale, center)
-    mean = scaled.mean if center else torch.zeros_like(scaled.mean)
+    mean, factor, statistics = compute_edit(scaled.moments(), eps / scaled.unit, scale, center)
     if isinstance(scaled.unit, Tensor):
-        _tile_pairs.apply_(tiles, mean, factor, scaled.unit)
+        _tile_pairs.apply_(tiles, scaled.mean if center else torch.zeros_like(scaled.mean), factor, scaled.unit)
         statistics[:2].mul_(scaled.unit)
     else:
-        _tile_moments.apply_(tiles, mean[0], factor)
+        _tile_moments.apply_(tiles, mean, factor)
     return statistics
 
 
@@ -154,7 +153,7 @@ def centralize_(gradients: Sequence[Tensor], grad_scale: Tensor | None = None) -
     whole = combine(tiles.gradients, rows)
     is_centered = [gradient.ndim > 1 and gradient.numel() > len(gradient) for gradient in gradients]
     edit = [[1.0 if centered else math.nan for centered in is_centered], [torch.finfo(g.dtype).max for g in gradients]]
-    factor, largest = to_device(edit, tiles.dtype, tiles.device)
+    factor, largest = to_device(torch.tensor(edit, dtype=tiles.dtype, device="cpu"), tiles.dtype, tiles.device)
     factor = factor + 0 * whole.squares  # NaN if an element is inf or NaN
     limit = (largest * factor).nan_to_num(math.inf)
     before = whole.squares + whole.count * whole.mean[0].square()
@@ -176,7 +175,7 @@ def _tile(gradients: Sequence[Tensor], by_row: bool = False) -> Tiles:
 
 
 def _measure(tiles: Tiles) -> ScaledMoments:
-    return (_tile_moments if tiles.dtype == torch.float64 else _tile_pairs).measure(tiles)
+    return _tile_moments.measure(tiles) if tiles.dtype == torch.float64 else _tile_pairs.measure(tiles)
 
 
 def _is_wide(gradient: Tensor) -> bool:

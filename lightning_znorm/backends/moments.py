@@ -64,11 +64,11 @@ def compute_edit(
     """
     variance = moments.squares / moments.count
     std, rms = variance.sqrt(), torch.addcmul(variance, moments.mean, moments.mean).sqrt()
-    is_unchanged = ~((moments.count > 1) & (std < math.inf))
     statistics = torch.stack([moments.mean, std, rms]).div_(scale)
+    is_unchanged = (moments.count < 2) | (std == math.inf)  # or NaN, which makes the factor NaN
     divisor = statistics[1 if center else 2].masked_fill(is_unchanged, math.nan)
     # eps alone, the divisor of a constant gradient, may be too small to divide 0 by
     factor = (divisor + eps).reciprocal().masked_fill_(divisor == 0, 0.0)
-    # 1 for those that stay unchanged and for zeros
-    statistics[2] = (divisor / statistics[2]).nan_to_num(1.0)
+    # 1 for a gradient that is unchanged or zero
+    torch.div(divisor, statistics[2], out=statistics[2]).nan_to_num_(1.0)
     return moments.mean if center else torch.zeros_like(std), factor, statistics
