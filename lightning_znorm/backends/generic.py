@@ -1,7 +1,7 @@
 """Gradient transforms on any device, by few PyTorch operations in float32, without waiting for the device."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -31,8 +31,8 @@ def measure(gradients: Sequence[Tensor]) -> Moments:
 
     """
     if any(map(_is_wide, gradients)):
-        parts = [(reference.measure if _is_wide(gradient) else measure)([gradient]) for gradient in gradients]
-        return Moments(*[torch.cat([getattr(part, name) for part in parts]) for name in ("count", "mean", "squares")])
+        rows = _separate(gradients, lambda some: _stack(measure(some)), lambda some: _stack(reference.measure(some)))
+        return Moments(*rows)
     tiles = _tile([gradient if gradient.numel() else gradient.new_zeros(1) for gradient in gradients])
     scaled = _measure(tiles)
     sizes = to_device([gradient.numel() for gradient in gradients], torch.int64, tiles.device)
@@ -65,17 +65,15 @@ def apply_(gradients: Sequence[Tensor], mean: Tensor, factor: Tensor) -> None:
         tensor([-1.0000, -0.5000,  0.0000,  1.5000])
 
     """
-    if any(map(_is_wide, gradients)):
-        for gradient, *edit in zip(gradients, mean.split(1, dim=-1), factor.split(1, dim=-1), strict=True):
-            (reference.apply_ if _is_wide(gradient) else apply_)([gradient], *edit)
+    wide = [position for position, gradient in enumerate(gradients) if _is_wide(gradient)]
+    others = [position for position, gradient in enumerate(gradients) if not _is_wide(gradient) and gradient.numel()]
+    if wide:
+        reference.apply_([gradients[position] for position in wide], *_choose(wide, mean, factor))
+    if not others:
         return
-    present = [position for position, gradient in enumerate(gradients) if gradient.numel()]
-    if len(present) < len(gradients):
-        kept = to_device(present, torch.int64, gradients[0].device)
-        mean, factor = mean.index_select(-1, kept), factor.index_select(-1, kept)
-    if not present:
-        return
-    tiles = _tile([gradients[position] for position in present])
+    if len(others) < len(gradients):
+        mean, factor = _choose(others, mean, factor)
+    tiles = _tile([gradients[position] for position in others])
     if mean.ndim == 1:
         _tile_moments.apply_(tiles, mean, factor)
         return
@@ -109,11 +107,8 @@ def znorm_(gradients: Sequence[Tensor], eps: float, grad_scale: Tensor | None = 
 
     """
     if any(map(_is_wide, gradients)):
-        parts = [
-            (reference.znorm_ if _is_wide(gradient) else znorm_)([gradient], eps, grad_scale, center)
-            for gradient in gradients
-        ]
-        return torch.cat(parts, dim=1)
+        options = (eps, grad_scale, center)
+        return _separate(gradients, lambda some: znorm_(some, *options), lambda some: reference.znorm_(some, *options))
     tiles = _tile(gradients)
     scaled = _measure(tiles)
     scale = _scale(grad_scale, tiles)
@@ -146,7 +141,9 @@ def centralize_(gradients: Sequence[Tensor], grad_scale: Tensor | None = None) -
 
     """
     if any(map(_is_wide, gradients)):
-        return reference.centralize_(gradients, grad_scale)
+        return _separate(
+            gradients, lambda some: centralize_(some, grad_scale), lambda some: reference.centralize_(some, grad_scale)
+        )
     tiles = _tile(gradients, by_row=True)
     rows = _measure(tiles)
     combine = _tile_pairs.combine if isinstance(rows.unit, Tensor) else _tile_moments.combine
@@ -176,6 +173,27 @@ def _tile(gradients: Sequence[Tensor], by_row: bool = False) -> Tiles:
 
 def _measure(tiles: Tiles) -> ScaledMoments:
     return _tile_moments.measure(tiles) if tiles.dtype == torch.float64 else _tile_pairs.measure(tiles)
+
+
+def _separate(
+    gradients: Sequence[Tensor], function: Callable[[list[Tensor]], Tensor], of_wide: Callable[[list[Tensor]], Tensor]
+) -> Tensor:
+    """Return a column per gradient, those of float64 from another function."""
+    order = sorted(range(len(gradients)), key=lambda position: not _is_wide(gradients[position]))
+    count = sum(map(_is_wide, gradients))
+    wide, others = [gradients[n] for n in order[:count]], [gradients[n] for n in order[count:]]
+    columns = torch.cat([of_wide(wide), *([function(others)] if others else [])], dim=1)
+    back = sorted(range(len(order)), key=order.__getitem__)
+    return columns.index_select(1, to_device(back, torch.int64, columns.device))
+
+
+def _choose(positions: list[int], *tables: Tensor) -> list[Tensor]:
+    chosen = to_device(positions, torch.int64, tables[0].device)
+    return [table.index_select(-1, chosen) for table in tables]
+
+
+def _stack(moments: Moments) -> Tensor:
+    return torch.stack([moments.count, moments.mean, moments.squares])
 
 
 def _is_wide(gradient: Tensor) -> bool:
