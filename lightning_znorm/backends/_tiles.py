@@ -26,6 +26,8 @@ class Tiles:
 
     Attributes:
         dtype: The same.
+        device: That of the gradients.
+        flats: The elements of each gradient, row after row; a copy if they do not lie so in memory.
         rows: Which tiles make up each row.
         gradients: Which rows make up each gradient; without ``by_row``, as many.
 
@@ -69,10 +71,11 @@ class Tiles:
         longest = max(bucket.stop - bucket.start for bucket in self._plan.buckets)
         memory = torch.empty(longest * width, dtype=torch.float32, device=self.device)
         for bucket in self._plan.buckets:
-            pairs: dict[torch.dtype, tuple[list[Tensor], list[Tensor]]] = {}
+            # one strided pair, or a second dtype, would make foreach copy each pair separately
+            pairs: dict[tuple[torch.dtype, bool], tuple[list[Tensor], list[Tensor]]] = {}
             for piece in bucket.pieces:
                 flat = self.flats[piece.gradient]
-                copies, sources = pairs.setdefault(flat.dtype, ([], []))
+                copies, sources = pairs.setdefault((flat.dtype, piece.rows > 1), ([], []))
                 size = (piece.rows, piece.length)
                 copies.append(memory.as_strided(size, (piece.stride_of_copy, 1), piece.start_of_copy))
                 sources.append(flat.as_strided(size, (piece.stride, 1), flat.storage_offset() + piece.start))
@@ -185,7 +188,7 @@ class _Packer:
             self.buckets.append(_Bucket(self.stop, self.stop, []))
         bucket = self.buckets[-1]
         target = ((self.stop - bucket.start) * self._width, tiles * self._width)
-        if rows == 1:  # equal strides make foreach fast
+        if rows == 1:  # equal strides, for foreach to copy all at once
             stride, target = length, (target[0], length)
         bucket.pieces.append(_Piece(gradient, rows, length, start, stride, *target))
         self.stop += rows * tiles
