@@ -225,9 +225,7 @@ def clip_gradients_(
     all stay unchanged. Statistics need two more passes over the gradients.
     """
     groups = group_by_device(gradients)
-    unique = {
-        device: list({id(member): member for member in members}.values()) for device, (_, members) in groups.items()
-    }
+    unique = {device: _unique(members) for device, (_, members) in groups.items()}
     norms = [choose(members).norm(members, norm_type) for members in unique.values()]
     norm = clipping.combine(norms, norm_type)
     scale = 1.0 if grad_scale is None else grad_scale.to(norm).reshape(())
@@ -248,7 +246,7 @@ def list_gradients(parameters: Iterable[Tensor]) -> list[Tensor]:
 def _edit_by_device(gradients: Sequence[Tensor], edit_: Callable[[list[Tensor]], Tensor]) -> GradientStats:
     stats = {}
     for device, (index, members) in group_by_device(gradients).items():
-        unique = list({id(member): member for member in members}.values())
+        unique = _unique(members)
         values = edit_(unique)
         if len(unique) < len(members):  # parameters that share a gradient
             columns = {id(member): column for column, member in enumerate(unique)}
@@ -257,9 +255,16 @@ def _edit_by_device(gradients: Sequence[Tensor], edit_: Callable[[list[Tensor]],
     return GradientStats(stats)
 
 
+def _unique(tensors: list[Tensor]) -> list[Tensor]:
+    """Return each tensor once; the hash of a tensor takes longer than its ``id``."""
+    if len({*map(id, tensors)}) == len(tensors):
+        return tensors
+    return list({id(tensor): tensor for tensor in tensors}.values())
+
+
 def _require_gradients(parameters: Tensor | Iterable[Tensor], grad_scale: Tensor | None) -> list[Tensor]:
     """Return the gradients of the parameters, each once, or raise if one of them cannot be transformed."""
-    parameters = list(dict.fromkeys(_require_tensors(parameters)))
+    parameters = _unique(_require_tensors(parameters))
     if not parameters:
         warnings.warn(
             "`parameters` is empty (an exhausted generator?): no gradient was transformed.", UserWarning, stacklevel=4

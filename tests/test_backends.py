@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from lightning_znorm.backends import cpu, generic, reference, triton
+from lightning_znorm.backends import _workspace, cpu, generic, reference, triton
 from tests import distributions
 from tests.helpers import relative_error, znorm_by_numpy
 
@@ -283,7 +283,7 @@ def test_one_outlier_far_away(znorm_):
 
 def test_a_list_of_everything_at_once(znorm_, monkeypatch):
     """Each gradient as if it were alone, whatever its neighbours."""
-    monkeypatch.setattr(cpu, "_CACHED", 100_000)
+    monkeypatch.setattr(_workspace, "_CACHED", 100_000)
     large = (5000, 12_000) if is_interpreted(znorm_) else (5000, 40_000, 220_000)
     gradients = [
         draw(size, mean, scale, dtype, seed)

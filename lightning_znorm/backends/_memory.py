@@ -47,6 +47,26 @@ def add_squares(rows: Tensor) -> Tensor:
     return squares
 
 
+def split_into_pieces(tensor: Tensor) -> list[Tensor]:
+    """Return the elements as one or two matrices with rows of at most ``PIECE`` elements, views if that is possible."""
+    count = tensor.numel()
+    width = choose_width(count, PIECE)
+    remainder = count % width
+    if not remainder and tensor.is_contiguous():
+        return [tensor.view(-1, width)]
+    flat = view_in_memory_order(tensor)
+    if flat is None:
+        flat = tensor.flatten()
+    if not remainder:
+        return [flat.view(-1, width)]
+    return [flat[:-remainder].view(-1, width), flat[-remainder:].view(1, -1)]
+
+
+def count_pieces(count: int) -> int:
+    """Return the number of rows that :func:`split_into_pieces` makes."""
+    return -(-count // choose_width(count, PIECE))
+
+
 def view_in_memory_order(tensor: Tensor) -> Tensor | None:
     """Return a flat view of a tensor that fills its memory without gaps, ``None`` for any other tensor.
 

@@ -1,23 +1,18 @@
-"""Moments and z-score on a CPU: float32 sums of tiles, joined in float64; two passes to measure, one to edit."""
+"""Moments and z-score on a CPU: float32 sums of pieces, joined in float64; two passes to measure, one to edit."""
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from ctypes import c_float
-from functools import lru_cache
-from itertools import islice
 
 import torch
 from torch import Tensor
 
 from lightning_znorm.backends import reference
-from lightning_znorm.backends._memory import PIECE, Statistics, are_trusted, choose_width, view_in_memory_order
+from lightning_znorm.backends._memory import Statistics, are_trusted, split_into_pieces, view_in_memory_order
 from lightning_znorm.backends._small import measure_together, normalize_together_
+from lightning_znorm.backends._workspace import plan
 from lightning_znorm.backends.moments import Moments
 
-_SMALL = 4096  # gradients of at most so many elements are normalized together
-_CACHED = 1 << 21  # elements that are measured before they are normalized, while they may still be in the cache
-_TILE = 8192  # elements that are summed in float32
-_JOINED = 128  # pieces that PyTorch joins; Python joins the results
 _CHUNK = 1 << 19  # largest number of copied elements
 _SMALLEST_FACTOR = 1e-30  # in float32; the largest is its inverse
 
@@ -38,26 +33,30 @@ def measure(gradients: Sequence[Tensor]) -> Moments:
         ([4.0, 0.0], [3.0, 0.0], [14.0, 0.0])
 
     """
-    sizes = [gradient.numel() for gradient in gradients]
-    small, large = _split_by_size(gradients, sizes)
-    moments: list[tuple[float, float] | None] = [None if size else (0.0, 0.0) for size in sizes]
-    for batch in small:
-        results = measure_together([gradients[position] for position in batch])
-        for position, result in zip(batch, results, strict=True):
-            moments[position] = result
-    flats = [(position, flat) for position in large if (flat := view_in_memory_order(gradients[position])) is not None]
-    sums = _sum_chunks([_in_float32(flat) for _, flat in flats])
-    for (position, flat), (total, squares) in zip(flats, sums, strict=True):
-        moments[position] = _compute_moments(flat, total, squares)
-    rows = []
-    for gradient, size, moment in zip(gradients, sizes, moments, strict=True):
-        if moment is None:
-            exact = reference.measure([gradient])
-            rows.append((size, exact.mean.item(), exact.squares.item()))
+    arrangement = plan(gradients)
+    moments = torch.zeros(2, len(gradients), dtype=torch.float64, device="cpu")  # mean and variance
+    alone = [*arrangement.large]
+    for batch in arrangement.batches:
+        results, left = measure_together(batch, [gradients[position] for position in batch.positions])
+        moments[:, batch.positions] = results
+        alone += [batch.positions[number] for number in left]
+    columns = {position: _measure_single(gradients[position])[:2] for position in arrangement.single}
+    exactly = [position for position in arrangement.others if gradients[position].numel()]
+    for position in alone:
+        flat = view_in_memory_order(gradients[position])
+        column = None if flat is None else _compute_moments(flat)
+        if column is None:
+            exactly.append(position)
         else:
-            mean, variance = moment
-            rows.append((size, mean, variance * size))
-    return Moments(*torch.tensor(rows, dtype=torch.float64, device="cpu").T.contiguous())
+            columns[position] = column
+    _fill(moments, columns)
+    mean, variance = moments
+    count = torch.tensor([gradient.numel() for gradient in gradients], dtype=torch.float64, device="cpu")
+    squares = variance * count
+    for position in exactly:
+        exact = reference.measure([gradients[position]])
+        mean[position], squares[position] = exact.mean[0], exact.squares[0]
+    return Moments(count, mean, squares)
 
 
 def apply_(gradients: Sequence[Tensor], mean: Tensor, factor: Tensor) -> None:
@@ -96,11 +95,11 @@ def apply_(gradients: Sequence[Tensor], mean: Tensor, factor: Tensor) -> None:
 def znorm_(gradients: Sequence[Tensor], eps: float, grad_scale: Tensor | None = None, center: bool = True) -> Tensor:
     """Compute :func:`lightning_znorm.backends.reference.znorm_`, in float32 where that is exact enough.
 
-    Sums are computed in float32 over tiles of 8,192 elements, norms over pieces of 128, and both are joined in float64.
-    Their error is at most 1e-6 of the standard deviation, mostly 1e-7, unless the mean is larger than it; then the
-    statistics are computed again for the gradient minus its mean. The reference handles the remaining cases (constants,
-    magnitudes whose squares float32 cannot represent, inf and NaN, strides that leave gaps, float64). Small gradients
-    are normalized together.
+    Sums and norms are computed in float32 over pieces of at most 128 elements and joined in float64. Their error is at
+    most 1e-6 of the standard deviation, mostly 1e-7, unless the mean is larger than it; then the statistics are
+    computed again for the gradient minus its mean. The reference handles the remaining cases (constants, magnitudes
+    whose squares float32 cannot represent, inf and NaN, float64). Gradients of up to 262,144 elements are treated
+    together.
 
     Args:
         gradients: Dense, real, non-empty floating-point tensors of any shape and strides, all on the CPU.
@@ -120,125 +119,84 @@ def znorm_(gradients: Sequence[Tensor], eps: float, grad_scale: Tensor | None = 
 
     """
     scale = 1.0 if grad_scale is None else float(grad_scale)
-    statistics: list[Statistics | None] = [None] * len(gradients)
-    sizes = [gradient.numel() for gradient in gradients]
-    small, large = _split_by_size(gradients, sizes)
-    batches = [(batch, normalize_together_) for batch in small]
-    batches += [(batch, _normalize_) for batch in _batch_by_cache(large, sizes)]
-    for batch, normalize_ in batches:
-        results = normalize_([gradients[position] for position in batch], eps, scale, center)
-        for position, result in zip(batch, results, strict=True):
-            statistics[position] = result
-    return torch.tensor(
-        [
-            column or reference.znorm_([gradient], eps, grad_scale, center).flatten().tolist()
-            for column, gradient in zip(statistics, gradients, strict=True)
-        ],
-        dtype=torch.float64,
-        device="cpu",
-    ).T
-
-
-def _split_by_size(gradients: Sequence[Tensor], sizes: Sequence[int]) -> tuple[Iterable[list[int]], list[int]]:
-    """Return the positions of small gradients, by dtype, and of large ones, without empty and float64 gradients."""
-    small: dict[torch.dtype, list[int]] = {}
-    large: list[int] = []
-    for position, (gradient, size) in enumerate(zip(gradients, sizes, strict=True)):
-        if gradient.dtype == torch.float64 or not size:
-            continue
-        if size <= _SMALL:
-            small.setdefault(gradient.dtype, []).append(position)
+    arrangement = plan(gradients)
+    alone = [*arrangement.large]
+    positions: list[int] = []
+    tables = []
+    for batch in arrangement.batches:
+        members = [gradients[position] for position in batch.positions]
+        results, left = normalize_together_(batch, members, eps, scale, center)
+        alone += [batch.positions[number] for number in left]
+        positions += batch.positions
+        tables.append(results)
+    if positions == [*range(len(gradients))]:
+        statistics = tables[0] if len(tables) == 1 else torch.cat(tables, dim=1)
+    else:
+        statistics = torch.empty(3, len(gradients), dtype=torch.float64, device="cpu")
+        if tables:
+            statistics[:, positions] = torch.cat(tables, dim=1)
+    columns = {position: _measure_single(gradients[position], scale) for position in arrangement.single}
+    exactly = [*arrangement.others]
+    for position in alone:
+        column = _normalize_(gradients[position], eps, scale, center)
+        if column is None:
+            exactly.append(position)
         else:
-            large.append(position)
-    return small.values(), large
-
-
-def _normalize_(gradients: Sequence[Tensor], eps: float, scale: float, center: bool) -> list[Statistics | None]:
-    """Normalize gradients in place; those whose statistics cannot be trusted are left unchanged, with ``None``."""
-    statistics: list[Statistics | None] = [None] * len(gradients)
-    flats = [(n, flat) for n, flat in enumerate(map(view_in_memory_order, gradients)) if flat is not None]
-    sums = _sum_chunks([_in_float32(flat) for _, flat in flats])
-    edits = []
-    for (position, flat), (total, squares) in zip(flats, sums, strict=True):
-        moments = _compute_moments(flat, total, squares)
-        if moments is None:
-            continue
-        mean, std = moments[0], math.sqrt(moments[1])
-        length = math.hypot(mean, std)
-        if not length:  # all elements are 0, and remain 0
-            statistics[position] = (0.0, 0.0, 1.0)
-            continue
-        statistics[position] = (mean / scale, std / scale, std / length if center else 1.0)
-        edits.append((flat, mean if center else 0.0, 1 / ((std if center else length) / scale + eps)))
-    _apply_(edits)
+            columns[position] = column
+    _fill(statistics, columns)
+    for position in exactly:
+        statistics[:, position] = reference.znorm_([gradients[position]], eps, grad_scale, center)[:, 0]
     return statistics
 
 
-def _compute_moments(flat: Tensor, total: float, squares: float) -> tuple[float, float] | None:
+def _fill(table: Tensor, columns: Mapping[int, tuple[float, ...]]) -> None:
+    if columns:
+        values = torch.tensor(list(columns.values()), dtype=torch.float64, device="cpu")
+        table[:, list(columns)] = values.T
+
+
+def _measure_single(gradient: Tensor, scale: float = 1.0) -> Statistics:
+    """Return mean, standard deviation (NaN if it is not finite) and cosine of a gradient of one element."""
+    value = gradient.item()
+    return value / scale, value - value, 1.0
+
+
+def _normalize_(gradient: Tensor, eps: float, scale: float, center: bool) -> Statistics | None:
+    """Normalize a gradient in place; if its statistics cannot be trusted, leave it unchanged and return ``None``."""
+    flat = view_in_memory_order(gradient)
+    moments = None if flat is None else _compute_moments(flat)
+    if flat is None or moments is None:
+        return None
+    mean, std = moments[0], math.sqrt(moments[1])
+    length = math.hypot(mean, std)
+    if not length:  # all elements are 0, and remain 0
+        return 0.0, 0.0, 1.0
+    _apply_([(flat, mean if center else 0.0, 1 / ((std if center else length) / scale + eps))])
+    return mean / scale, std / scale, std / length if center else 1.0
+
+
+def _compute_moments(flat: Tensor) -> tuple[float, float] | None:
     """Return mean and variance of a gradient, ``None`` if they cannot be trusted."""
-    if squares == 0 and not flat.any():
+    offset = 0.0
+    residual, variance = _measure(flat)
+    if variance == residual == 0 and not flat.any():
         return 0.0, 0.0
-    count, offset = flat.numel(), 0.0
-    residual = total / count
-    variance = squares / count - residual * residual
     if residual * residual > variance:
         offset = c_float(residual).value  # rounded, so that subtracting it loses no digits
-        ((total, squares),) = _sum_chunks([_in_float32(flat, offset)])
-        residual = total / count
-        variance = squares / count - residual * residual
+        residual, variance = _measure(flat, offset)
     return (offset + residual, variance) if are_trusted(residual, variance) else None
 
 
-def _sum_chunks(gradients: Iterable[Iterable[Tensor]]) -> list[tuple[float, float]]:
-    """Return the sum and the sum of squares of each gradient, an iterable of flat chunks of float32."""
-    sums: list[Tensor] = []
-    norms: list[Tensor] = []
-    counts = []
-    for chunks in gradients:
-        tiles = pieces = 0
-        for chunk in chunks:
-            for matrix in _split(chunk, _TILE):
-                sums.append(matrix.sum(dim=1))
-                tiles += len(matrix)
-            for matrix in _split(chunk, PIECE):
-                norms.append(torch.linalg.vector_norm(matrix, dim=1))
-                pieces += len(matrix)
-        if pieces % _JOINED:
-            norms.append(_zeros(_JOINED - pieces % _JOINED))
-        counts.append((tiles, math.ceil(pieces / _JOINED)))
-    if not counts:
-        return []
-    total = iter(torch.cat(sums).tolist())
-    norm = iter(torch.linalg.vector_norm(torch.cat(norms).view(-1, _JOINED), dim=1, dtype=torch.float64).tolist())
-    return [
-        (_sum_exactly(islice(total, tiles)), _sum_exactly(value * value for value in islice(norm, n)))
-        for tiles, n in counts
-    ]
-
-
-@lru_cache(maxsize=_JOINED)
-def _zeros(count: int) -> Tensor:
-    """Return zeros that are valid in every mode."""
-    with torch.inference_mode(False):
-        return torch.zeros(count, dtype=torch.float32, device="cpu")
-
-
-def _sum_exactly(values: Iterable[float]) -> float:
-    """Return the sum, rounded once; NaN if it overflows or if there are infs of both signs."""
-    try:
-        return math.fsum(values)
-    except (OverflowError, ValueError):
-        return math.nan
-
-
-def _split(flat: Tensor, max_width: int) -> list[Tensor]:
-    """Return the elements as one or two matrices with rows of at most ``max_width`` elements."""
-    count = flat.numel()
-    width = choose_width(count, max_width)
-    if count % width == 0:
-        return [flat.view(-1, width)]
-    stop = count - count % width
-    return [flat[:stop].view(-1, width), flat[stop:].view(1, -1)]
+def _measure(flat: Tensor, offset: float = 0.0) -> tuple[float, float]:
+    """Return mean and variance of the elements minus the offset, from float32 sums of pieces, joined in float64."""
+    total = squares = 0.0
+    for chunk in _in_float32(flat, offset):
+        for pieces in split_into_pieces(chunk):
+            total += pieces.sum(dim=1).sum(dtype=torch.float64).item()
+            norm = torch.linalg.vector_norm(torch.linalg.vector_norm(pieces, dim=1), dtype=torch.float64).item()
+            squares += norm * norm
+    mean = total / flat.numel()
+    return mean, squares / flat.numel() - mean * mean
 
 
 def _in_float32(flat: Tensor, offset: float = 0.0) -> Iterator[Tensor]:
@@ -272,16 +230,3 @@ def _apply_(edits: Sequence[tuple[Tensor, float, float]]) -> None:
             torch.add(shift, values, alpha=factor, out=values)
             if values is not chunk:
                 chunk.copy_(values)
-
-
-def _batch_by_cache(positions: Iterable[int], sizes: Sequence[int]) -> Iterator[list[int]]:
-    batch: list[int] = []
-    elements = 0
-    for position in positions:
-        if batch and elements + sizes[position] > _CACHED:
-            yield batch
-            batch, elements = [], 0
-        batch.append(position)
-        elements += sizes[position]
-    if batch:
-        yield batch
