@@ -52,7 +52,8 @@ def test_python(source):
 
 def marks_of(command):
     """Trainings are long, but for those of the README."""
-    is_long = command.startswith("lightning-znorm ") and not COMMANDS[command].startswith("README")
+    trains = command.startswith("lightning-znorm ") and command != "lightning-znorm doctor"
+    is_long = trains and not COMMANDS[command].startswith("README")
     return [pytest.mark.long] if is_long else [pytest.mark.slow]
 
 
@@ -61,7 +62,7 @@ def test_command(command):
     words = shlex.split(command)
     if words[0] == "lightning-znorm":
         Path("examples").symlink_to(ROOT / "examples")
-        quick = QUICK_COMPARISON if words[1] == "compare" else QUICK
+        quick = {"compare": QUICK_COMPARISON, "doctor": ()}.get(words[1], QUICK)
         done = run("-m", "lightning_znorm", *words[1:], *quick)
     elif words[:2] == ["python", "train.py"]:
         script = next(b.values[0] for b in blocks("python") if b.values[0].startswith("# train.py"))
