@@ -276,7 +276,8 @@ def _cosine(first: Tensor, second: Tensor) -> Tensor:
     one, other = _copy_exactly(first).values, _copy_exactly(second).values
     norms = torch.stack([one.norm(), other.norm()])
     cosine = (one * other).sum() / norms.prod()
-    return torch.where((norms == 0).any(), (norms == 0).all().double(), cosine.clamp(-1, 1))
+    cosine = torch.where((norms == 0).any(), (norms == 0).all().double(), cosine.clamp(-1, 1))
+    return cosine + 0 * norms.sum()  # NaN if an element is inf or NaN
 
 
 def _center_(values: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from lightning_znorm.backends import reference
+from lightning_znorm.backends import describing
 from lightning_znorm.backends.gradients import group_by_device
 from lightning_znorm.hosts.reporting import itemize, prefix_of, summarize
 
@@ -147,12 +147,6 @@ def compare_gradients(
             torch.full_like(gradient, torch.nan) if edited is None else edited
             for gradient, edited in zip(before, (received[i] for i in index), strict=True)
         ]
-        statistics = torch.cat(
-            [
-                reference.compute_statistics(before, near_zero, raw_scale),
-                reference.compute_statistics(after, near_zero, received_scale),
-                reference.compute_cosines(before, after)[None],
-            ]
-        )
+        statistics = describing.compare_gradients(before, after, near_zero, raw_scale, received_scale)
         values[:, list(index)] = statistics.cpu()
     return values

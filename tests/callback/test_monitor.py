@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from lightning_znorm import GradientCentralization, GradientMonitor, ZNorm
-from lightning_znorm.backends import reference
 from tests.callback.test_manual import gan
 from tests.helpers import (
     FIRST_PACKAGE,
@@ -56,33 +55,6 @@ def fit(*callbacks, package="lightning.pytorch", module=None, **trainer):
     trainer = make_trainer(package, callbacks=list(callbacks), **arguments)
     trainer.fit(module or make_module(package))
     return trainer
-
-
-@pytest.mark.parametrize("scale", [1e-30, 1e-6, 1.0, 1e30])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
-def test_describe_agrees_with_numpy(scale, dtype):
-    gradient = (torch.randn(40, 50, dtype=torch.float64) + 0.5).mul(scale).to(dtype)
-    gradient[0] = 0
-    figures = reference.compute_statistics([gradient], near_zero=0.1 * scale)[:, 0].tolist()
-    assert figures == pytest.approx([*figures_by_numpy(gradient, 0.1 * scale).values()], rel=1e-9)
-    divided = reference.compute_statistics([gradient], near_zero=0.1 * scale / 8, grad_scale=torch.tensor(8.0))[:, 0]
-    assert (divided[:3] * 8).tolist() == pytest.approx(figures[:3])
-    assert divided[3] == figures[3]
-
-
-def test_describe_and_cosines_of_special_gradients():
-    special = [torch.zeros(3), torch.tensor(2.0), torch.tensor([1.0, torch.inf]), torch.full((4,), 0.1)]
-    norm, mean, std, near_zero = reference.compute_statistics(special, near_zero=0.0)
-    assert norm[[0, 1, 3]].tolist() == pytest.approx([0, 2, 0.2])
-    assert mean[[0, 1, 3]].tolist() == pytest.approx([0, 2, 0.1])
-    assert std[[0, 1, 3]].tolist() == [0, 0, 0]
-    assert near_zero[[0, 1, 3]].tolist() == [1, 0, 0]
-    assert all(math.isnan(values[2]) for values in (norm, mean, std, near_zero))
-    others = [torch.zeros(3), torch.tensor(-3e38), torch.ones(2), torch.zeros(4)]
-    cosines = reference.compute_cosines(special, others).tolist()
-    assert cosines[:2] == [1, -1]
-    assert math.isnan(cosines[2])
-    assert cosines[3] == 0
 
 
 @pytest.mark.parametrize("package", PACKAGES)
