@@ -9,6 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 import torch
 
 from lightning_znorm import __version__
+from lightning_znorm.backends._memory import widest_dtype
 from lightning_znorm.backends.checking import find_fault
 from lightning_znorm.backends.choice import VARIABLE, choose, find_obstacle, may_use_triton
 from lightning_znorm.backends.interface import Backend
@@ -41,7 +42,7 @@ def examine() -> int:
     for device in _list_devices():
         print(f"{device}: {_describe(device)}")
         for dtype in _DTYPES:
-            if dtype == torch.float64 and device.type == "mps":
+            if dtype == torch.float64 and widest_dtype(device) != torch.float64:
                 continue
             backend, note = _choose(device, dtype)
             fault = _find_fault(backend, device, dtype)

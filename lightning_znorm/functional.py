@@ -22,8 +22,8 @@ class DeviceStats:
 
     Attributes:
         index: Positions of these gradients among all parameters that have a gradient, of length ``n``.
-        mean: Mean of each gradient before the transform, shape ``(n,)``, float64 (float32 on MPS, which has no
-            float64), on the device.
+        mean: Mean of each gradient before the transform, shape ``(n,)``, float64 (float32 if the device has
+            no float64), on the device.
         std: Population standard deviation before the transform, shape ``(n,)``.
         cosine: Cosine between the gradient before and after the transform, shape ``(n,)``.
 

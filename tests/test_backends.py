@@ -337,7 +337,7 @@ def test_whatever_the_default_device_and_the_mode(znorm_, order):
 
 
 def test_the_reference_takes_a_detour_from_devices_without_float64(monkeypatch):
-    monkeypatch.setattr(reference, "_lacks_float64", lambda device: True)
+    monkeypatch.setattr(reference, "widest_dtype", lambda device: torch.float32)
     gradient = draw(100, 2.0)
     expected = znorm_by_numpy(gradient)
     assert reference.znorm_([gradient], eps=1e-10).device == torch.device("cpu")

@@ -176,7 +176,7 @@ def test_refuses_what_znorm_refuses():
 
 
 def test_the_reference_takes_a_detour_from_devices_without_float64(monkeypatch):
-    monkeypatch.setattr(reference, "_lacks_float64", lambda device: True)
+    monkeypatch.setattr(reference, "widest_dtype", lambda device: torch.float32)
     gradient = torch.randn(10, 20) + 2
     expected = centralize_by_numpy(gradient)
     reference.centralize_([gradient])

@@ -91,6 +91,18 @@ def has_no_gaps(tensor: Tensor) -> bool:
     return tensor.is_contiguous() or view_in_memory_order(tensor) is not None
 
 
+@lru_cache
+def widest_dtype(device: torch.device) -> torch.dtype:
+    """Return float64, or float32 if the device does not compute in it (MPS, some of XPU)."""
+    if device.type in ("cpu", "cuda", "meta"):
+        return torch.float64
+    try:
+        torch.ones(2, dtype=torch.float64, device=device).sum()
+    except (RuntimeError, TypeError):
+        return torch.float32
+    return torch.float64
+
+
 _captured_tables: list[Tensor] = []  # the sources of copies in captured graphs, which read them at every replay
 
 

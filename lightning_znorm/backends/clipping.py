@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from lightning_znorm._torch import multiply_all_, norm_all
-from lightning_znorm.backends import generic
+from lightning_znorm.backends._memory import widest_dtype
 
 _SMALLEST = 1e-6  # added to the norm, as `torch.nn.utils.clip_grad_norm_` does
 
@@ -28,7 +28,7 @@ def norm(gradients: Sequence[Tensor], norm_type: float) -> Tensor:
         [5.0, 3.0, 2.0]
 
     """
-    return combine(norm_all(gradients, norm_type, generic.widest_dtype(gradients[0].device)), norm_type)
+    return combine(norm_all(gradients, norm_type, widest_dtype(gradients[0].device)), norm_type)
 
 
 def combine(norms: Sequence[Tensor], norm_type: float) -> Tensor:

@@ -7,9 +7,8 @@ import torch
 from torch import Tensor
 
 from lightning_znorm.backends import reference
-from lightning_znorm.backends._memory import to_device, view_in_memory_order
+from lightning_znorm.backends._memory import to_device, view_in_memory_order, widest_dtype
 from lightning_znorm.backends.choice import choose
-from lightning_znorm.backends.generic import widest_dtype
 
 _CHUNK = 1 << 22  # elements that are copied at once
 _CHUNK_ON_CPU = 1 << 15  # two copies in float64 fit in the cache

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from lightning_znorm.backends import _tile_moments, _tile_pairs, reference
-from lightning_znorm.backends._memory import to_device
+from lightning_znorm.backends._memory import to_device, widest_dtype
 from lightning_znorm.backends._tile_moments import ScaledMoments
 from lightning_znorm.backends._tiles import Tiles
 from lightning_znorm.backends.moments import Moments, compute_edit
@@ -202,8 +202,3 @@ def _is_wide(gradient: Tensor) -> bool:
 
 def _scale(grad_scale: Tensor | None, tiles: Tiles) -> Tensor | float:
     return 1.0 if grad_scale is None else grad_scale.to(tiles.device, tiles.dtype).reshape(())
-
-
-def widest_dtype(device: torch.device) -> torch.dtype:
-    """Return float64, or float32 if the device lacks it."""
-    return torch.float32 if device.type == "mps" else torch.float64

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lightning_znorm.backends._memory import widest_dtype
 from lightning_znorm.backends.moments import Moments, compute_edit
 
 
@@ -222,7 +223,7 @@ def _copy_exactly(gradient: Tensor, grad_scale: Tensor | None = None) -> _ExactC
 
 def _in_float64(gradient: Tensor) -> Tensor:
     """Return a copy in float64."""
-    device = torch.device("cpu") if _lacks_float64(gradient.device) else gradient.device
+    device = torch.device("cpu") if widest_dtype(gradient.device) != torch.float64 else gradient.device
     return gradient.to(device).to(torch.float64, copy=True)
 
 
@@ -304,7 +305,3 @@ def _power_of_two_below(value: Tensor) -> Tensor:
     """Return the largest power of two that is at most ``value``, so that dividing by it loses no bit."""
     exponent = torch.frexp(torch.where(value.isfinite() & (value > 0), value, 1.0)).exponent
     return torch.ldexp(torch.ones_like(value), exponent - 1)
-
-
-def _lacks_float64(device: torch.device) -> bool:
-    return device.type == "mps"

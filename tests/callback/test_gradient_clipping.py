@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from lightning_znorm import GradientClipping, ZNorm, attach
-from lightning_znorm.backends import generic
+from lightning_znorm.backends import clipping, generic
 from lightning_znorm.backends.choice import CPU, GENERIC
 from tests.helpers import PACKAGES, make_module, make_trainer, parameter, relative_error, small_network
 
@@ -32,7 +32,8 @@ def backend(request, monkeypatch):
     if request.param != "cpu":
         monkeypatch.setattr("lightning_znorm.functional.choose", lambda gradients: GENERIC)
     if request.param == "without float64":
-        monkeypatch.setattr(generic, "widest_dtype", lambda device: torch.float32)
+        for module in (generic, clipping):
+            monkeypatch.setattr(module, "widest_dtype", lambda device: torch.float32)
     return request.param
 
 
