@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from lightning_znorm import GradientClipping, centralize_, znorm_
 
 Shapes = list[tuple[int, ...]]
-NETWORKS = ("resnet18", "resnet50", "vit_b_16", "vit_l_16", "convnext_tiny", "densenet121")
+NETWORKS = ("resnet18", "resnet50", "vit_b_16", "vit_l_16", "convnext_tiny", "densenet121", "efficientnet_b0")
 SMALL = 1000
 
 
@@ -48,11 +48,11 @@ def shapes_of(name: str) -> Shapes:
     return [tuple(parameter.shape) for parameter in network.parameters()]
 
 
-def make_parameters(shapes: Shapes, device: torch.device) -> list[nn.Parameter]:
+def make_parameters(shapes: Shapes, device: torch.device, dtype: torch.dtype) -> list[nn.Parameter]:
     """Return parameters without memory of their own, and with gradients."""
-    parameters = [nn.Parameter(torch.zeros((), device=device).expand(shape)) for shape in shapes]
+    parameters = [nn.Parameter(torch.zeros((), device=device, dtype=dtype).expand(shape)) for shape in shapes]
     for parameter in parameters:
-        parameter.grad = torch.randn(parameter.shape, device=device).mul_(1e-3).add_(1e-4)
+        parameter.grad = torch.randn(parameter.shape, device=device).mul_(1e-3).add_(1e-4).to(dtype)
     return parameters
 
 
@@ -123,22 +123,24 @@ def measure(calls: dict[str, Callable[[], Any]], device: torch.device, repetitio
     }
 
 
-def measure_copy(device: torch.device, elements: int) -> float:
+def measure_copy(device: torch.device, elements: int, dtype: torch.dtype) -> float:
     """Return the bytes per second of one read and one write."""
-    source = torch.randn(elements, device=device)
+    source = torch.randn(elements, device=device).to(dtype)
     target = torch.empty_like(source)
     times = measure({"copy": lambda: target.copy_(source)}, device, 10)["copy"]
-    return 8 * elements / (times.get("device", times["wall"]) / 1000)
+    return 2 * dtype.itemsize * elements / (times.get("device", times["wall"]) / 1000)
 
 
-def measure_list(name: str, shapes: Shapes, device: torch.device, repetitions: int) -> dict[str, Any]:
+def measure_list(
+    name: str, shapes: Shapes, device: torch.device, dtype: torch.dtype, repetitions: int
+) -> dict[str, Any]:
     """Measure all ways on gradients of these shapes, and print the ratios."""
     elements = sum(math.prod(shape) for shape in shapes)
-    parameters = make_parameters(shapes, device)
+    parameters = make_parameters(shapes, device, dtype)
     milliseconds = measure(ways(parameters), device, repetitions)
-    bandwidth = measure_copy(device, min(elements, 1 << 28))
+    bandwidth = measure_copy(device, min(elements, 1 << 28), dtype)
     kind = "device" if device.type == "cuda" else "wall"
-    floor = 1000 * 8 * elements / bandwidth
+    floor = 1000 * 2 * dtype.itemsize * elements / bandwidth
     ratios = {
         kind: {way: times[kind] / milliseconds["clip_grad_norm_"][kind] for way, times in milliseconds.items()}
         for kind in milliseconds["znorm_"]
@@ -183,28 +185,35 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, default=2, help="on a CPU (%(default)s)")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of the gradients")
     parser.add_argument("--repetitions", type=int, default=15)
     parser.add_argument("--out", type=Path, help="folder; by default benchmarks/results/<machine>")
     options = parser.parse_args()
-    device = torch.device(options.device)
+    device, dtype = torch.device(options.device), getattr(torch, options.dtype)
     torch.set_num_threads(options.threads)
     is_gpu = device.type == "cuda"
     machine = torch.cuda.get_device_name(device) if is_gpu else f"{platform.machine()}-{options.threads}-threads"
     out = options.out or Path(__file__).parent / "results" / machine.replace(" ", "-").lower()
-    about = {"machine": machine, "torch": torch.__version__, "lightning": version("lightning"), "python": sys.version}
+    about = {
+        "machine": machine,
+        "dtype": options.dtype,
+        "torch": torch.__version__,
+        "lightning": version("lightning"),
+        "python": sys.version,
+    }
     if not is_gpu:
         about |= {"cpus": os.cpu_count(), "capability": torch.backends.cpu.get_cpu_capability()}
     print(json.dumps(about))
     networks = []
     for name in (*NETWORKS, "unet (resnet34)", "1,000 small tensors"):
         try:
-            networks.append(measure_list(name, shapes_of(name), device, options.repetitions))
+            networks.append(measure_list(name, shapes_of(name), device, dtype, options.repetitions))
         except ImportError as error:
             print(f"{name}: left out ({error})")
     sizes = [1 << power for power in range(14, 28, 2)]
-    by_bytes = [measure_list(f"8 x {size}", [(size,)] * 8, device, options.repetitions) for size in sizes]
+    by_bytes = [measure_list(f"8 x {size}", [(size,)] * 8, device, dtype, options.repetitions) for size in sizes]
     counts = (10, 30, 100, 300, 1000, 3000)
-    by_count = [measure_list(f"{n} x {SMALL}", [(SMALL,)] * n, device, options.repetitions) for n in counts]
+    by_count = [measure_list(f"{n} x {SMALL}", [(SMALL,)] * n, device, dtype, options.repetitions) for n in counts]
     found = {"about": about, "networks": networks, "by_bytes": by_bytes, "by_count": by_count}
     found["step"] = measure_step(device)
     out.mkdir(parents=True, exist_ok=True)

@@ -4,8 +4,11 @@ import json
 import os
 import subprocess
 import sys
+from importlib.metadata import version
 
 import pytest
+
+OLDEST = "3.6.0"  # of torch 2.11, the oldest that the package supports
 
 PROGRAM = """
 import itertools, json, sys
@@ -55,9 +58,23 @@ print(json.dumps({"version": triton.__version__, "found": found}))
 """
 
 
+@pytest.fixture(params=["installed", OLDEST], name="triton_path")
+def triton_of_a_version(request, tmp_path):
+    """Where Triton is to be found, before what is installed."""
+    if request.param == "installed":
+        return ""
+    target = tmp_path / "packages"
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", target, f"triton=={OLDEST}"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip(f"pip cannot install Triton {OLDEST} here: {done.stderr.strip().splitlines()[-1]}")
+    return str(target)
+
+
 @pytest.mark.long
-def test_kernels_compile(tmp_path):
-    environment = {**os.environ, "TRITON_CACHE_DIR": str(tmp_path)}
+def test_kernels_compile(tmp_path, triton_path):
+    environment = {**os.environ, "TRITON_CACHE_DIR": str(tmp_path / "cache")}
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [triton_path, os.environ.get("PYTHONPATH")]))
     environment.pop("TRITON_INTERPRET", None)
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM.strip(), "75", "80", "90", "100", "120"],
@@ -67,7 +84,9 @@ def test_kernels_compile(tmp_path):
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)["found"]
+    report = json.loads(done.stdout)
+    assert report["version"] == (OLDEST if triton_path else version("triton"))
+    found = report["found"]
     assert len(found) == 5 * 7
     for name, figures in found.items():
         assert not figures["spills"], name
