@@ -5,7 +5,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from lightning_znorm.backends._memory import PIECE, count_pieces
@@ -13,7 +15,7 @@ from lightning_znorm.backends._memory import PIECE, count_pieces
 _COPIED = 1 << 14  # elements up to which two copies cost less than calls of PyTorch
 _LARGE = 1 << 18  # elements above which calls of PyTorch cost little
 _MEMORY = 1 << 20  # elements, padding included, that are copied together
-_CACHED = 1 << 21  # elements that are measured before they are normalized, while they may still be in the cache
+_CACHED = 1 << 23  # elements that are measured before they are normalized, while they may still be in the cache
 
 Key = tuple[tuple[torch.Size, ...], tuple[torch.dtype, ...]]
 
@@ -26,35 +28,26 @@ class Batch:
         positions: Which ones of all gradients.
         views: A part of the memory for each copied gradient, of its shape.
         pieces: All of that memory, float32, with 128 elements per row; each gradient begins a row.
-        owner: The number of the gradient of each row, and of each piece of the gradients that are not copied; then
-            the same plus the number of gradients.
-        owner_of_rows: Its part for the rows.
+        owner: The number of the gradient of each row.
+        starts: Where the rows, or the pieces, of each gradient begin among those of all.
         last: The last row of each copied gradient, ``None`` if it has no other.
         mask: 1 for an element of these rows, 0 for padding.
-        count: The number of elements of each gradient, float64.
-        count_in_float32: The same, rounded; a conversion at every step costs more than a division.
-        zeros: Twice as many zeros, float64.
+        count: The number of elements of each gradient.
 
     """
 
     positions: list[int]
     views: list[Tensor]
     pieces: Tensor
-    owner: Tensor
-    owner_of_rows: Tensor
+    owner: NDArray[np.int64]
+    starts: NDArray[np.int64]
     last: Tensor | None
     mask: Tensor
-    count: Tensor
-    count_in_float32: Tensor
-    zeros: Tensor
+    count: NDArray[np.float64]
 
-    def spread(self, values: Tensor) -> Tensor:
-        """Return a column with the value of each row's gradient, float32."""
-        return values.float().index_select(0, self.owner_of_rows).unsqueeze(1)
-
-    def subtract_(self, values: Tensor) -> None:
+    def subtract_(self, values: NDArray[np.float64]) -> None:
         """Subtract from each copied gradient its value, and keep its padding 0."""
-        self.pieces.sub_(self.spread(values))
+        self.pieces.sub_(torch.from_numpy(values.astype(np.float32)[self.owner, None]))
         if self.last is None:
             self.pieces.mul_(self.mask)
             return
@@ -131,25 +124,20 @@ class _Own(threading.local):
                 if is_copied[position]:
                     views.append(self.memory[stop * PIECE : stop * PIECE + size].view(shapes[position]))
                     stop += more
-            owner = torch.arange(len(rows)).repeat_interleave(torch.tensor(rows))
+            pieces = torch.tensor(rows)
+            stops = pieces.cumsum(0)
             count = torch.tensor(sizes)
-            last = torch.tensor(rows[: len(views)], dtype=torch.int64).cumsum(0) - 1
-            mask = (torch.arange(PIECE) <= ((count[: len(views)] - 1) % PIECE).unsqueeze(1)).to(torch.float32)
-            last_rows = None if len(last) == stop else last
-            zeros = torch.zeros(2 * len(rows), dtype=torch.float64)
-            pieces = self.memory[: stop * PIECE].view(-1, PIECE)
-            twice = torch.cat([owner, owner + len(rows)])
+            mask = torch.arange(PIECE) <= ((count[: len(views)] - 1) % PIECE).unsqueeze(1)
+            last = stops[: len(views)] - 1
             return Batch(
                 positions,
                 views,
-                pieces,
-                twice,
-                owner[:stop],
-                last_rows,
-                mask,
-                count.double(),
-                count.to(torch.float32),
-                zeros,
+                self.memory[: stop * PIECE].view(-1, PIECE),
+                torch.arange(len(views)).repeat_interleave(pieces[: len(views)]).numpy(),
+                (stops - pieces).numpy(),
+                None if len(last) == stop else last,
+                mask.to(torch.float32),
+                count.double().numpy(),
             )
 
 
