@@ -2,7 +2,7 @@
 
 The error is the norm of the difference over the norm of the exact result; of half precision, the largest difference in
 units of the last place. The gradients are normal noise of several means and magnitudes, and the distributions of
-`tests/distributions.py`. Another table has the errors of the two verbs, `measure` and `apply_`, and of `center=False`.
+`tests/distributions.py`. Another table has the errors of `measure` and `apply_`, and of `center=False`.
 Writes `errors.json` and `moments.json`. A few minutes on a CPU.
 """
 

@@ -7,6 +7,7 @@ import contextlib
 import copy
 import io
 import multiprocessing
+from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 
@@ -127,7 +128,7 @@ def test_attach(run):
     run(compare_trainings)
 
 
-def fit(callbacks):
+def on_the_device():
     import lightning.pytorch as pl
     from lightning.pytorch.strategies import SingleDeviceStrategy
 
@@ -164,17 +165,22 @@ def fit(callbacks):
         def get_device_stats(self, device):
             return {}
 
+    return {"accelerator": Accelerator(), "strategy": SingleDeviceStrategy(torch.device(pretend.NAME, 0))}
+
+
+def fit(module, callbacks, **options):
+    torch.manual_seed(0)
+    make_trainer(callbacks=callbacks, **options).fit(module)
+    return [parameter.detach().cpu() for parameter in module.parameters()]
+
+
+def compare_trainers(callbacks):
     module = make_module()
     twin = copy.deepcopy(module)
-    there = {"accelerator": Accelerator(), "strategy": SingleDeviceStrategy(torch.device(pretend.NAME, 0))}
-    weights = []
-    for each, options in ((module, there), (twin, {"accelerator": "cpu"})):
-        own = [make() for make in callbacks]
-        torch.manual_seed(0)
-        make_trainer(callbacks=own, max_epochs=2, **options).fit(each)
-        weights.append([parameter.detach().cpu() for parameter in each.parameters()])
-    for result, expected in zip(*weights, strict=True):
-        torch.testing.assert_close(result, expected, rtol=1e-5, atol=1e-5)
+    found = fit(module, [make() for make in callbacks], max_epochs=2, **on_the_device())
+    expected = fit(twin, [make() for make in callbacks], max_epochs=2)
+    for result, exact in zip(found, expected, strict=True):
+        torch.testing.assert_close(result, exact, rtol=1e-5, atol=1e-5)
 
 
 CALLBACKS = {
@@ -186,7 +192,24 @@ CALLBACKS = {
 
 @pytest.mark.parametrize("name", CALLBACKS)
 def test_a_trainer(run, name):
-    run(fit, CALLBACKS[name])
+    run(compare_trainers, CALLBACKS[name])
+
+
+def count_transfers(steps):
+    waits = []
+    for callbacks in ([], [GradientMonitor("layers", every_n_steps=4)]):
+        pretend.forget_operations()
+        fit(make_module(), callbacks, max_steps=steps, **on_the_device())
+        waits.append(Counter(pretend.waits))
+    without, with_monitor = waits
+    return dict(with_monitor - without)
+
+
+@pytest.mark.parametrize("steps", [1, 4])
+def test_one_transfer_per_recorded_step_of_the_monitor_and_none_in_others(run, steps, request):
+    # without float64, the four gradients are copied to the CPU twice
+    transfers = 8 if "no float64" in request.node.name else 1
+    assert run(count_transfers, steps) == ({"_copy_from": transfers} if steps == 4 else {})
 
 
 def run_the_doctor():

@@ -6,11 +6,8 @@ from importlib import import_module
 import pytest
 import torch
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from lightning_znorm import GradientMonitor, ZNorm, attach
-from lightning_znorm.backends import describing
-from lightning_znorm.backends.choice import GENERIC
 from tests.callback.test_monitor import fit, look
 from tests.callback.test_steps import make_nested
 from tests.helpers import FIRST_PACKAGE, PACKAGES, make_module, make_trainer, recording_logger, small_network
@@ -28,45 +25,6 @@ def test_counts_optimizer_steps_under_accumulation():
     fit(monitor, seen, accumulate_grad_batches=2, max_steps=5)
     assert sorted({row["step"] for row in monitor.history}) == [1, 3]
     assert monitor.history[0]["std"] == pytest.approx(seen.raw[3]["network.0.weight"].std(correction=0).item())
-
-
-class CountTransfers(TorchDispatchMode):
-    """Everything by which values come from a device to the host."""
-
-    NAMES = ("cpu", "tolist", "numpy", "item", "__float__", "__bool__", "to")
-
-    def __init__(self, monkeypatch):
-        super().__init__()
-        self.counts = dict.fromkeys(("scalar", *self.NAMES), 0)
-        for name in self.NAMES:
-            monkeypatch.setattr(torch.Tensor, name, self.counting(name, getattr(torch.Tensor, name)))
-
-    def counting(self, name, original):
-        def method(tensor, *args, **kwargs):
-            to_host = name != "to" or args[:1] == ("cpu",)
-            self.counts[name] += to_host
-            return original(tensor, *args, **kwargs)
-
-        return method
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        self.counts["scalar"] += function is torch.ops.aten._local_scalar_dense.default
-        return function(*args, **(kwargs or {}))
-
-
-@pytest.mark.parametrize("steps", [1, 4])
-def test_one_transfer_per_recorded_step_and_none_in_others(monkeypatch, steps):
-    monkeypatch.setattr(describing, "choose", lambda gradients: GENERIC)  # the CPU's own backend reads values
-    counts = []
-    for callbacks in ([], [GradientMonitor("layers", every_n_steps=4)]):
-        with monkeypatch.context() as patch, CountTransfers(patch) as counter:
-            fit(*callbacks, max_steps=steps)
-        counts.append(counter.counts)
-    without, with_monitor = counts
-    recorded = steps // 4
-    # `tolist` reads what `cpu` has fetched
-    expected = {**without, "cpu": without["cpu"] + recorded, "tolist": without["tolist"] + recorded}
-    assert with_monitor == expected
 
 
 @pytest.mark.parametrize("package", PACKAGES)
