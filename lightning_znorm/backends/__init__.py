@@ -10,5 +10,6 @@ A backend consists of functions on gradients that are dense, real and on one dev
 - ``norm(gradients, norm_type)`` of all gradients together and ``scale_(gradients, factor)`` are the two steps of
   clipping.
 
-:func:`.choice.choose` returns the backend of a device.
+:func:`.choice.choose` returns the backend of a device. :mod:`.describing` compares gradients before and after a
+transform by the moments that it measures.
 """
