@@ -177,9 +177,9 @@ def main() -> None:
         print(show([row for row in rows if row["backend"] == backend]), flush=True)
         verbs += measure_verbs(backend, device, tuple(size for size in sizes if size <= LARGEST_OF_VERBS))
         print("", show_verbs([row for row in verbs if row["backend"] == backend]), sep="\n", flush=True)
-    out.mkdir(parents=True, exist_ok=True)
-    write(out / "errors.json", "errors", rows)
-    write(out / "moments.json", "moments", verbs)
+        out.mkdir(parents=True, exist_ok=True)
+        write(out / "errors.json", "errors", rows)
+        write(out / "moments.json", "moments", verbs)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ Times `znorm_` and `GradientClipping` against `clip_grad_norm_` (foreach), the p
 centralization, on gradients of the shapes of well-known networks, of one network with ever more channels, and of ever
 more small tensors; and as a share of a training step of ResNet-50. All repetitions are interleaved in one process, the
 figures are medians, and what counts are ratios. Writes `overhead.json` and `overhead.png`. On two CPU cores about 5
-minutes, 3 on a GPU.
+minutes.
 """
 
 import argparse
@@ -180,6 +180,12 @@ def measure_step(device: torch.device) -> dict[str, float]:
     return found
 
 
+def save(found: dict[str, Any], folder: Path) -> None:
+    """Write what has been measured so far."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "overhead.json").write_text(json.dumps(found, indent=1) + "\n")
+
+
 def main() -> None:
     """Measure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -211,16 +217,20 @@ def main() -> None:
         except ImportError as error:
             print(f"{name}: left out ({error})")
     sizes = [1 << power for power in range(14, 28, 2)]
+    save({"about": about, "networks": networks}, out)
     by_bytes = [measure_list(f"8 x {size}", [(size,)] * 8, device, dtype, options.repetitions) for size in sizes]
     counts = (10, 30, 100, 300, 1000, 3000)
     by_count = [measure_list(f"{n} x {SMALL}", [(SMALL,)] * n, device, dtype, options.repetitions) for n in counts]
     found = {"about": about, "networks": networks, "by_bytes": by_bytes, "by_count": by_count}
+    save(found, out)
     found["step"] = measure_step(device)
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "overhead.json").write_text(json.dumps(found, indent=1) + "\n")
-    from overhead_picture import draw
-
-    draw(found, out / "overhead.png")
+    save(found, out)
+    try:
+        from overhead_picture import draw
+    except ImportError as error:
+        print(f"no picture ({error})")
+    else:
+        draw(found, out / "overhead.png")
     print(f"written to {out}")
 
 

@@ -48,14 +48,19 @@ def examine() -> int:
             fault = _find_fault(backend, device, dtype)
             faults += fault is not None
             name = str(dtype).removeprefix("torch.")
-            print(f"  {name:<9} {backend.name:<10} {'right' if fault is None else f'WRONG: {fault}'}{note}")
-    print("Every gradient is right." if not faults else _REMEDY)
+            print(f"  {name:<9} {backend.name:<10} {fault or 'right'}{note}")
+    if not faults:
+        print("Every gradient is right.")
+    elif os.environ.get(VARIABLE):
+        print(f"Remove `{VARIABLE}`: without it, each device gets a backend that works there.")
+    else:
+        print(_REMEDY)
     return int(faults > 0)
 
 
 _REMEDY = (
-    f"Gradients marked WRONG would be wrong in a training. `{VARIABLE}=reference` is the slow way that is most likely"
-    " right. Please report this page."
+    "Gradients marked WRONG would be wrong in a training, and one would stop where it says FAILS."
+    f" `{VARIABLE}=reference` is the slow way that is most likely right. Please report this page."
 )
 
 
@@ -72,9 +77,10 @@ def _choose(device: torch.device, dtype: torch.dtype) -> tuple[Backend, str]:
 
 def _find_fault(backend: Backend, device: torch.device, dtype: torch.dtype) -> str | None:
     try:
-        return find_fault(backend, device, dtype)
+        fault = find_fault(backend, device, dtype)
     except Exception as error:  # of any type: a report should not end with it
-        return f"{type(error).__name__}: {error}"
+        return f"FAILS: {type(error).__name__}: {error}"
+    return None if fault is None else f"WRONG: {fault}"
 
 
 def _list_devices() -> Iterator[torch.device]:

@@ -12,7 +12,10 @@ from torch.utils.backend_registration import _setup_privateuseone_for_python_bac
 
 NAME = "pretend"
 # operations that return values to the host, or a tensor whose shape depends on values
-WAITING = {"_local_scalar_dense", "equal", "is_nonzero", "nonzero", "masked_select", "_unique2"}
+WAITING = {
+    *("_local_scalar_dense", "equal", "is_nonzero", "nonzero", "masked_select", "bincount", "repeat_interleave"),
+    *("_unique", "_unique2", "unique_dim", "unique_consecutive"),
+}
 
 has_float64 = True
 operations: list[str] = []  # in the order in which the device was asked for them
@@ -95,7 +98,7 @@ def _run(operation, *args, **kwargs):
         if target not in own:
             waits.append(name)
         return args[1] if target.copy_(source) is not None else None
-    if name in WAITING:
+    if name in WAITING or (name.startswith("_index_put") and _has_mask(arguments)):
         waits.append(name)
     result = operation(*arguments, **options)
     for here, theirs in own.items():
@@ -113,6 +116,10 @@ def _wrap(result, own):
     layout = result.size(), result.stride(), result.storage_offset()
     wrapped = torch.ops.aten.as_strided.default.redispatch(_META, base, *layout)
     return wrapped if result.dtype == base.dtype else wrapped.view(result.dtype)
+
+
+def _has_mask(arguments):
+    return any(index is not None and index.dtype == torch.bool for index in arguments[1])
 
 
 def _as_tensor(given):

@@ -5,12 +5,15 @@ import os
 import subprocess
 import sys
 import warnings
+from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
 
 from lightning_znorm import centralize_, doctor, znorm_
 from lightning_znorm.backends import choice, reference, triton
+from lightning_znorm.backends.checking import find_fault
 from lightning_znorm.errors import ArgumentValueError
 from tests import warm
 from tests.helpers import parameter
@@ -53,11 +56,49 @@ def edit_wrongly(gradients, *args, **kwargs):
 
 FAILURES = {
     "no driver": fail_with(RuntimeError("0 active drivers ([]). There should only be one.")),
-    "read-only cache": fail_with(PermissionError(13, "Permission denied", "/root/.triton")),
+    "read-only cache": fail_with(PermissionError(13, "Permission denied", "/home/me/.triton")),
     "no compiler": fail_with(RuntimeError("Failed to find C compiler. Please specify via CC")),
     "broken library": fail_with(ImportError("libtriton.so: version `GLIBC_2.34' not found")),
     "wrong result": edit_wrongly,
 }
+
+
+def break_measure(backend, gradients):
+    moments = backend.measure(gradients)
+    return replace(moments, squares=moments.squares * 1.001)
+
+
+def break_apply(backend, gradients, mean, factor):
+    backend.apply_(gradients, mean, factor * 1.05)
+
+
+def break_znorm(backend, gradients, *args, **kwargs):
+    stats = backend.znorm_(gradients, *args, **kwargs)
+    gradients[-1].mul_(1.05)
+    return stats
+
+
+def break_stats(backend, gradients, *args, **kwargs):
+    stats = backend.centralize_(gradients, *args, **kwargs)
+    stats[1, -1] *= 1.001
+    return stats
+
+
+@pytest.mark.parametrize(
+    ("name", "function", "what"),
+    [
+        ("measure", break_measure, "the statistics of `measure and apply_`"),
+        ("apply_", break_apply, "the results of `measure and apply_`"),
+        ("znorm_", break_znorm, "the results of `znorm_`"),
+        ("centralize_", break_stats, "the statistics of `centralize_`"),
+    ],
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_faults_are_found(name, function, what, dtype):
+    for backend in (choice.CPU, choice.GENERIC):
+        assert find_fault(backend, torch.device("cpu"), dtype) is None
+        broken = replace(backend, **{name: partial(function, backend)})
+        assert find_fault(broken, torch.device("cpu"), dtype) == f"{what} are wrong"
 
 
 @pytest.mark.parametrize("failure", FAILURES)
@@ -141,25 +182,82 @@ if rank == 1:
 weight = torch.nn.Parameter(torch.zeros(40))
 weight.grad = torch.linspace(-1, 2, 40)
 optimizer = torch.optim.SGD([weight], lr=0.1)
-attach(optimizer, ZNorm())
+attach(optimizer, ZNorm(nonfinite=sys.argv[1]))
 with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always", UserWarning)
-    optimizer.step()
+    if sys.argv[1] == "skip" or rank == 0:  # otherwise, ranks may step on their own
+        optimizer.step()
+total = torch.tensor(rank + 1)
+dist.all_reduce(total)  # not paired with another one
 said = [str(each.message) for each in caught if "Triton is not used" in str(each.message)]
-print(json.dumps([choice.choose([weight.grad]).name, weight.grad.tolist(), said]))
+print(json.dumps([choice.choose([weight.grad]).name, weight.grad.tolist(), said, int(total)]))
 dist.destroy_process_group()
 """
+
+
+def run_two(script):
+    done = warm.run_ranks(script)
+    assert all(each.returncode == 0 for each in done), done
+    return [json.loads(each.stdout.splitlines()[-1]) for each in done]
+
+
+@pytest.mark.slow
+def test_ranks_that_may_step_on_their_own_decide_on_their_own(tmp_path):
+    """Waiting for a rank that makes no step would have no end."""
+    script = tmp_path / "rank.py"
+    script.write_text(RANK.replace("sys.argv[1]", "'propagate'"))
+    first, second = run_two(script)
+    assert [first[0], second[0]] == ["triton", "generic"]
+    assert first[3] == second[3] == 3
+
+
+def agree(kinds, minimum=None):
+    """As a rank whose vote is the minimum, or beside others."""
+    parameters = [torch.nn.Parameter(torch.zeros(4, dtype=dtype)) for dtype in kinds]
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        choice.agree(parameters, lambda works: works if minimum is None else minimum)
+    return [str(each.message) for each in caught]
+
+
+@pytest.mark.parametrize("name", ["generic", "triton"])
+def test_a_forced_backend_is_neither_checked_nor_changed_by_other_ranks(name, monkeypatch):
+    monkeypatch.setenv(choice.VARIABLE, name)
+    monkeypatch.setattr(choice, "find_fault", None)
+    assert agree([torch.float32], minimum=0) == []
+    assert name_of_choice() == name
+
+
+def test_all_ranks_agree_for_each_dtype(monkeypatch):
+    kinds = [torch.float32, torch.bfloat16]
+    for is_broken in (False, True):
+        choice._obstacles.clear()
+        fault = "broken" if is_broken else None
+        monkeypatch.setattr(choice, "find_fault", lambda *args, fault=fault: fault if args[2] in kinds[1:] else None)
+        assert len(agree(kinds, minimum=0)) == 1
+        assert name_of_choice(torch.float32) == "generic"
+        assert name_of_choice(torch.bfloat16) == "generic"
+
+
+def test_a_lack_of_memory_is_not_for_ever(monkeypatch):
+    def lack(*_):
+        raise torch.OutOfMemoryError
+
+    check = choice.find_fault
+    monkeypatch.setattr(choice, "find_fault", lack)
+    assert name_of_choice() == "generic"
+    monkeypatch.setattr(choice, "find_fault", check)
+    assert name_of_choice() == "triton"
 
 
 @pytest.mark.slow
 def test_ranks_agree(tmp_path):
     script = tmp_path / "rank.py"
-    script.write_text(RANK)
-    done = warm.run_ranks(script)
-    assert all(each.returncode == 0 for each in done), done
-    first, second = (json.loads(each.stdout.splitlines()[-1]) for each in done)
+    script.write_text(RANK.replace("sys.argv[1]", "'skip'"))
+    first, second = run_two(script)
     assert first[0] == second[0] == "generic"
     assert first[1] == second[1]
+    assert first[3] == second[3] == 3
     assert len(first[2]) == len(second[2]) == 1
     assert "another" in first[2][0]
     assert "TypeError" in second[2][0]

@@ -1,6 +1,7 @@
 """Every backend against 80-bit arithmetic: distributions, sizes, magnitudes, dtypes, strides, and what is special."""
 
 import math
+import warnings
 from itertools import product
 
 import numpy as np
@@ -309,6 +310,33 @@ def test_a_list_of_everything_at_once(znorm_, monkeypatch):
             atol=1e-9,
         )
         torch.testing.assert_close(gradients[position], gradient, equal_nan=True)
+
+
+def test_sums_that_overflow_warn_of_nothing():
+    gradients = [torch.full((size,), 3e38) for size in (2, 128, 300, 20_000)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert cpu.measure(gradients).mean.tolist() == [torch.tensor(3e38).item()] * 4
+        cpu.znorm_(gradients, 1e-10)
+    assert not any(gradient.any() for gradient in gradients)
+
+
+@pytest.mark.parametrize("center", [True, False])
+def test_many_zero_and_constant_gradients_are_treated_together(monkeypatch, center):
+    """Nothing is left to be treated alone, which would take far longer."""
+    monkeypatch.setattr(cpu, "_normalize_", None)
+    values = (0.0, -0.0, 0.1, -3e-9, 1e12)
+    gradients = [torch.full((size,), value) for value in values for size in (2, 64, 128, 300)] + [draw(64)]
+    expected = [gradient.clone() for gradient in gradients]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        stats = cpu.znorm_(gradients, 1e-10, center=center)
+        moments = cpu.measure(expected)
+    exact = reference.znorm_(expected, 1e-10, center=center)
+    torch.testing.assert_close(stats[:, :-1], exact[:, :-1], rtol=1e-6, atol=0)
+    torch.testing.assert_close(moments.mean[:-1], exact[0, :-1], rtol=1e-6, atol=0)
+    for gradient, each in zip(gradients[:-1], expected, strict=False):
+        torch.testing.assert_close(gradient, each, rtol=1e-6, atol=0)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])

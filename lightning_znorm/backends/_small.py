@@ -19,7 +19,7 @@ def measure_together(batch: Batch, gradients: list[Tensor]) -> tuple[Tensor, lis
     """Return mean and variance of each gradient, and the numbers of those that are left to be measured alone."""
     with np.errstate(all="ignore"):
         offset, residual, variance, left = _load(batch, gradients)
-    return torch.from_numpy(np.stack([residual + offset, variance])), left
+        return torch.from_numpy(np.stack([residual + offset, variance])), sorted(left)
 
 
 def normalize_together_(
@@ -48,10 +48,11 @@ def normalize_together_(
         np.add(residual, offset, out=mean)
         np.sqrt(variance, out=std)
         length = np.hypot(mean, std)
-        factor[:] = scale / ((std if center else length) + eps * scale)
+        divisor = std if center else length
+        factor[:] = np.where(divisor == 0, 1.0, scale / (divisor + eps * scale))  # of zeros, and of constants minus it
         # the mean is multiplied by the factor as rounded, so that only one rounding remains; adding -0 changes no 0
         shift[:] = -residual * factor if center else -0.0
-        cosine[:] = std / length if center else 1.0
+        cosine[:] = np.where(length == 0, 1.0, std / length) if center else 1.0
         if scale != 1:
             statistics[:2] /= scale
     if copied:
@@ -68,10 +69,10 @@ def normalize_together_(
         for number, (gradient, alpha, summand) in enumerate(edits, copied):
             if number not in left:
                 torch.add(summand, gradient, alpha=alpha, out=gradient)
-    return torch.from_numpy(statistics), left
+    return torch.from_numpy(statistics), sorted(left)
 
 
-def _load(batch: Batch, gradients: list[Tensor]) -> tuple[Values | float, Values, Values, list[int]]:
+def _load(batch: Batch, gradients: list[Tensor]) -> tuple[Values | float, Values, Values, set[int]]:
     """Measure gradients, and copied ones whose variances are not trusted again, minus offsets near their means.
 
     Returns:
@@ -88,8 +89,10 @@ def _load(batch: Batch, gradients: list[Tensor]) -> tuple[Values | float, Values
         matrices += split_into_pieces(gradient)
     residual, variance = _measure(matrices, batch.starts, batch.count)
     is_trusted = are_trusted(residual, variance)
+    if copied and not is_trusted.all():
+        is_trusted[:copied] |= _are_zero(batch, (residual == 0) & (variance == 0))
     if is_trusted.all():
-        return 0.0, residual, variance, []
+        return 0.0, residual, variance, set()
     offset = np.zeros_like(residual)
     if not is_trusted[:copied].all():
         # only of these, so that no gradient's result depends on its neighbours
@@ -97,8 +100,25 @@ def _load(batch: Batch, gradients: list[Tensor]) -> tuple[Values | float, Values
         batch.subtract_(offset[:copied])
         again = _measure(matrices[:1], batch.starts[:copied], batch.count[:copied])
         residual[:copied], variance[:copied] = again
-        is_trusted = are_trusted(residual, variance)
-    return offset, residual, variance, np.flatnonzero(~is_trusted).tolist()
+        is_trusted |= are_trusted(residual, variance)
+    if not is_trusted[:copied].all():
+        first = batch.pieces[batch.starts[:copied], 0].double().numpy()
+        first[is_trusted[:copied]] = 0.0
+        batch.subtract_(first)
+        is_constant = _are_zero(batch, ~is_trusted)
+        offset[:copied][is_constant] += first[is_constant]
+        residual[:copied][is_constant] = variance[:copied][is_constant] = 0.0
+        is_trusted[:copied] |= is_constant
+    return offset, residual, variance, set(np.flatnonzero(~is_trusted).tolist())
+
+
+def _are_zero(batch: Batch, may_be: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Return which copied gradients have no element but 0, of those whose sums do not exclude it."""
+    candidates = may_be[: len(batch.views)]
+    if not candidates.any():
+        return candidates
+    has_other = np.logical_or.reduceat(batch.pieces.any(dim=1).numpy(), batch.starts[: len(batch.views)])
+    return candidates & ~has_other
 
 
 def _measure(matrices: list[Tensor], starts: NDArray[np.int64], count: Values) -> tuple[Values, Values]:

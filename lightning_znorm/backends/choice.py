@@ -2,15 +2,16 @@
 
 import os
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from importlib import import_module
 
 import torch
 from torch import Tensor
 
-from lightning_znorm.backends import clipping, cpu, cpu_centralize, cpu_clipping, generic, reference
-from lightning_znorm.backends.checking import find_fault
+from lightning_znorm.backends import clipping, cpu, cpu_centralize, cpu_clipping, generic
+from lightning_znorm.backends.checking import REFERENCE, find_fault
 from lightning_znorm.backends.interface import Backend
 from lightning_znorm.errors import ArgumentValueError, describe
 
@@ -34,17 +35,6 @@ GENERIC = Backend(
     generic.centralize_,
     clipping.norm,
     clipping.scale_,
-)
-
-
-REFERENCE = Backend(
-    "reference",
-    reference.measure,
-    reference.apply_,
-    reference.znorm_,
-    reference.centralize_,
-    reference.norm,
-    reference.scale_,
 )
 
 
@@ -124,7 +114,11 @@ def find_obstacle(device: torch.device, dtype: torch.dtype) -> str | None:
     if (device, dtype) not in _obstacles:
         if is_capturing():
             return "its first use is inside a CUDA graph"
-        obstacle = _obstacles[device, dtype] = _check_triton(device, dtype)
+        try:
+            obstacle = _check_triton(device, dtype)
+        except torch.OutOfMemoryError:  # there may be room for the next step
+            return "there is no memory to check it"
+        _obstacles[device, dtype] = obstacle
         if obstacle is not None:
             _warn(f"on {device} for {dtype}", obstacle)
     return _obstacles[device, dtype]
@@ -133,6 +127,8 @@ def find_obstacle(device: torch.device, dtype: torch.dtype) -> str | None:
 def agree(parameters: Iterable[Tensor], reduce_min: Callable[[int], int]) -> None:
     """Take Triton on all ranks or on none, so that their gradients get the same bits.
 
+    A rank on which the environment variable forces a backend agrees to anything, and is not changed.
+
     Args:
         parameters: Those whose gradients will be transformed; at least one is on a device that may use Triton.
         reduce_min: Returns the minimum of an integer over all ranks, which must call this together.
@@ -140,10 +136,14 @@ def agree(parameters: Iterable[Tensor], reduce_min: Callable[[int], int]) -> Non
     """
     kinds = {(parameter.device, parameter.dtype) for parameter in parameters if may_use_triton(parameter.device)}
     kinds = {(device, dtype) for device, dtype in kinds if dtype != torch.float64}
-    works = all(find_obstacle(device, dtype) is None for device, dtype in kinds)
-    if not reduce_min(int(works)) and works:
-        for kind in kinds:
-            _obstacles[kind] = "it does not work on another rank"
+    is_forced = bool(os.environ.get(VARIABLE))
+    found = {} if is_forced else {kind: find_obstacle(*kind) for kind in kinds}
+    works = not any(found.values())
+    if reduce_min(int(works)) or is_forced:
+        return
+    for kind, obstacle in found.items():
+        _obstacles[kind] = obstacle or "it does not work on another rank"
+    if works:
         _warn("on this rank", "it does not work on another one, and all ranks must compute the same")
 
 
@@ -151,11 +151,30 @@ def _check_triton(device: torch.device, dtype: torch.dtype) -> str | None:
     capability = _capability_of(device)
     if capability is not None and capability < _LOWEST_CAPABILITY:
         return f"it needs compute capability 7.0, the device has {'.'.join(map(str, capability))}"
+    if device.type == "cuda" and os.environ.get("TRITON_INTERPRET") == "1":
+        return "its interpreter, which `TRITON_INTERPRET=1` asks for, cannot read the memory of a GPU"
     try:
-        return find_fault(load_triton(), device, dtype)
+        with _waiting_is_allowed(device):
+            return find_fault(load_triton(), device, dtype)
+    except torch.OutOfMemoryError:
+        raise
     except Exception as error:  # of an import, a compiler, a driver, a cache folder: of many types
         lines = str(error).strip().splitlines() or [""]
         return f"{type(error).__name__}: {lines[-1][:200]}"
+
+
+@contextmanager
+def _waiting_is_allowed(device: torch.device) -> Iterator[None]:
+    """Let the check wait for the device, also where a user has made that an error to find such places."""
+    if device.type != "cuda":
+        yield
+        return
+    mode = torch.cuda.get_sync_debug_mode()
+    torch.cuda.set_sync_debug_mode(0)
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode(mode)
 
 
 def _capability_of(device: torch.device) -> tuple[int, int] | None:

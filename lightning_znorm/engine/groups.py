@@ -14,11 +14,13 @@ class Ranks:
     Attributes:
         is_distributed: Whether there is more than one rank; then these are all of the default process group.
         device: The device on which they communicate, ``None`` for that of the parameters.
+        are_in_step: Whether they are known to make all steps together, as the ranks of a Trainer do.
 
     """
 
     is_distributed: bool = False
     device: torch.device | None = None
+    are_in_step: bool = False
 
     def reduce_min(self, value: int, devices: Iterable[torch.device]) -> int:
         """Return the minimum of a value over the ranks, all of which must call this.

@@ -133,13 +133,18 @@ class Engine:
             return Outcome(True, transformed, transform.transform(transformed, step.grad_scale))
 
     def _agree(self, step: Step, parameters: OptimizerParameters) -> None:
-        """Let all ranks take the same backend, once and before a gradient is edited."""
-        if self._has_agreed or not step.ranks.is_distributed:
+        """Let all ranks take the same backend, once and before a gradient is edited.
+
+        Ranks that may step on their own decide on their own: waiting for the others could have no end.
+        """
+        ranks = step.ranks
+        are_in_step = ranks.are_in_step or self.transform.nonfinite != "propagate"
+        if self._has_agreed or not (ranks.is_distributed and are_in_step) or is_capturing():
             return
         self._has_agreed = True
         devices = {parameter.device for parameter in parameters.selected}
-        if any(map(may_use_triton, devices)) and not is_capturing():
-            agree(parameters.selected, lambda works: step.ranks.reduce_min(works, devices))
+        if any(map(may_use_triton, devices)):
+            agree(parameters.selected, lambda works: ranks.reduce_min(works, devices))
 
     def _find_nonfinite(self, step: Step, parameters: OptimizerParameters) -> Tensor | None:
         """Return a parameter with an inf or NaN, unless these propagate; without one, reset the consecutive skips."""

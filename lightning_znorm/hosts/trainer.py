@@ -101,7 +101,7 @@ class Fit:
             epoch=trainer.current_epoch,
             grad_scale=find_pending_scale(scaler, optimizer),
             scaler_skips=scaler is not None,
-            ranks=Ranks(trainer.world_size > 1, trainer.strategy.root_device),
+            ranks=Ranks(trainer.world_size > 1, trainer.strategy.root_device, are_in_step=True),
         )
         self._report(step, self._engine(step))
 
