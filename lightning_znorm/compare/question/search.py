@@ -1,45 +1,55 @@
-"""The search for the value of a number, such as a learning rate, at which a method does best.
-
-The functions are pure: the same finished trials have the same continuation, in whatever order they ended.
-"""
+"""The search for the value of a number, such as a learning rate, at which a method does best."""
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any
+
+from lightning_znorm.compare.question.candidates import Candidates, Scores, average, is_as_good
+from lightning_znorm.compare.question.plan import Setting
 
 _FIRST = (0, -2, 2, -4, 4)  # half decades
-_TOLERANCE = 1e-6  # relative, of metrics that are means in float32
-
-Scores = Mapping[int, Sequence[float]]  # of a method, by position: one per seed, higher is better, NaN for none
 
 
 @dataclass(frozen=True)
-class Search:
-    """Values about a start, at positions in quarters of a decade.
+class Search(Candidates):
+    """Values of a key about a start, at positions in quarters of a decade.
 
     Attributes:
+        key: The key, such as ``model.init_args.lr``.
         start: The value at position 0.
         low: Lowest value.
         high: Highest value.
-        trials: Number of values that each method is tried with.
-        finalists: Number of these that are tried with more seeds.
-        seeds: Number of seeds that a finalist has in the end.
+        trials: Number of values that a method is tried with.
+        others: Values of other keys.
 
     """
 
+    key: str
     start: float
     low: float = 0.0
     high: float = math.inf
     trials: int = 9
-    finalists: int = 3
-    seeds: int = 3
+    others: Mapping[str, Any] = field(default_factory=dict)
+
+    def setting_at(self, position: int) -> Setting:
+        """Return the setting at a position.
+
+        Example::
+
+            >>> str(Search("model.init_args.lr", 1e-3).setting_at(2))
+            'lr=0.00316'
+
+        """
+        return Setting(position, {**self.others, self.key: self.value_at(position)})
 
     def value_at(self, position: int) -> float:
         """Return the value at a position, rounded to three digits.
 
         Example::
 
-            >>> [Search(1e-3).value_at(position) for position in (-2, 0, 1, 4)]
+            >>> [Search("lr", 1e-3).value_at(position) for position in (-2, 0, 1, 4)]
             [0.000316, 0.001, 0.00178, 0.01]
 
         """
@@ -54,7 +64,7 @@ class Search:
 
         Example::
 
-            >>> search = Search(1e-3)
+            >>> search = Search("lr", 1e-3)
             >>> search.propose({})
             [-4, -2, 0, 2, 4]
             >>> search.propose({-4: [0.1], -2: [0.5], 0: [0.7], 2: [0.6], 4: [math.nan]})
@@ -68,56 +78,23 @@ class Search:
             return sorted({*first} - scores.keys())
         if len(scores) >= self.trials:
             return []
-        return [position for position in self._rank_next(scores) if position not in scores and self._allows(position)][
-            :1
-        ]
+        untried = (position for position in self._rank_next(scores) if position not in scores)
+        return [*islice(filter(self._allows, untried), 1)]
 
-    def select(self, scores: Scores) -> int | None:
-        """Return the position with the highest mean, the middle one of several, ``None`` if none has a score.
-
-        Example::
-
-            >>> Search(1e-3).select({0: [0.7, 0.9], 2: [0.8], 4: [0.8], 6: [0.1]})
-            2
-
-        """
-        means = _average(scores)
-        if not means:
-            return None
-        highest = max(means.values())
-        plateau = [position for position in sorted(means) if _is_as_good(means[position], highest)]
-        return plateau[(len(plateau) - 1) // 2]
-
-    def list_finalists(self, scores: Scores) -> list[int]:
-        """Return the best positions, the best one first; of equals, those nearest to the middle of the plateau."""
-        remaining, finalists = dict(scores), []
-        while len(finalists) < self.finalists:
-            best = self.select(remaining)
-            if best is None:
-                break
-            finalists.append(best)
-            del remaining[best]
-        return finalists
-
-    def is_settled(self, scores: Scores) -> bool:
-        """Return whether the selected position is between others, or at an end of the range."""
-        best = self.select(scores)
-        if best is None:
-            return False
-        return all(
-            any(direction * (position - best) > 0 for position in scores) or not self._allows(best + direction)
-            for direction in (-1, 1)
-        )
+    def is_settled(self, position: int, scores: Scores) -> bool:
+        """Return whether a position is between others that were tried, or at an end of the range."""
+        beyond = [-1] * (position == min(scores)) + [1] * (position == max(scores))
+        return not any(self._allows(position + direction) for direction in beyond)
 
     def _allows(self, position: int) -> bool:
         return self.low <= self.value_at(position) <= self.high
 
     def _rank_next(self, scores: Scores) -> list[int]:
-        best, means = self.select(scores), _average(scores)
+        best, means = self.select(scores), average(scores)
         lowest, highest = min(scores), max(scores)
         if best is None:
             return [lowest - 4, highest + 4]
-        if len(means) > 1 and _is_as_good(min(means.values()), max(means.values())):
+        if len(means) > 1 and is_as_good(min(means.values()), max(means.values())):
             return sorted([lowest - 4, highest + 4], key=abs)
         below = max((position for position in scores if position < best), default=best)
         above = min((position for position in scores if position > best), default=best)
@@ -127,13 +104,3 @@ class Search:
         directions = (1, -1) if higher >= lower else (-1, 1)
         beside = [best + distance * direction for distance in range(1, 4 * self.trials) for direction in directions]
         return [*gaps, *ends, *beside]
-
-
-def _average(scores: Scores) -> dict[int, float]:
-    """Return the mean of each position that has a score for each seed."""
-    means = {position: sum(values) / len(values) for position, values in scores.items() if len(values)}
-    return {position: mean for position, mean in means.items() if math.isfinite(mean)}
-
-
-def _is_as_good(value: float, highest: float) -> bool:
-    return value >= highest - _TOLERANCE * max(abs(value), abs(highest))
