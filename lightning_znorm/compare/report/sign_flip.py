@@ -9,10 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lightning_znorm.compare.report.statistics import RESOLUTION
-from lightning_znorm.errors import ArgumentValueError
+from lightning_znorm.errors import require_fraction, require_positive, unknown_choice
 
 EXACT_PAIRS = 14
 FLIPS = 100_000
+REMEDY = "Give the smallest difference that matters."
 _SEED = 20_240_801  # fixed, so that the same differences always have the same p-value
 
 Alternative = Literal["two-sided", "greater", "less"]
@@ -59,7 +60,7 @@ def sign_flip_test(
 
     """
     if alternative not in get_args(Alternative):
-        raise ArgumentValueError(f"Argument `alternative` must be one of {get_args(Alternative)}, got {alternative!r}.")
+        raise unknown_choice("alternative", alternative, get_args(Alternative))
     values = np.asarray(differences, dtype=float)
     if not is_testable(values):
         return math.nan
@@ -99,12 +100,12 @@ def invert_sign_flip(differences: Sequence[float], level: float = 0.95) -> tuple
     Example::
 
         >>> invert_sign_flip([1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0])
-        (2.0, 6.333...)
+        (2.0, 6.5)
         >>> invert_sign_flip([1.0, 2.0, 3.0])
         (-inf, inf)
 
     """
-    error = compute_error(level)
+    error = 1 - require_fraction("level", level)
     values = np.asarray(differences, dtype=float)
     if not is_testable(values):
         return math.nan, math.nan
@@ -139,7 +140,7 @@ def equivalence_test(differences: Sequence[float], margin: float, rounding: floa
         (0.03125, 0.03125)
 
     """
-    check_margin(margin)
+    margin = require_positive("margin", margin, REMEDY)
     above = sign_flip_test(differences, -margin, "greater", rounding)
     return max(above, sign_flip_test(differences, margin, "less", rounding))
 
@@ -180,19 +181,6 @@ def find_tolerance(differences: Array, rounding: float) -> Array:
 def is_testable(differences: Array) -> bool:
     """Return whether there are differences, and all of them are finite."""
     return bool(differences.size) and bool(np.isfinite(differences).all())
-
-
-def compute_error(level: float) -> float:
-    """Return the error that a confidence level allows."""
-    if not 0 < level < 1:
-        raise ArgumentValueError(f"Argument `level` must be between 0 and 1, got {level}.")
-    return 1 - level
-
-
-def check_margin(margin: float) -> None:
-    """Raise an error if a margin is not positive and finite."""
-    if not 0 < margin < math.inf:
-        raise ArgumentValueError(f"Argument `margin` must be positive and finite, got {margin}.")
 
 
 @lru_cache(maxsize=1)
