@@ -59,8 +59,12 @@ def count_pairs_to_decide(
             + z_{1 - \alpha / 2m}^2 / 2 \\
         n_\text{equivalence} &= (z_{1 - \alpha} + z_{1 - \beta / 2})^2\, \sigma^2 / \Delta^2 + z_{1 - \alpha}^2 / 2
 
-    The last terms allow for a deviation that is estimated. The observed difference has no part in it: a power that is
-    computed from it only restates the p-value.
+    The last terms allow for a deviation that is estimated. For each error, the largest is taken that the flips of so
+    few pairs can attain, for example 1/64 on one side instead of 0.025 with 6 pairs. The observed difference has no
+    part in it: a power that is computed from it only restates the p-value.
+
+    The formula is for normal differences. At the smallest number of pairs, at which all must have the same sign, the
+    power may be 0.7 instead of 0.8.
 
     Args:
         deviation: Standard deviation of the differences. From few pairs it is itself uncertain: from 6, within a factor
@@ -91,10 +95,8 @@ def count_pairs_to_decide(
     deviation = _require_deviation(deviation)
     ratio = deviation / require_positive("margin", margin, REMEDY)
     error, miss = 1 - require_fraction("level", level), 1 - require_fraction("power", power)
-    least = count_least_pairs(level, comparisons)
-    quantile = stats.norm.isf
-    difference = _count(quantile(error / comparisons / 2), quantile(miss), ratio)
-    return max(least, difference, _count(quantile(error), quantile(miss / 2), ratio))
+    comparisons = require_count("comparisons", comparisons, least=1)
+    return max(_count(error / comparisons / 2, miss, ratio), _count(error, miss / 2, ratio))
 
 
 def count_pairs_for_width(
@@ -142,5 +144,13 @@ def _require_deviation(deviation: float) -> float:
     return number
 
 
-def _count(quantile: float, quantile_of_power: float, ratio: float) -> int:
-    return math.ceil((quantile + quantile_of_power) ** 2 * ratio**2 + quantile**2 / 2)
+def _count(error: float, miss: float, ratio: float) -> int:
+    """Return the smallest number of pairs that is enough for the one-sided error that a sign-flip test attains."""
+    count = math.ceil(-math.log2(error))
+    while True:
+        flips = 2 ** min(count, 50)
+        quantile = stats.norm.isf(math.floor(flips * error + 1e-9) / flips)
+        needed = math.ceil((quantile + stats.norm.isf(miss)) ** 2 * ratio**2 + quantile**2 / 2)
+        if needed <= count:
+            return count
+        count = max(count + 1, math.ceil((stats.norm.isf(error) + stats.norm.isf(miss)) ** 2 * ratio**2))
