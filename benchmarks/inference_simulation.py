@@ -19,7 +19,7 @@ import numpy as np
 from scipy import stats
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from lightning_znorm.compare.report.pairs import count_pairs_for_width
+from lightning_znorm.compare.question.pairs import count_pairs_for_width
 from lightning_znorm.compare.report.sign_flip import compute_tail, find_low_end, find_tolerance, subset_means
 
 RESULTS = Path(__file__).parent / "results/inference_simulation.json"

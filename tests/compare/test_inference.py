@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from benchmarks import inference_simulation as simulation
+from lightning_znorm.compare.question.pairs import count_least_pairs, count_pairs_for_width, count_pairs_to_decide
 from lightning_znorm.compare.report.inference import correct_after_holm, estimate_probability, judge
-from lightning_znorm.compare.report.pairs import count_least_pairs, count_pairs_for_width, count_pairs_to_decide
 from lightning_znorm.compare.report.sign_flip import (
     EXACT_PAIRS,
     equivalence_test,

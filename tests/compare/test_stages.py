@@ -8,9 +8,10 @@ import pytest
 
 from lightning_znorm.compare.question.candidates import Listed
 from lightning_znorm.compare.question.methods import parse_methods
+from lightning_znorm.compare.question.pairs import LARGEST, PILOT
 from lightning_znorm.compare.question.plan import Setting
 from lightning_znorm.compare.question.search import Search
-from lightning_znorm.compare.question.stages import LARGEST, PILOT, Design, count_pairs, make_plan
+from lightning_znorm.compare.question.stages import Design, make_plan
 
 METHODS = parse_methods("none,gc,znorm")
 BEST = {"none": -3, "gc": 0, "znorm": 7}  # positions
@@ -35,7 +36,7 @@ def evaluate(run, deviation=0.01):
     return validate(run) + deviation * rng.normal()
 
 
-def finish(design, rng=None, at_once=None, score=validate, **evaluation):
+def finish(design, rng=None, at_once=None, score=validate, evaluate=evaluate, **evaluation):
     """Do what the plan says until it is complete and done, a few runs at a time in any order; return it."""
     validation, test, order = {}, {}, []
     for _ in range(1000):
@@ -152,13 +153,19 @@ def test_a_width_fixes_the_number_of_pairs(deviation, at_least, at_most):
     assert at_least <= len(plan.confirmation) / 3 <= at_most
 
 
-def test_the_number_of_pairs_is_computed_from_the_first_ones():
-    rng = np.random.default_rng(0)
-    differences = rng.normal(1.0, 2.0, PILOT)
-    for width in (0.5, 1.0, 1.3):
-        # t(0.975, 11) = 2.2010
-        assert count_pairs(differences, width) == min(
-            LARGEST, max(PILOT, math.ceil((2.2009851601 * np.std(differences, ddof=1) / width) ** 2))
-        )
-    assert count_pairs([*differences[:-1], math.nan], 1e-9) == LARGEST
-    assert count_pairs([math.nan] * PILOT, 1.0) == PILOT
+def test_the_number_of_pairs_follows_from_the_first_ones():
+    design = make_design(width=0.005)
+    plan, _ = finish(design, deviation=0.01)
+    first = [[evaluate(run, 0.01) for run in plan.confirmation[:36] if run.method is method] for method in METHODS]
+    deviations = [np.std(np.subtract(values, first[0]), ddof=1) for values in first[1:]]
+    # t(0.975, 11) = 2.2010
+    expected = math.ceil((2.2009851601 * max(deviations) / 0.005) ** 2)
+    assert len(plan.confirmation) == 3 * min(LARGEST, max(PILOT, expected))
+
+
+def test_a_run_without_a_metric_leaves_the_others():
+    def evaluate_all_but_one(run):
+        return math.nan if run.method.label == "gc" and run.seed == 5 else evaluate(run, 0.001)
+
+    plan, _ = finish(make_design(width=0.02), evaluate=evaluate_all_but_one)
+    assert len(plan.confirmation) == 3 * PILOT

@@ -3,20 +3,15 @@
 What is to be run is a pure function of what has been run: not of the order in which runs ended, nor of who did them.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from scipy import stats
 
 from lightning_znorm.compare.question.candidates import Candidates
 from lightning_znorm.compare.question.methods import Method
+from lightning_znorm.compare.question.pairs import PILOT, count_pairs_for_width
 from lightning_znorm.compare.question.plan import Run, Setting
-
-PILOT = 12  # pairs from which the number of pairs for a width is computed
-LARGEST = 48  # number of pairs
-_LEVEL = 0.95
 
 
 @dataclass(frozen=True)
@@ -99,43 +94,19 @@ def make_plan(design: Design, validation: Mapping[str, float], test: Mapping[str
         return Plan(runs, first, selected, unsettled)
     metrics = {method.label: [test[run.key] for run in first if run.method.label == method.label] for method in methods}
     counts = [
-        count_pairs(np.subtract(values, metrics[design.baseline]).tolist(), design.width)
+        _count_pairs(np.subtract(values, metrics[design.baseline]).tolist(), design.width)
         for label, values in metrics.items()
         if label != design.baseline
     ]
     return Plan(runs, confirm(max(counts, default=PILOT)), selected, unsettled, is_complete=True)
 
 
-def count_pairs(differences: Sequence[float], width: float) -> int:
-    r"""Return the number of pairs whose interval is to have a certain width, from the first ones.
-
-    .. math::
-        N = \lceil (t_{0.975, n-1} \, s / w)^2 \rceil
-
-    of the standard deviation :math:`s` of the first :math:`n` differences; at least :math:`n`, and at most 48. The
-    number is fixed once: an interval from all pairs then keeps its level (Stein's two-stage procedure).
-
-    Args:
-        differences: The first differences; NaN for a run without a metric.
-        width: Half the width of the interval.
-
-    Reference:
-        Stein, *A Two-Sample Test for a Linear Hypothesis Whose Power Is Independent of the Variance*, Ann. Math.
-        Statist. 16, 1945.
-
-    Example::
-
-        >>> count_pairs([1.0, 3.0] * 6, width=0.5), count_pairs([1.0, 3.0] * 6, width=1.0)
-        (22, 12)
-
-    """
-    values = np.asarray(differences, dtype=float)
-    values = values[np.isfinite(values)]
+def _count_pairs(differences: Sequence[float], width: float) -> int:
+    """Return the number of pairs that follows from the first ones, NaN for one without a metric."""
+    values = np.asarray(differences)[np.isfinite(differences)]
     if len(values) < 2:
-        return len(differences)
-    quantile = float(stats.t.ppf((1 + _LEVEL) / 2, len(values) - 1))
-    needed = math.ceil((quantile * float(values.std(ddof=1)) / width) ** 2)
-    return min(max(needed, len(differences)), LARGEST)
+        return PILOT
+    return max(PILOT, count_pairs_for_width(float(values.std(ddof=1)), width, pilot=len(values)))
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,8 @@ import numpy as np
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 
-from lightning_znorm.compare.report.pairs import count_pairs_to_decide
+from lightning_znorm.compare.question.pairs import MARGIN_REMEDY, count_pairs_to_decide
 from lightning_znorm.compare.report.sign_flip import (
-    REMEDY,
     equivalence_test,
     find_tolerance,
     invert_sign_flip,
@@ -118,7 +117,7 @@ def judge(
     if mode not in ("max", "min"):
         raise unknown_choice("mode", mode, ["max", "min"])
     sign = 1 if mode == "max" else -1
-    margin = margin if margin is None else require_positive("margin", margin, REMEDY)
+    margin = margin if margin is None else require_positive("margin", margin, MARGIN_REMEDY)
     error = 1 - require_fraction("level", level)
     p_values = {
         name: sign_flip_test(differences, rounding=rounding) for name, differences in differences_by_method.items()

@@ -8,12 +8,12 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from lightning_znorm.compare.question.pairs import MARGIN_REMEDY
 from lightning_znorm.compare.report.statistics import RESOLUTION
 from lightning_znorm.errors import require_fraction, require_positive, unknown_choice
 
 EXACT_PAIRS = 14
 FLIPS = 100_000
-REMEDY = "Give the smallest difference that matters."
 _SEED = 20_240_801  # fixed, so that the same differences always have the same p-value
 
 Alternative = Literal["two-sided", "greater", "less"]
@@ -143,7 +143,7 @@ def equivalence_test(differences: Sequence[float], margin: float, rounding: floa
         (0.03125, 0.03125)
 
     """
-    margin = require_positive("margin", margin, REMEDY)
+    margin = require_positive("margin", margin, MARGIN_REMEDY)
     above = sign_flip_test(differences, -margin, "greater", rounding)
     return max(above, sign_flip_test(differences, margin, "less", rounding))
 

@@ -4,7 +4,6 @@ import math
 
 from scipy import stats
 
-from lightning_znorm.compare.report.sign_flip import REMEDY
 from lightning_znorm.errors import (
     ArgumentValueError,
     describe,
@@ -13,6 +12,9 @@ from lightning_znorm.errors import (
     require_positive,
     to_finite_number,
 )
+
+PILOT, LARGEST = 12, 48  # pairs
+MARGIN_REMEDY = "Give the smallest difference that matters."
 
 
 def count_least_pairs(level: float = 0.95, comparisons: int = 1) -> int:
@@ -93,14 +95,14 @@ def count_pairs_to_decide(
 
     """
     deviation = _require_deviation(deviation)
-    ratio = deviation / require_positive("margin", margin, REMEDY)
+    ratio = deviation / require_positive("margin", margin, MARGIN_REMEDY)
     error, miss = 1 - require_fraction("level", level), 1 - require_fraction("power", power)
     comparisons = require_count("comparisons", comparisons, least=1)
     return max(_count(error / comparisons / 2, miss, ratio), _count(error, miss / 2, ratio))
 
 
 def count_pairs_for_width(
-    deviation: float, width: float, pilot: int = 12, largest: int = 48, level: float = 0.95
+    deviation: float, width: float, pilot: int = PILOT, largest: int = LARGEST, level: float = 0.95
 ) -> int:
     r"""Return the number of pairs for an interval of a given width, from the deviation of the pilot pairs.
 
