@@ -36,8 +36,8 @@ class CompareOptions:
     """What to compare, and how.
 
     Args:
-        methods: Gradient transforms, separated by commas: none, clip, gc, znorm, or the class path of a callback; with
-            arguments in parentheses, as in "znorm(min_ndim=2,stop_step=500)".
+        methods: Gradient transforms, separated by commas: none, clip, gc, scale, znorm, or the class path of a
+            callback; with arguments in parentheses, as in "znorm(min_ndim=2,stop_step=500)".
         sweep: Values of any keys of the configuration, as in "model.init_args.lr=1e-4,1e-3,1e-2"; several keys are
             separated by blanks, and all combinations are run. In a file, a mapping of keys to lists.
         seeds: Number of seeds, or a list of them. Five or more are needed to see small differences.

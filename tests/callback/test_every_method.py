@@ -24,8 +24,9 @@ pytestmark = pytest.mark.parametrize("method", METHODS)
 
 
 def make(method):
-    module, _, name = METHODS[method].rpartition(".")
-    return getattr(import_module(module), name)(**ARGUMENTS.get(method, {}))
+    class_path, arguments = METHODS[method]
+    module, _, name = class_path.rpartition(".")
+    return getattr(import_module(module), name)(**arguments, **ARGUMENTS.get(method, {}))
 
 
 def parameters_of(optimizer):
@@ -41,7 +42,13 @@ def centralize_by_hand(optimizer):
         parameter.grad.copy_(torch.from_numpy(centralize_by_numpy(parameter.grad).astype("float64")))
 
 
-BY_HAND = {"clip": clip_by_hand, "gc": centralize_by_hand, "znorm": normalize_by_numpy}
+def scale_by_hand(optimizer):
+    for parameter in parameters_of(optimizer):
+        exact = parameter.grad.double()
+        parameter.grad.copy_(exact / (exact.square().mean().sqrt() + 1e-10))
+
+
+BY_HAND = {"clip": clip_by_hand, "gc": centralize_by_hand, "scale": scale_by_hand, "znorm": normalize_by_numpy}
 
 
 def train(callback=None, by_hand=None, manual=False, **arguments):

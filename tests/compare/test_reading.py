@@ -38,7 +38,7 @@ def test_methods_and_their_flags():
 @pytest.mark.parametrize(
     ("methods", "message"),
     [
-        ("none,znrom", r"unknown method 'znrom'\. Did you mean 'znorm'\? Known are none, clip, gc, znorm"),
+        ("none,znrom", r"unknown method 'znrom'\. Did you mean 'znorm'\? Known are none, clip, gc, scale, znorm"),
         ("", "Expected argument `methods` to name at least one method"),
         ("none,none", "names `none` 2 times"),
         ("none(x=1)", "`none` takes no arguments"),

@@ -13,11 +13,12 @@ from lightning_znorm.compare.identity.values import describe, identify_code
 from lightning_znorm.compare.question.syntax import parse_value, split_outside_brackets
 from lightning_znorm.errors import ArgumentValueError, ZNormError, did_you_mean, join_names
 
-# callbacks of the methods with a short name
-METHODS = {
-    "clip": "lightning_znorm.GradientClipping",
-    "gc": "lightning_znorm.GradientCentralization",
-    "znorm": "lightning_znorm.ZNorm",
+# callbacks of the methods with a short name, and the arguments that define them
+METHODS: dict[str, tuple[str, dict[str, Any]]] = {
+    "clip": ("lightning_znorm.GradientClipping", {}),
+    "gc": ("lightning_znorm.GradientCentralization", {}),
+    "scale": ("lightning_znorm.ZNorm", {"center": False}),
+    "znorm": ("lightning_znorm.ZNorm", {}),
 }
 _NAMES = ("none", *METHODS)
 
@@ -70,7 +71,8 @@ class Method:
         try:
             return [cls(**self.init_args)]
         except (TypeError, ValueError) as error:
-            if self.class_path in METHODS.values() and not isinstance(error, ZNormError):
+            is_own = any(self.class_path == class_path for class_path, _ in METHODS.values())
+            if is_own and not isinstance(error, ZNormError):
                 raise  # a bug of this package
             raise ArgumentValueError(f"Method `{self.label}`: {error}") from error
 
@@ -139,7 +141,13 @@ def _parse_method(label: str) -> Method:
             raise ArgumentValueError(f"Method `{label}`: `none` takes no arguments.")
         return Method(label)
     if name in METHODS:
-        return Method(label, METHODS[name], arguments)
+        class_path, fixed = METHODS[name]
+        if fixed.keys() & arguments.keys():
+            raise ArgumentValueError(
+                f"Method `{label}`: `{name}` is {class_path.rpartition('.')[2]} with"
+                f" {', '.join(f'{key}={value}' for key, value in fixed.items())}. Leave that out or use another method."
+            )
+        return Method(label, class_path, {**fixed, **arguments})
     if "." not in name:
         raise ArgumentValueError(
             f"Argument `methods` has an unknown method {name!r}.{did_you_mean(name, _NAMES)} Known are"
