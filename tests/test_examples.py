@@ -51,6 +51,31 @@ def test_demo(name, runs, metric):
     assert not Path("lightning_logs").exists()
 
 
+OTHERS = {
+    "zclip.ZClipLightningCallback(warmup_steps=1)": "ZClip",
+    "examples.other_methods.AGC(clip_factor=0.01)": "AGC",
+    "examples.other_methods.AutoClip(quantile=0.1)": "AutoClip",
+}
+
+
+@pytest.mark.long
+def test_methods_by_others():
+    """Each changes the training: its loss is another one, from the same weights and batches."""
+    Path("examples").symlink_to(ROOT / "examples")
+    methods = ["none", *OTHERS]
+    done = warm.run(
+        *("-m", "lightning_znorm", "compare", "--config", "examples/digits.yaml", "--trainer.accelerator=cpu"),
+        *("--trainer.max_epochs=1", "--trainer.limit_train_batches=15", "--trainer.limit_val_batches=2"),
+        *("--trainer.limit_test_batches=1", "--compare.monitor=val_loss", "--compare.out=others"),
+        *("--compare.seeds=1", f"--compare.methods={','.join(methods)}"),
+    )
+    assert done.returncode == 0, done.stderr
+    frame = pd.read_csv("others/runs.csv")
+    assert sorted(frame["method"]) == sorted(methods)
+    assert set(frame["status"]) == {"finished"}
+    assert frame["validation"].nunique() == len(methods)
+
+
 def test_the_demo_is_what_make_runs():
     makefile = (ROOT / "Makefile").read_text()
     assert re.findall(r"compare --config examples/(\w+)\.yaml", makefile) == ["demo_digits", "demo_brain_mri"]
