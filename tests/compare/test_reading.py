@@ -48,6 +48,7 @@ def test_methods_and_their_flags():
         ("znorm(min_ndim=2", r"lacks a closing '\)'"),
         ("znorm)", r"has a '\)' without its counterpart"),
         ("znorm!", "a method is written"),
+        ("scale(center=True)", r"Method `scale\(center=True\)`: `scale` is ZNorm with center=False"),
         ("clip(norm=1)", r"Method `clip\(norm=1\)`: .*norm.*Did you mean"),
         ("clip(max_norm=0)", "Expected argument `max_norm` to be a positive number, but got 0"),
         ("clip(norm_type=max)", "Expected argument `norm_type` to be a positive number, but got 'max'"),
@@ -59,6 +60,13 @@ def test_methods_and_their_flags():
 def test_wrong_methods(methods, message):
     with pytest.raises(ValueError, match=message):
         parse_methods(methods)
+
+
+def test_scale_is_znorm_without_centring():
+    plain, other = parse_methods("scale,scale(min_ndim=2)")
+    assert [callback.center for callback in (*plain.make_callbacks(), *other.make_callbacks())] == [False, False]
+    assert other.make_callbacks()[0].min_ndim == 2
+    assert plain.identity != other.identity != parse_methods("znorm(min_ndim=2)")[0].identity
 
 
 def test_methods_by_name():
