@@ -12,13 +12,16 @@ import pytest
 import torch
 
 from lightning_znorm import centralize_, doctor, znorm_
-from lightning_znorm.backends import choice, reference, triton
+from lightning_znorm.backends import checking, choice, reference, triton
 from lightning_znorm.backends.checking import find_fault
 from lightning_znorm.errors import ArgumentValueError
 from tests import warm
 from tests.helpers import parameter
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # of NumPy in the interpreter
+
+
+FEW_SHAPES = ((1,), (5,), (9, 9), (3, 200))  # the interpreter takes seconds for more
 
 
 @pytest.fixture(autouse=True)
@@ -28,6 +31,7 @@ def triton_for_the_cpu(monkeypatch):
     monkeypatch.setattr(doctor, "may_use_triton", lambda device: True)
     monkeypatch.setattr(choice, "_has_own_backend", lambda device: False)
     monkeypatch.setattr(choice, "_obstacles", {})
+    monkeypatch.setattr(checking, "_SHAPES", FEW_SHAPES)
 
 
 def name_of_choice(*dtypes):
@@ -169,13 +173,15 @@ import json, os, sys, warnings
 import torch
 import torch.distributed as dist
 from lightning_znorm import ZNorm, attach
-from lightning_znorm.backends import choice, triton
+from lightning_znorm.backends import checking, choice, triton
 from lightning_znorm.engine import pipeline
+FEW_SHAPES = ((1,), (5,), (9, 9), (3, 200))
 
 rank = int(os.environ["LOCAL_RANK"])
 dist.init_process_group("gloo", init_method=f"file://{os.getcwd()}/store", rank=rank, world_size=2)
 choice.may_use_triton = pipeline.may_use_triton = lambda device: True
 choice._has_own_backend = lambda device: False
+checking._SHAPES = FEW_SHAPES
 
 if rank == 1:
     triton.measure_kernel = triton.conclude_kernel = triton.apply_kernel = None

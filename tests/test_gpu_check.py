@@ -50,7 +50,7 @@ def test_no_stage_begins_when_the_time_is_over(tmp_path):
     assert result["status"] == "NOT RUN: no time is left"
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_every_test_for_a_gpu_is_in_a_stage(monkeypatch):
     def collect(command):
         done = run("-m", *command[2:], "--collect-only")
