@@ -43,7 +43,8 @@ def relative_error(result: Tensor, expected: np.ndarray) -> float:
 
 def parameter(gradient: Tensor | None, shape: tuple[int, ...] | None = None) -> nn.Parameter:
     """A parameter of zeros with a given gradient."""
-    result = nn.Parameter(torch.zeros(shape or gradient.shape, dtype=None if gradient is None else gradient.dtype))
+    like = {} if gradient is None else {"dtype": gradient.dtype, "device": gradient.device}
+    result = nn.Parameter(torch.zeros(shape or gradient.shape, **like))
     result.grad = gradient
     return result
 

@@ -20,7 +20,7 @@ from lightning_znorm.backends import reference
 from lightning_znorm.doctor import examine
 from lightning_znorm.functional import clip_gradients_
 from tests import pretend
-from tests.helpers import make_module, make_trainer, relative_error
+from tests.helpers import make_module, make_trainer, parameter, relative_error
 
 SHAPES = [(), (5,), (64, 70), (300, 1000), (8, 3, 3, 3), (1, 4097)]
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-6, torch.bfloat16: 4e-3, torch.float16: 5e-4}
@@ -52,9 +52,7 @@ def standard_operations_without_waiting():
 def transform(function, twin, dtype, bound):
     gradients = [(torch.randn(shape, dtype=torch.float64) + 0.3).to(dtype) for shape in SHAPES]
     moved = [gradient.to(pretend.NAME) for gradient in gradients]
-    parameters = [nn.Parameter(torch.zeros_like(gradient)) for gradient in moved]
-    for each, gradient in zip(parameters, moved, strict=True):
-        each.grad = gradient
+    parameters = [parameter(gradient) for gradient in moved]
     with standard_operations_without_waiting():
         function(parameters)
     expected = [gradient.double() for gradient in gradients]
@@ -171,7 +169,7 @@ def on_the_device():
 def fit(module, callbacks, **options):
     torch.manual_seed(0)
     make_trainer(callbacks=callbacks, **options).fit(module)
-    return [parameter.detach().cpu() for parameter in module.parameters()]
+    return [each.detach().cpu() for each in module.parameters()]
 
 
 def compare_trainers(callbacks):

@@ -22,7 +22,7 @@ from comparisons import COLORS, add_folders, check_folders
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from lightning_znorm.compare.report.statistics import RESOLUTION
+from lightning_znorm.compare.question.candidates import RESOLUTION
 
 RATE = "init_args.lr"
 MARKERS = "osD^vP"

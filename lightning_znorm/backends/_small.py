@@ -98,7 +98,7 @@ def _load(batch: Batch, gradients: list[Tensor]) -> tuple[Values | float, Values
         # only of these, so that no gradient's result depends on its neighbours
         offset[:copied] = np.where(is_trusted, 0.0, residual)[:copied].astype(np.float32)
         batch.subtract_(offset[:copied])
-        again = _measure(matrices[:1], batch.starts[:copied], batch.count[:copied])
+        again = _measure([batch.pieces], batch.starts[:copied], batch.count[:copied])
         residual[:copied], variance[:copied] = again
         is_trusted |= are_trusted(residual, variance)
     if not is_trusted[:copied].all():

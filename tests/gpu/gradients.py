@@ -1,15 +1,8 @@
 """Gradients on a GPU."""
 
 import torch
-from torch import nn
 
 
 def draw(*sizes, mean=0.1, dtype=torch.float32, device="cuda"):
     generator = torch.Generator(device).manual_seed(sum(sizes))
     return [(torch.randn(n, device=device, generator=generator) + mean).to(dtype) for n in sizes]
-
-
-def parameter_of(gradient):
-    holder = nn.Parameter(torch.zeros_like(gradient))
-    holder.grad = gradient
-    return holder

@@ -7,8 +7,8 @@ import torch
 from lightning_znorm import centralize_, znorm_
 from lightning_znorm.backends import describing, reference
 from tests import distributions
-from tests.gpu.gradients import draw, parameter_of
-from tests.helpers import centralize_by_numpy, relative_error, znorm_by_numpy
+from tests.gpu.gradients import draw
+from tests.helpers import centralize_by_numpy, parameter, relative_error, znorm_by_numpy
 
 BOUNDS = {torch.float32: 1e-6, torch.bfloat16: 3e-3}
 
@@ -48,7 +48,7 @@ def test_distributions(backend, name):
 def test_centralization(backend):
     gradient = draw(64 * 300, mean=10.0)[0].view(64, 300)
     expected = centralize_by_numpy(gradient.cpu())
-    centralize_(parameter_of(gradient))
+    centralize_(parameter(gradient))
     assert relative_error(gradient.cpu(), expected) < 1e-6
 
 
@@ -58,7 +58,7 @@ def test_views_into_a_bucket_of_any_alignment(backend, dtype):
         (bucket,) = draw(300_000, dtype=dtype)
         view = bucket[shift : shift + 200_001]
         before, expected = bucket.clone(), znorm_by_numpy(view.cpu())
-        znorm_(parameter_of(view))
+        znorm_(parameter(view))
         assert relative_error(view.cpu(), expected) < BOUNDS[dtype]
         assert torch.equal(bucket[:shift], before[:shift])
         assert torch.equal(bucket[shift + 200_001 :], before[shift + 200_001 :])

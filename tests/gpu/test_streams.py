@@ -8,8 +8,8 @@ from torch import nn
 
 from lightning_znorm import ZNorm, attach, centralize_, znorm_
 from lightning_znorm.backends import describing, reference
-from tests.gpu.gradients import draw, parameter_of
-from tests.helpers import relative_error, znorm_by_numpy
+from tests.gpu.gradients import draw
+from tests.helpers import parameter, relative_error, znorm_by_numpy
 
 
 @contextmanager
@@ -88,10 +88,10 @@ def test_gradients_on_the_gpu_and_the_cpu(backend):
     sizes, devices = [5, 70_000, 900, 3], ["cuda", "cpu", "cpu", "cuda"]
     gradients = [draw(size)[0].to(device) for size, device in zip(sizes, devices, strict=True)]
     expected = [znorm_by_numpy(gradient.cpu()) for gradient in gradients]
-    parameters = [parameter_of(gradient) for gradient in gradients]
+    parameters = [parameter(gradient) for gradient in gradients]
     stats = znorm_(parameters)
-    for parameter, exact in zip(parameters, expected, strict=True):
-        assert relative_error(parameter.grad.cpu(), exact) < 1e-6
+    for each, exact in zip(parameters, expected, strict=True):
+        assert relative_error(each.grad.cpu(), exact) < 1e-6
     assert {device.type: found.index for device, found in stats.by_device.items()} == {"cuda": (0, 3), "cpu": (1, 2)}
     assert stats.mean.shape == (4,)
 
@@ -102,11 +102,11 @@ def test_two_gpus(backend, current):
     """Whichever is the current one."""
     gradients = [*draw(5, 70_000, device="cuda:1"), *draw(900, 5000, device="cuda:0"), *draw(12, device="cuda:1")]
     expected = [znorm_by_numpy(gradient.cpu()) for gradient in gradients]
-    parameters = [parameter_of(gradient) for gradient in gradients]
+    parameters = [parameter(gradient) for gradient in gradients]
     with torch.cuda.device(current):
         stats = znorm_(parameters)
-    for parameter, exact in zip(parameters, expected, strict=True):
-        assert relative_error(parameter.grad.cpu(), exact) < 1e-6
+    for each, exact in zip(parameters, expected, strict=True):
+        assert relative_error(each.grad.cpu(), exact) < 1e-6
     assert [found.index for found in stats.by_device.values()] == [(0, 1, 4), (2, 3)]
     with torch.cuda.device(current):
         centralize_(parameters)

@@ -2,12 +2,13 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from lightning_znorm.compare.question.plan import Setting
 
-_TOLERANCE = 1e-6  # relative, of metrics that are means in float32
+RESOLUTION = 1e-6  # relative, of metrics that are means in float32
 
 Scores = Mapping[int, Sequence[float]]  # of a method, by position: one per seed, higher is better, NaN for none
 
@@ -105,7 +106,7 @@ class Listed(Candidates):
         """
         for key, value in self.settings[position].values.items():
             values = {setting.values[key] for setting in self.settings}
-            if len(values) > 1 and all(map(_is_number, values)) and value in (min(values), max(values)):
+            if len(values) > 1 and are_numbers(values) and value in (min(values), max(values)):
                 return False
         return True
 
@@ -122,8 +123,9 @@ def average(scores: Scores) -> dict[int, float]:
 
 def is_as_good(value: float, highest: float) -> bool:
     """Return whether two metrics differ by rounding alone."""
-    return value >= highest - _TOLERANCE * max(abs(value), abs(highest))
+    return value >= highest - RESOLUTION * max(abs(value), abs(highest))
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+def are_numbers(values: Iterable[Any]) -> bool:
+    """Return whether all values are numbers."""
+    return all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in values)

@@ -58,9 +58,9 @@ class Search(Candidates):
     def propose(self, scores: Scores) -> list[int]:
         """Return the positions to try next: five in half decades, then one at a time; none in the end.
 
-        A further one is half a decade beyond the end at which the best is, else a quarter of a decade beside it, on the
-        side of its better neighbour. Where nothing has a score, it is a decade below; where all have the same, a decade
-        below and above in turn.
+        A further one is in the middle of a gap of more than half a decade beside the best, else half a decade beyond
+        the end at which it is, else a quarter of a decade beside it, on the side of its better neighbour. Where nothing
+        has a score, it is a decade below; where all have the same, a decade below and above in turn.
 
         Example::
 

@@ -24,7 +24,7 @@ class Design:
         candidates: The settings of each method, by its label.
         seeds: Seeds of the selection, as many as a finalist has.
         fresh_seeds: Seeds of the confirmation, in order; at least as many as the largest number of pairs.
-        pairs: Number of pairs; the first ones, if ``width`` is given.
+        pairs: Number of pairs, unless ``width`` is given.
         width: Half the width of the interval of a difference that the number of pairs is to give, ``None`` to make
             ``pairs``.
 

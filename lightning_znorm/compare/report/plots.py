@@ -10,10 +10,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from lightning_znorm.compare.question.candidates import are_numbers
 from lightning_znorm.compare.question.plan import format_values, shorten_keys
 from lightning_znorm.compare.question.question import Question
 from lightning_znorm.compare.question.syntax import format_value
-from lightning_znorm.compare.report.tables import are_numbers, map_seeds_to_tests
+from lightning_znorm.compare.report.tables import map_seeds_to_tests
 from lightning_znorm.compare.report.verdicts import Unit
 
 _COLORS = ("#5f6b7a", "#2a78b8", "#3a9a52", "#d9480f", "#8250a8", "#b8860b", "#c2185b", "#00838f", "#6d4c41", "#9e9d24")

@@ -8,8 +8,8 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from lightning_znorm.compare.question.candidates import RESOLUTION
 from lightning_znorm.compare.question.pairs import MARGIN_REMEDY
-from lightning_znorm.compare.report.statistics import RESOLUTION
 from lightning_znorm.errors import require_fraction, require_positive, unknown_choice
 
 EXACT_PAIRS = 14

@@ -9,9 +9,10 @@ from scipy import stats
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.power import TTestPower
 
+from lightning_znorm.compare.question.candidates import RESOLUTION
+
 MIN_SEEDS = 3
 _LEVEL = 0.95
-RESOLUTION = 1e-6  # relative, of metrics that are means in float32
 _SMALL_EFFECT, _LARGE_EFFECT = 0.05, 4.0
 
 

@@ -6,9 +6,10 @@ from typing import Any
 
 import pandas as pd
 
+from lightning_znorm.compare.question.candidates import RESOLUTION, are_numbers
 from lightning_znorm.compare.question.plan import shorten_keys
 from lightning_znorm.compare.question.question import Question
-from lightning_znorm.compare.report.statistics import RESOLUTION, Difference, differences_to, estimate_mean
+from lightning_znorm.compare.report.statistics import Difference, differences_to, estimate_mean
 from lightning_znorm.compare.runs.result import RunResult
 
 _SUMMARY = [
@@ -229,11 +230,6 @@ def find_selected_runs(runs: pd.DataFrame, summary: pd.DataFrame) -> dict[str, p
     """Return the finished runs of each method at its selected setting, without methods that have none."""
     selected = summary.loc[summary["seeds"] > 0, "setting"]
     return {str(method): find_finished_runs(runs, str(method), setting) for method, setting in selected.items()}
-
-
-def are_numbers(values: Sequence[Any]) -> bool:
-    """Return whether all values are numbers."""
-    return all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in values)
 
 
 def label_settings(question: Question, summary: pd.DataFrame) -> pd.DataFrame:
