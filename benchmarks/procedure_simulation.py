@@ -21,7 +21,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from lightning_znorm.compare.question.methods import parse_methods
-from lightning_znorm.compare.question.plan import Run
+from lightning_znorm.compare.question.run import Run
 from lightning_znorm.compare.question.search import Search
 from lightning_znorm.compare.question.stages import Design, make_plan
 from lightning_znorm.compare.report.inference import judge

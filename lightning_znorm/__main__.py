@@ -1,4 +1,6 @@
-"""The command ``lightning-znorm fit|validate|test|predict|compare|doctor``, also as ``python -m lightning_znorm``.
+"""The command ``lightning-znorm``: fit, validate, test, predict, compare, report, doctor.
+
+``python -m lightning_znorm`` is the same command.
 
 Importing Lightning takes seconds, so this module imports it only for commands that need it.
 """
@@ -18,13 +20,14 @@ _COMMANDS = {
     "test": "evaluate it on the test split",
     "predict": "write its predictions",
     "compare": "does ZNorm help? Train with several gradient transforms, settings and seeds, and report",
+    "report": "make the report of a comparison anew from its folder, or an overview of several",
     "doctor": "print devices, versions, and whether the gradients of each device are transformed right",
 }
 _EPILOG = """`lightning-znorm COMMAND --help` lists the options of a command. Models and data are given by class path;
 modules in the working directory are found, too:
 
   lightning-znorm fit --model my_module.MyModel --data my_module.MyData --znorm
-  lightning-znorm compare --config my_config.yaml --compare.sweep model.init_args.lr=0.001,0.01,0.1"""
+  lightning-znorm compare --config my_config.yaml --compare.monitor val_acc"""
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -53,7 +56,7 @@ def main(args: Sequence[str] | None = None) -> None:
     elif position is not None and tokens[position] not in _COMMANDS:
         hint = did_you_mean(tokens[position], list(_COMMANDS))
         fail(f"Unknown command {tokens[position]!r}.{hint} The commands are {', '.join(_COMMANDS)}.")
-    elif position is not None and tokens[position] in ("compare", "doctor"):
+    elif position is not None and tokens[position] in ("compare", "report", "doctor"):
         _run(tokens[position], [*options, *tokens[position + 1 :]])
     else:
         _run("fit", tokens)
@@ -70,6 +73,10 @@ def _run(command: str, tokens: list[str]) -> None:
             from lightning_znorm.compare.command import run_command
 
             run_command(tokens)
+        elif command == "report":
+            from lightning_znorm.compare.report_command import run_report
+
+            run_report(tokens)
         elif command == "doctor":
             from lightning_znorm.doctor import examine
 

@@ -62,7 +62,7 @@ def test_a_planted_import_is_found(module, line):
     ("module", "line"),
     [
         ("compare.runs.store", "from lightning_znorm.compare.executors.base import Event"),
-        ("compare.question.plan", "from lightning_znorm.compare.runs.result import RunResult"),
+        ("compare.question.run", "from lightning_znorm.compare.runs.result import RunResult"),
         ("compare.executors.base", "from lightning_znorm.compare.report.findings import Findings"),
         ("compare.report.pages", "from lightning_znorm.compare.comparison import Outcome"),
         ("compare.trial", "import lightning_znorm.compare.command"),

@@ -15,9 +15,12 @@ from lightning_znorm.compare.comparison import Comparison
 from lightning_znorm.compare.executors.processes import ProcessExecutor
 from lightning_znorm.compare.executors.slots import make_slots
 from lightning_znorm.compare.main_guard import check_main_guard
-from lightning_znorm.compare.question.question import Mode, parse_question
-from lightning_znorm.compare.report.tables import label_settings
-from lightning_znorm.compare.runs.recipes import FactoryRecipe, check_trainer
+from lightning_znorm.compare.question.directions import Mode
+from lightning_znorm.compare.question.draft import parse_question
+from lightning_znorm.compare.question.run import Run
+from lightning_znorm.compare.question.sweep import AUTO
+from lightning_znorm.compare.report.verdicts import answer
+from lightning_znorm.compare.runs.recipes import FactoryRecipe, check_trainer, has_parameter
 from lightning_znorm.compare.runs.store import Store
 from lightning_znorm.errors import ArgumentValueError, ComparisonError, did_you_mean, join_names
 
@@ -29,8 +32,12 @@ def compare(
     datamodule: Any = None,
     methods: str | Sequence[str] | Mapping[str, Any] = _METHODS,
     *,
-    sweep: Mapping[str, Sequence[Any]] | None = None,
-    seeds: int | Sequence[int] = 3,
+    sweep: str | Mapping[str, Any] | None = AUTO,
+    confirm: int | Sequence[int] | None = None,
+    trials: int = 9,
+    width: float | None = None,
+    margin: float | None = None,
+    vary: str | None = None,
     monitor: str = "val_loss",
     mode: Mode | None = None,
     test_monitor: str | None = None,
@@ -52,8 +59,18 @@ def compare(
             has its own loaders.
         methods: As on the command line, ``"none,clip,gc,znorm(min_ndim=2)"``; or a mapping of labels to callbacks,
             lists of callbacks, such text, or ``None``.
-        sweep: Values of each argument of ``model_factory``; all combinations are run.
-        seeds: Number of seeds, or a list of them.
+        sweep: Values of each argument of ``model_factory``: a list, ``"1e-5..1e-1"`` for a range that is searched,
+            ``"auto"`` for a search from the argument's default, ``"auto(1e-3)"`` from another value, or a mapping of
+            methods to one of these; all combinations are run. ``"auto"`` searches the argument ``lr`` or
+            ``learning_rate`` if there is one with a default, and ``None`` sweeps nothing.
+        confirm: Number of pairs of runs, with seeds that all methods share and the selection has not used, or a list of
+            these seeds; 8 by default, or as many as the number of methods needs.
+        trials: Number of values that a search tries for each method.
+        width: Half the length of the interval of a difference, from which the number of pairs follows instead of
+            ``confirm``: at least 12, at most 48.
+        margin: The smallest difference that matters, in units of the metric; for the answer "equivalent", and the
+            number of pairs that would decide.
+        vary: An argument of ``model_factory``, or of the function ``datamodule``, that is set to the seed of each run.
         monitor: Validation metric that selects each method's setting.
         mode: Whether low (``"min"``) or high (``"max"``) values of the monitor are better; inferred from its name by
             default.
@@ -65,13 +82,15 @@ def compare(
         retry: Whether to repeat runs that crashed.
 
     Returns:
-        A row per method: ``setting``, ``seeds``, ``test``, ``test_low``, ``test_high``, ``difference``,
-        ``difference_low``, ``difference_high``, ``paired``, ``p``, ``p_holm``, ``seeds_needed``, ``validation``,
-        ``epochs_to_baseline``, ``steps_to_baseline``, ``reached``, ``steps``, ``seconds_per_step``, ``seconds``,
-        ``failed``, ``seeds_failed`` (of the selected setting). Intervals are at 95%; differences are to the baseline,
-        paired by seed. ``frame.attrs`` has ``"verdicts"`` and ``"caveats"``, lists of sentences, and ``"provenance"``,
-        a list of the versions of this package that made the runs: ``version``, ``commit`` of its git checkout, and
-        whether that was ``dirty`` (``None`` if unknown).
+        A row per method, over its runs of the confirmation: ``setting``, ``runs``, ``test``, ``test_low``,
+        ``test_high``, ``answer`` (``"better"``, ``"worse"``, ``"equivalent"``, ``"undecided"``), ``pairs``,
+        ``difference``, ``difference_low``, ``difference_high``, ``p``, ``p_holm``, ``p_equivalence``, ``probability``
+        (of being better in a pair), ``probability_low``, ``probability_high``, ``pairs_needed``, ``validation``,
+        ``steps_to_baseline``, ``seconds_to_baseline``, ``reached``, ``steps``, ``seconds_per_step``, ``seconds``,
+        ``diverged``, ``crashed``, ``stopped_early``. Intervals are at 95%; differences are to the baseline, paired by
+        seed. ``frame.attrs`` has ``"answer"``, a sentence, ``"verdicts"`` and ``"caveats"``, lists of sentences, and
+        ``"provenance"``, a list of the versions of this package that made the runs: ``version``, ``commit`` of its git
+        checkout, and whether that was ``dirty`` (``None`` if unknown).
 
     Raises:
         ValueError: If an argument is wrong, a metric is not logged, or ``out`` belongs to something else.
@@ -83,17 +102,20 @@ def compare(
         >>> from lightning.pytorch.demos.boring_classes import BoringModel
         >>> from lightning_znorm.compare import compare
         >>> frame = compare(
-        ...     BoringModel, methods="none,znorm", seeds=2, trainer={"max_steps": 2, "accelerator": "cpu"},
+        ...     BoringModel, methods="none,znorm", confirm=6, trainer={"max_steps": 2, "accelerator": "cpu"},
         ...     monitor="validation_step.x", mode="min", test_monitor="test_step.y",
         ... )
-        >>> list(frame.index), frame["seeds"].tolist()
-        (['none', 'znorm'], [2, 2])
+        >>> list(frame.index), frame["runs"].tolist()
+        (['none', 'znorm'], [6, 6])
         >>> frame.attrs["verdicts"][0]
-        '`znorm` against `none`: two seeds are too few to tell ...'
+        '`znorm` ...'
 
     """
     check_main_guard()
-    question = parse_question(methods, sweep, seeds, monitor, mode, test_monitor, baseline)
+    defaults = _list_defaults(model_factory)
+    draft = parse_question(
+        *(methods, sweep, monitor, mode, test_monitor, baseline, confirm, trials, width, margin, vary), defaults
+    )
     arguments = dict(trainer or {})
     parameters = list(inspect.signature(import_lightning("trainer").Trainer).parameters)
     for name in arguments:
@@ -102,7 +124,12 @@ def compare(
                 f"Argument `trainer`: The Trainer has no argument `{name}`.{did_you_mean(name, parameters)}"
             )
     check_trainer(arguments)
-    _check_factory(model_factory, question.sweep)
+    _check_factory(model_factory, draft.list_first_runs()[0])
+    if vary is not None and not (has_parameter(model_factory, vary) or has_parameter(datamodule, vary)):
+        raise ArgumentValueError(
+            f"Argument `vary` is {vary!r}, but neither `model_factory` nor a function `datamodule` has an argument of"
+            " that name."
+        )
     recipe = FactoryRecipe(model_factory, datamodule, arguments)
     executor = ProcessExecutor(
         make_slots(jobs, str(arguments.get("accelerator", "auto"))),
@@ -110,31 +137,48 @@ def compare(
     )
     with tempfile.TemporaryDirectory(prefix="lightning-znorm-") as temporary:
         store = Store(Path(temporary if out is None else out))
-        outcome = Comparison(question, recipe, store, executor, recipe.describe(), retry).run()
+        about = {"model": _name(model_factory), "data": _name(datamodule)}
+        outcome = Comparison(draft, recipe, store, executor, recipe.describe(), retry, about=about).run()
     if outcome.is_interrupted:
         raise KeyboardInterrupt
     findings = outcome.findings
-    if findings is None or outcome.missing_reason is not None:
+    if findings is None or outcome.question is None or outcome.missing_reason is not None:
         raise ComparisonError(outcome.missing_reason or "There are no results.")
-    frame = label_settings(question, findings.summary)
-    frame.attrs |= {"verdicts": findings.verdicts, "caveats": findings.caveats}
+    frame = findings.summary.copy()
+    frame.attrs["answer"] = answer(outcome.question, findings.verdicts)
+    frame.attrs["verdicts"] = [verdict.sentence for verdict in findings.verdicts]
+    frame.attrs["caveats"] = findings.caveats
     frame.attrs["provenance"] = [provenance._asdict() for provenance in findings.provenances]
     return frame
 
 
-def _check_factory(model_factory: Any, sweep: Mapping[str, Any]) -> None:
+def _list_defaults(model_factory: Any) -> dict[str, Any]:
+    """Return the default of each argument of a factory."""
+    try:
+        parameters = inspect.signature(model_factory).parameters.values()
+    except (TypeError, ValueError):
+        return {}
+    return {parameter.name: parameter.default for parameter in parameters}
+
+
+def _check_factory(model_factory: Any, run: Run) -> None:
     if not callable(model_factory) or isinstance(model_factory, nn.Module):
         raise ArgumentValueError(
             f"Expected argument `model_factory` to be a function that returns a new module, but got {model_factory!r}."
             " Every run needs a new module: pass `lambda: MyModule(…)`, or the class."
         )
     try:
-        inspect.signature(model_factory).bind(**sweep)
+        inspect.signature(model_factory).bind(**run.setting.values)
     except TypeError as error:
-        keys = join_names(list(sweep))
+        keys = join_names(list(run.setting.values))
         raise ArgumentValueError(
             f"Argument `model_factory` cannot be called with the keys of `sweep` ({keys}): {error}."
         ) from None
+
+
+def _name(value: Any) -> str:
+    """Return the name of a class or function, or of the class of another object."""
+    return "" if value is None else str(getattr(value, "__qualname__", type(value).__qualname__))
 
 
 def _find_module_names(*values: Any) -> list[str]:

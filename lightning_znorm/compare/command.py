@@ -1,8 +1,9 @@
 """The command ``lightning-znorm compare``."""
 
+import shlex
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,18 +18,24 @@ from lightning_znorm.compare.configuration import (
     check_keys,
     clean_configuration,
     find_modules,
+    flatten,
+    list_swept_values,
     write_configuration,
 )
 from lightning_znorm.compare.executors.processes import ProcessExecutor
 from lightning_znorm.compare.executors.slots import make_slots
 from lightning_znorm.compare.identity.values import identify_code
-from lightning_znorm.compare.question.question import Mode, parse_question
+from lightning_znorm.compare.question.directions import Mode
+from lightning_znorm.compare.question.draft import parse_question
+from lightning_znorm.compare.question.sweep import AUTO
 from lightning_znorm.compare.report.pages import find_report_files, render_answer
 from lightning_znorm.compare.runs.recipes import ConfiguredRecipe
 from lightning_znorm.compare.runs.store import Store
 
-_DESCRIPTION = """Train a LightningModule with several gradient transforms, each at its own best setting, over several
-seeds, and test whether they differ. All options but the group `compare` are those of `lightning-znorm fit`."""
+_DESCRIPTION = """Train a LightningModule with several gradient transforms, select the best setting of each, confirm it
+with fresh seeds, and test whether they differ. All options but the group `compare` are those of
+`lightning-znorm fit`."""
+_TRAINED = ("model.", "optimizer.", "data.")  # groups of the configuration with numbers to search
 
 
 @dataclass
@@ -38,9 +45,20 @@ class CompareOptions:
     Args:
         methods: Gradient transforms, separated by commas: none, clip, gc, scale, znorm, or the class path of a
             callback; with arguments in parentheses, as in "znorm(min_ndim=2,stop_step=500)".
-        sweep: Values of any keys of the configuration, as in "model.init_args.lr=1e-4,1e-3,1e-2"; several keys are
-            separated by blanks, and all combinations are run. In a file, a mapping of keys to lists.
-        seeds: Number of seeds, or a list of them. Five or more are needed to see small differences.
+        sweep: Values of any keys of the configuration: a list, as in "model.init_args.lr=1e-4,1e-3,1e-2"; a range that
+            is searched, "model.init_args.lr=1e-5..1e-1"; "auto" for a search from the configured value, or "auto(1e-3)"
+            from another one. The key "lr" stands for the learning rate, wherever it is. Values for each method are a
+            mapping, as in "lr={none: 1e-4..1e-1, znorm: 1e-5..1e-2}". Several keys are separated by blanks, and all
+            combinations are run. In a file, a mapping of keys to values. "auto" alone, the default, searches the
+            learning rate if one key sets it; null sweeps nothing.
+        confirm: Number of pairs of runs, with seeds that all methods share and the selection has not used, or a list of
+            these seeds; 8 by default, or as many as the number of methods needs.
+        trials: Number of values that a search tries for each method.
+        width: Half the length of the interval of a difference, in units of the metric, from which the number of pairs
+            follows instead of `confirm`: at least 12, at most 48.
+        margin: The smallest difference that matters, in units of the metric. It allows the answer "equivalent", and the
+            number of pairs that would decide.
+        vary: A key that is set to the seed of each run, such as the seed of the split: "data.init_args.seed".
         monitor: Validation metric that selects each method's setting.
         mode: Whether low ("min") or high ("max") values of the monitor are better; inferred from its name by default.
         test_monitor: Test metric that is reported; by default the monitor's name with "test" for "val".
@@ -55,8 +73,12 @@ class CompareOptions:
     """
 
     methods: str | list[str] = "none,clip,gc,znorm"
-    sweep: str | dict[str, Any] | list[str] | None = None
-    seeds: int | list[int] = 3
+    sweep: str | dict[str, Any] | list[str] | None = AUTO
+    confirm: int | list[int] | None = None
+    trials: int = 9
+    width: float | None = None
+    margin: float | None = None
+    vary: str | None = None
     monitor: str = "val_loss"
     mode: Mode | None = None
     test_monitor: str | None = None
@@ -79,13 +101,15 @@ def run_command(args: Sequence[str]) -> None:
     finally:
         sys.argv = argv
     options = cli.config[GROUP]
-    names = ("methods", "sweep", "seeds", "monitor", "mode", "test_monitor", "baseline")
-    question = parse_question(**{name: options[name] for name in names})
     configuration = clean_configuration(cli)
     check_configuration(configuration)
-    check_keys(cli.parser, configuration, question)
+    names = ["methods", "sweep", "confirm", "trials", "width", "margin", "vary"]
+    names += ["monitor", "mode", "test_monitor", "baseline"]
+    configured = {key: value for key, value in flatten(configuration).items() if key.startswith(_TRAINED)}
+    draft = parse_question(**{name: options[name] for name in names}, configured=configured)
+    check_keys(cli.parser, configuration, draft)
     trainer = configuration["trainer"]
-    swept = [{"class_path": value} for values in question.sweep.values() for value in values]
+    swept = [{"class_path": value} for _, values in list_swept_values(draft) for value in values]
     modules = find_modules([configuration, *swept])
     contents = configuration | {"code": identify_code(modules)}
     executor = ProcessExecutor(make_slots(options.jobs, str(trainer.get("accelerator"))), preload=modules)
@@ -96,18 +120,31 @@ def run_command(args: Sequence[str]) -> None:
         config_file = folder / "config.yaml"
         recipe = ConfiguredRecipe(config_file, trainer, package, modules)
         prepare = partial(write_configuration, config_file, configuration)
-        return Comparison(question, recipe, store, executor, contents, options.retry, options.minutes, prepare)
+        return Comparison(
+            *(draft, recipe, store, executor, contents, options.retry, options.minutes, prepare),
+            about={
+                "command": shlex.join(["lightning-znorm", "compare", *args]),
+                "package": package,
+                "model": _name_class(configuration.get("model")),
+                "data": _name_class(configuration.get("data")),
+            },
+        )
 
     if options.dry_run:
         with tempfile.TemporaryDirectory(prefix="lightning-znorm-") as temporary:
             print(make_comparison(Path(temporary)).preview())
         return
     outcome = make_comparison(store.folder).run()
-    if outcome.findings is not None:
-        print(render_answer(question, outcome.findings))
+    if outcome.findings is not None and outcome.question is not None:
+        print(render_answer(outcome.question, outcome.findings))
         print("\n" + "\n".join(str(path) for path in find_report_files(store.folder)))
     if outcome.missing_reason is not None:
         sys.exit(130)
+
+
+def _name_class(configuration: Any) -> str:
+    """Return the class path in a group of the configuration, empty if there is none."""
+    return str(configuration.get("class_path", "")) if isinstance(configuration, Mapping) else ""
 
 
 class CompareParser(CommandParser):

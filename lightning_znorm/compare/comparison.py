@@ -4,8 +4,7 @@ import contextlib
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, field
 from typing import Any
 
 from lightning_znorm._lightning import rank_zero_warn
@@ -13,14 +12,17 @@ from lightning_znorm.compare.display import Display, format_time
 from lightning_znorm.compare.executors.base import Executor
 from lightning_znorm.compare.executors.deadline import Deadline, TimeUpError
 from lightning_znorm.compare.identity.provenance import find_provenance
-from lightning_znorm.compare.question.plan import Run
+from lightning_znorm.compare.question.draft import Draft
 from lightning_znorm.compare.question.question import Question
+from lightning_znorm.compare.question.run import Run
 from lightning_znorm.compare.report.findings import Findings, make_findings
+from lightning_znorm.compare.report.formatting import format_count
 from lightning_znorm.compare.report.pages import write_report
 from lightning_znorm.compare.runs.checkpoint import find_checkpoint
 from lightning_znorm.compare.runs.perform import Task, find_identities
-from lightning_znorm.compare.runs.recipes import ConfiguredRecipe, Recipe
+from lightning_znorm.compare.runs.recipes import Recipe
 from lightning_znorm.compare.runs.result import RunResult
+from lightning_znorm.compare.runs.schedule import Schedule
 from lightning_znorm.compare.runs.store import Store
 from lightning_znorm.compare.trial import estimate_seconds, explain_missing_monitor, try_methods
 from lightning_znorm.errors import ComparisonError, join_names
@@ -31,12 +33,14 @@ class Outcome:
     """Outcome of a comparison.
 
     Attributes:
+        question: The question, ``None`` if it was not known yet.
         findings: Tables and sentences of the existing results, ``None`` if there are none.
         missing_reason: Why results are missing, a sentence for the user; ``None`` if none are.
         is_interrupted: Whether they are missing because of an interruption, or because the time was up.
 
     """
 
+    question: Question | None
     findings: Findings | None
     missing_reason: str | None = None
     is_interrupted: bool = False
@@ -47,7 +51,7 @@ class Comparison:
     """Runs that answer a question, in a folder.
 
     Args:
-        question: What is compared.
+        draft: What is compared.
         recipe: How runs are made.
         store: Where results are kept.
         executor: Performs the runs.
@@ -55,10 +59,14 @@ class Comparison:
         retry: Whether to repeat runs that crashed.
         minutes: Time after which to stop, ``None`` for no limit.
         prepare: Called before the trials, and with the folder acquired if one is used.
+        about: What the report says of the comparison, see :func:`write_report`.
+
+    Attributes:
+        question: The question, once its learning rate is found.
 
     """
 
-    question: Question
+    draft: Draft
     recipe: Recipe
     store: Store
     executor: Executor
@@ -66,88 +74,134 @@ class Comparison:
     retry: bool = False
     minutes: float | None = None
     prepare: Callable[[], None] = lambda: None
+    about: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.deadline = Deadline(self.minutes)
         self._durations: list[float] = []
         self._has_monitor = False
 
-    def find_missing_runs(self) -> list[Run]:
-        """Return the runs that have no result yet, or are to be repeated."""
-        results = [(run, self.store.read_result(run)) for run in self.question.runs]
-        return [run for run, result in results if result is None or (self.retry and result.status == "crashed")]
-
     def preview(self) -> str:
         """Try each method without leaving files behind, and list the runs with an estimate of the time."""
         self.store.check(self.configuration)
         self.prepare()
-        trials = try_methods(self.question, self.recipe, self.executor, store=None)
-        missing = self.find_missing_runs()
-        lines = [f"{'      ' if run in missing else '[done]'} {run}" for run in self.question.runs]
-        return "\n".join([*lines, self._format_plan(len(missing), self._estimate_seconds(trials))])
+        self._recall()
+        question, trials = try_methods(self.draft, self.recipe, self.executor, store=None)
+        schedule = Schedule(question)
+        names = {str(result.run) for result in schedule.load(self._read)}
+        lines = [f"{'[done]' if str(run) in names else '      '} {run}" for run in schedule.update().runs]
+        if not schedule.plan.is_complete:
+            lines.append("       … and what follows from these")
+        return "\n".join([*lines, self._format_plan(schedule, question, self._estimate(trials))])
 
     def run(self) -> Outcome:
         """Do the missing runs and write the report, also after an interruption."""
         find_provenance()  # cached, as files may change later
         with self.store.open(self.configuration):
             self.prepare()
-            missing = self.find_missing_runs()
-            results = self.store.read_results(self.question.runs)
-            self._durations = [result.seconds.all for result in results if result.seconds]
-            self._has_monitor = any(self.question.monitor in result.names for result in results)
+            self._recall()
+            schedule = self._make_schedule(self.draft.question) if self.draft.is_certain else None
+            results = schedule.load(self._read) if schedule else []
             is_interrupted = is_by_user = False
             try:
                 with _sigterm_as_interrupt():
-                    is_interrupted = bool(missing) and not self._execute(missing)
+                    if schedule is None or not schedule.is_done():
+                        schedule, results = self._try()
+                        is_interrupted = not self._execute(schedule, results)
             except TimeUpError:
                 is_interrupted = True
             except KeyboardInterrupt:
                 is_interrupted = is_by_user = True
-            results, total = self.store.read_results(self.question.runs), len(self.question.runs)
-            reason = None
-            if len(results) < total:
-                reason = self._explain_loss(len(results))
-                if is_interrupted:
-                    reason = self._explain_interruption(len(missing), is_by_user)
-                print(reason, file=sys.stderr)
-            findings = make_findings(self.question, results) if results else None
-            if findings is not None:
-                write_report(self.question, findings, self.store.folder, self._make_command_format())
-            return Outcome(findings, reason, is_interrupted and reason is not None)
+            return self._conclude(schedule, len(results), is_interrupted, is_by_user)
 
-    def _execute(self, missing: Sequence[Run]) -> bool:
-        """Do the runs, and return whether there was time for all."""
-        total = len(self.question.runs)
-        print(f"Trying {len(self.question.methods)} methods on a few batches …", file=sys.stderr, flush=True)
-        trials = try_methods(self.question, self.recipe, self.executor, self.store, self.deadline)
+    def _recall(self) -> None:
+        """Take the key of the learning rate from the folder, if runs of it are there."""
+        keys = self.store.read_question().get("keys")
+        self.draft = self.draft if keys is None else self.draft.recall(keys)
+
+    def _read(self, run: Run) -> RunResult | None:
+        """Return the result of a run unless it is to be repeated."""
+        result = self.store.read_result(run)
+        return None if result is not None and self.retry and result.status == "crashed" else result
+
+    def _try(self) -> tuple[Schedule, list[RunResult]]:
+        """Try the methods; return the schedule of the question, with existing results."""
+        print(
+            f"Trying {format_count(len(self.draft.methods), 'method')} on a few batches …", file=sys.stderr, flush=True
+        )
+        self.question, trials = try_methods(self.draft, self.recipe, self.executor, self.store, self.deadline)
         self._warn_unstable(*trials)
-        seconds = self._estimate_seconds(trials)
-        print(self._format_plan(len(missing), seconds), file=sys.stderr, flush=True)
-        remaining = None if seconds is None else seconds * len(missing) / total
-        monitor, jobs = self.question.monitor, self.executor.jobs
-        display = Display("runs", total, total - len(missing), monitor, jobs, remaining)
-        tasks = self._make_tasks(missing, 0.0 if seconds is None else seconds / total)
-        started = 0
-        with display, contextlib.closing(self.executor.execute(tasks, self.deadline)) as events:
+        self._seconds = self._estimate(trials)
+        schedule = self._make_schedule(self.question)
+        return schedule, schedule.load(self._read)
+
+    def _make_schedule(self, question: Question) -> Schedule:
+        """Return the schedule of a question, and note the question in the folder."""
+        self.store.write_question(question.to_json(), self._describe())
+        return Schedule(question)
+
+    def _execute(self, schedule: Schedule, results: Sequence[RunResult]) -> bool:
+        """Do the runs, and return whether there was time for all."""
+        self._durations = [result.seconds.all for result in results if result.seconds]
+        self._has_monitor = any(self.question.monitor in result.names for result in results)
+        print(self._format_plan(schedule, self.question, self._seconds), file=sys.stderr, flush=True)
+        display = Display(schedule, self.question.monitor, self.executor.jobs, self._seconds)
+        with display, contextlib.closing(self.executor.execute(self._make_tasks(schedule), self.deadline)) as events:
             for event in events:
                 self.store.lease.check()
                 if event.result is not None:
                     self._keep_result(event.result)
+                    schedule.add(event.result)
                 display.show(event)
                 if event.result is not None:
                     self._check_monitor(event.result)
-                started += event.kind == "started"
-        return started == len(missing)
+        return schedule.is_done()
 
-    def _make_tasks(self, missing: Sequence[Run], estimate: float) -> Iterator[Task]:
+    def _make_tasks(self, schedule: Schedule) -> Iterator[Task | None]:
         """Yield a task per run, as long as there is time for one that takes as long as the longest so far."""
-        for run in missing:
-            if not self.deadline.allows(max(self._durations, default=estimate)):
+        threads = self.store.fix_threads(self.executor.threads)
+        while True:
+            run = schedule.take()
+            if run is None:
+                yield None
+                continue
+            if not self.deadline.allows(max(self._durations, default=self._seconds or 0.0)):
                 return
             self.store.clear(run)
             folder = self.store.get_run_folder(run)
             identities = find_identities(run)
-            yield Task(run, self.recipe, folder, checkpoint=find_checkpoint(folder), identities=identities)
+            yield Task(
+                run, self.recipe, folder, checkpoint=find_checkpoint(folder), identities=identities, threads=threads
+            )
+
+    def _conclude(self, schedule: Schedule | None, before: int, is_interrupted: bool, is_by_user: bool) -> Outcome:
+        """Write the report of the existing results, and say why others are missing."""
+        if schedule is None:
+            cause = "Interrupted" if is_by_user else "Time is up"
+            print(f"\n{cause} in the trial. Run the same command again.", file=sys.stderr)
+            return Outcome(None, None, cause, is_interrupted=True)
+        done, total = schedule.count_done(), schedule.count_runs()
+        question = schedule.question
+        stored = Schedule(question)
+        results = stored.load(self.store.read_result)
+        reason = None
+        if is_interrupted and not schedule.is_done():
+            hint = ""
+            if not is_by_user and done == before:
+                hint = f" None was finished: {self.deadline.minutes:g} minutes are too few."
+            cause = "Interrupted" if is_by_user else "Time is up"
+            reason = f"\n{cause}: {done} of {total} runs are done.{hint} Run the same command again to resume."
+        elif not stored.is_done():
+            reason = (
+                f"Results have disappeared from `{self.store.folder}` during the comparison: {len(results)} of {total}"
+                " are left. Run the same command again to repeat the others."
+            )
+        if reason is not None:
+            print(reason, file=sys.stderr)
+        findings = make_findings(question, results, self.store.read_planned()) if results else None
+        if findings is not None:
+            write_report(question, findings, self.store.folder, self._describe())
+        return Outcome(question, findings, reason, is_interrupted and reason is not None)
 
     def _keep_result(self, result: RunResult) -> None:
         """Write the result of a run whose process could not."""
@@ -172,38 +226,29 @@ class Comparison:
             raise ComparisonError(explain_missing_monitor(monitor, names))
         self._has_monitor = self._has_monitor or monitor in names
 
-    def _make_command_format(self) -> Callable[[Run], str] | None:
-        if not isinstance(self.recipe, ConfiguredRecipe):
-            return None
-        question = self.question
-        options = {name: getattr(question, name) for name in ("monitor", "mode", "test_monitor")}
-        return partial(self.recipe.format_command, options=options | {"jobs": self.executor.jobs})
+    def _describe(self) -> dict[str, Any]:
+        return {**self.about, "jobs": self.executor.jobs}
 
-    def _explain_interruption(self, missing: int, is_by_user: bool) -> str:
-        total, left = len(self.question.runs), len(self.find_missing_runs())
-        reason = "Interrupted" if is_by_user else "Time is up"
-        hint = ""
-        if not is_by_user and left == missing:
-            hint = f" None was finished: {self.deadline.minutes:g} minutes are too few."
-        return f"\n{reason}: {total - left} of {total} runs are done.{hint} Run the same command again to resume."
+    def _estimate(self, trials: Sequence[RunResult]) -> float | None:
+        return estimate_seconds(trials, self.recipe.trainer)
 
-    def _explain_loss(self, done: int) -> str:
-        return (
-            f"Results have disappeared from `{self.store.folder}` during the comparison: {done} of"
-            f" {len(self.question.runs)} are left. Run the same command again to repeat the others."
-        )
-
-    def _estimate_seconds(self, trials: Sequence[RunResult]) -> float | None:
-        return estimate_seconds(trials, self.question, self.recipe.trainer)
-
-    def _format_plan(self, missing: int, seconds: float | None) -> str:
-        question, total, jobs = self.question, len(self.question.runs), self.executor.jobs
-        counts = f"{len(question.methods)} methods x {len(question.settings)} settings x {len(question.seeds)} seeds"
+    def _format_plan(self, schedule: Schedule, question: Question, seconds: float | None) -> str:
+        total, done, jobs = schedule.count_runs(), schedule.count_done(), self.executor.jobs
         time = "time unknown"
         if seconds is not None:
-            time = f"about {format_time(seconds * missing / total / min(jobs, max(missing, 1)))} to go"
-        done = f", {total - missing} of them done" if missing < total else ""
-        return f"{total} runs ({counts}){done}; {jobs} side by side, {time}."
+            time = f"about {format_time(seconds * (total - done) / min(jobs, max(total - done, 1)))} to go"
+        known = f", {done} of them done" if done else ""
+        return f"{describe_stages(question)}{known}; {jobs} side by side, {time}."
+
+
+def describe_stages(question: Question) -> str:
+    """Describe how many runs are made in each stage."""
+    design, methods = question.design, len(question.methods)
+    counts = {candidates.count_runs() for candidates in design.candidates.values()}
+    select = f"{methods} x up to {max(counts)} to select a setting, " if max(counts) else ""
+    least = "at least " if design.width is not None else ""
+    confirm = f"{methods} x {least}{design.least_pairs} to {'confirm it' if select else 'compare'}"
+    return f"{format_count(design.count_runs(), 'run')} ({select}{confirm})"
 
 
 @contextlib.contextmanager

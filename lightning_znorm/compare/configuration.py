@@ -4,6 +4,7 @@ import re
 import tempfile
 from argparse import ArgumentError
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,9 @@ import yaml
 
 from lightning_znorm.cli.messages import shorten
 from lightning_znorm.compare.files import write_atomically
-from lightning_znorm.compare.question.plan import Run, Setting
-from lightning_znorm.compare.question.question import Question
+from lightning_znorm.compare.question.candidates import Listed
+from lightning_znorm.compare.question.draft import RATE, Draft
+from lightning_znorm.compare.question.run import Run, Setting
 from lightning_znorm.compare.runs.recipes import ConfiguredRecipe, check_trainer
 from lightning_znorm.errors import ArgumentValueError, did_you_mean
 
@@ -65,31 +67,64 @@ def check_configuration(configuration: Mapping[str, Any]) -> None:
         )
 
 
-def check_keys(parser: Any, configuration: Mapping[str, Any], question: Question) -> None:
+def check_keys(parser: Any, configuration: Mapping[str, Any], draft: Draft) -> None:
     """Raise ``ValueError`` if the parser does not accept one of the settings or methods."""
     before = parser.exit_on_error, parser.allow_abbrev
     parser.exit_on_error = parser.allow_abbrev = False
-    method, setting, seed = question.methods[0], question.settings[0], question.seeds[0]
+    first = draft.list_first_runs()
     with tempfile.TemporaryDirectory(prefix="lightning-znorm-") as folder:
         config_file = Path(folder) / "config.yaml"
         write_configuration(config_file, configuration)
         recipe = ConfiguredRecipe(config_file, configuration["trainer"], "")
         try:
-            for key, values in question.sweep.items():
+            for key, values in list_swept_values(draft):
                 _refuse_key(key)
                 for value in values:
-                    run = Run(method, Setting(0, {key: value}), seed)
+                    run = replace(first[0], setting=Setting(0, {key: value}), varied=None)
                     _check_run(parser, recipe, run, f"`--compare.sweep {key}`", key)
-            for method in question.methods:
-                _check_run(parser, recipe, Run(method, setting, seed), f"Method `{method.label}`")
+            if (varied := first[0].varied) is not None:
+                run = replace(first[0], setting=Setting(), varied=varied)
+                _check_run(parser, recipe, run, f"`--compare.vary {varied}`", varied)
+            for run in first:
+                _check_run(parser, recipe, replace(run, varied=None), f"Method `{run.method.label}`")
         finally:
             parser.exit_on_error, parser.allow_abbrev = before
+
+
+def list_swept_values(draft: Draft) -> list[tuple[str, list[Any]]]:
+    """Return the keys of a sweep with listed values, or one of those that a search tries."""
+    values: dict[str, list[Any]] = {key: [] for key in draft.sweep if draft.is_settled or key != RATE}
+    if not draft.is_settled:
+        values |= {key: [value] for key, value in draft.rates.items()}
+        return list(values.items())
+    for candidates in draft.question.design.candidates.values():
+        settings = candidates.settings if isinstance(candidates, Listed) else [candidates.first]
+        for setting in settings:
+            for key, value in setting.values.items():
+                if all(value is not other for other in values[key]):
+                    values[key].append(value)
+    return list(values.items())
+
+
+def flatten(configuration: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return the values of a nested configuration by their dotted keys.
+
+    Example::
+
+        >>> flatten({"model": {"init_args": {"lr": 0.1}}})
+        {'model.init_args.lr': 0.1}
+
+    """
+    flat: dict[str, Any] = {}
+    for name, value in configuration.items():
+        flat |= flatten(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
+    return flat
 
 
 def _refuse_key(key: str) -> None:
     group = key.partition(".")[0]
     remedies = {
-        "seed_everything": "give the seeds with `--compare.seeds`",
+        "seed_everything": "give the seeds with `--compare.confirm`",
         "znorm": "`--compare.methods` takes ZNorm's arguments, as in none,znorm(eps=1e-8),znorm(eps=1e-4)",
         "ckpt_path": "each run starts from the beginning",
         GROUP: "the comparison itself cannot be swept",

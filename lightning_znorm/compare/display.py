@@ -11,26 +11,23 @@ from lightning_znorm.compare.executors.base import Event
 from lightning_znorm.compare.report.formatting import format_count, format_reason
 from lightning_znorm.compare.runs.perform import Task
 from lightning_znorm.compare.runs.result import RunResult
+from lightning_znorm.compare.runs.schedule import Schedule
 
 
 class Display:
-    """Progress bars for the comparison and each run on a terminal, a line per finished run elsewhere.
+    """A bar for the comparison and one for each run on a terminal or in a notebook, a line per finished run elsewhere.
 
     Args:
-        title: Name of the bar for all runs.
-        total: Number of runs.
-        done: Number of runs that were done before.
+        schedule: The runs, with the results of those that were done before.
         monitor: Metric that is shown.
         jobs: Number of runs side by side.
-        seconds: Estimate for the remaining runs, one after another.
+        seconds: Estimate for a run.
 
     """
 
-    def __init__(
-        self, title: str, total: int, done: int, monitor: str, jobs: int, seconds: float | None = None
-    ) -> None:
+    def __init__(self, schedule: Schedule, monitor: str, jobs: int, seconds: float | None = None) -> None:
         self.console = Console(stderr=True)
-        self._title, self._total, self._done, self._done_before = title, total, done, done
+        self._schedule, self._done_before = schedule, schedule.count_done()
         self._monitor, self._seconds, self._jobs = monitor, seconds, jobs
         self._shares: dict[str, float] = {}
         self._bars: dict[str, TaskID] = {}
@@ -40,11 +37,13 @@ class Display:
             BarColumn(),
             TextColumn("{task.percentage:>3.0f}% {task.fields[note]}"),
         )
-        self._progress = Progress(*columns, console=self.console, transient=True, disable=not self.console.is_terminal)
+        is_live = self.console.is_terminal or self.console.is_jupyter
+        self._progress = Progress(*columns, console=self.console, transient=True, disable=not is_live)
 
     def __enter__(self) -> "Display":
         self._progress.start()
-        self._total_bar = self._progress.add_task(self._title, total=self._total, completed=self._done, note="")
+        self._total_bar = self._progress.add_task("runs", total=self._schedule.count_runs(), note="")
+        self._show_total()
         return self
 
     def __exit__(
@@ -53,7 +52,7 @@ class Display:
         self._progress.stop()
 
     def show(self, event: Event) -> None:
-        """Show an event."""
+        """Show an event, with the result of a run that has ended in the schedule."""
         name = event.task.folder.name
         if event.kind == "started":
             self._shares[name] = 0.0
@@ -63,31 +62,33 @@ class Display:
             self._progress.update(self._bars[name], completed=event.share, note=self._format_value(event.metrics or {}))
         else:
             self._shares.pop(name)
-            self._done += 1
             self._progress.remove_task(self._bars.pop(name))
             if event.result is not None:
                 self._print_result(event.task, event.result)
-        left = self.estimate_seconds_left()
-        note = f"{self._done}/{self._total}" + (f", {format_time(left)} left" if left is not None else "")
-        self._progress.update(self._total_bar, completed=self._done + sum(self._shares.values()), note=note)
+        self._show_total()
+
+    def _show_total(self) -> None:
+        done, total, left = self._schedule.count_done(), self._schedule.count_runs(), self.estimate_seconds_left()
+        note = f"{done}/{total}" + (f", {format_time(left)} left" if left is not None else "")
+        self._progress.update(self._total_bar, completed=done + sum(self._shares.values()), total=total, note=note)
 
     def estimate_seconds_left(self) -> float | None:
         """Estimate the remaining time from the pace so far, or from the trial before the first run has ended."""
-        done = self._done - self._done_before + sum(self._shares.values())
-        left = self._total - self._done - sum(self._shares.values())
+        in_flight, ended = sum(self._shares.values()), self._schedule.count_done() - self._done_before
+        left = self._schedule.count_runs() - self._schedule.count_done() - in_flight
         elapsed = time.monotonic() - self._began
-        if self._done > self._done_before or done > 0.2 * self._jobs:
-            return elapsed / done * left
+        if ended > 0 or in_flight > 0.2 * self._jobs:
+            return elapsed / (ended + in_flight) * left
         if self._seconds is None:
             return None
-        return max(0.0, self._seconds / self._jobs - elapsed)
+        return max(0.0, self._seconds * left / self._jobs - elapsed)
 
     def _print_result(self, task: Task, result: RunResult) -> None:
         seconds = result.seconds.all if result.seconds else 0.0
         outcome = self._format_outcome(result) if result.status == "finished" else _format_failure(result)
-        left = self.estimate_seconds_left()
-        remaining = f"; {format_time(left)} left" if left and self._done < self._total else ""
-        line = f"[{self._done}/{self._total}] {task.run}: {outcome} ({format_time(seconds)}{remaining})"
+        left, done, total = self.estimate_seconds_left(), self._schedule.count_done(), self._schedule.count_runs()
+        remaining = f"; {format_time(left)} left" if left and done < total else ""
+        line = f"[{done}/{total}] {task.run}: {outcome} ({format_time(seconds)}{remaining})"
         self.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def _format_outcome(self, result: RunResult) -> str:

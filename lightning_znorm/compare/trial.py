@@ -3,6 +3,7 @@
 import math
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,9 @@ from lightning_znorm._lightning import rank_zero_warn
 from lightning_znorm.compare.executors.base import Executor
 from lightning_znorm.compare.executors.deadline import Deadline
 from lightning_znorm.compare.files import read_json, read_log, write_json
-from lightning_znorm.compare.question.plan import Run, fingerprint
+from lightning_znorm.compare.question.draft import Draft
 from lightning_znorm.compare.question.question import Question
+from lightning_znorm.compare.question.run import Run, fingerprint
 from lightning_znorm.compare.runs.perform import Task, find_identities
 from lightning_znorm.compare.runs.recipes import Recipe
 from lightning_znorm.compare.runs.result import RunResult, Seconds, identify_package
@@ -29,33 +31,47 @@ _MISSING = {
 
 
 def try_methods(
-    question: Question, recipe: Recipe, executor: Executor, store: Store | None, deadline: Deadline | None = None
-) -> list[RunResult]:
-    """Try each method on a few batches of training, validation and test.
+    draft: Draft, recipe: Recipe, executor: Executor, store: Store | None, deadline: Deadline | None = None
+) -> tuple[Question, list[RunResult]]:
+    """Try each method on a few batches of training, validation and test, and find the learning rate's key.
 
     Args:
-        question: What is compared.
+        draft: What is compared.
         recipe: How runs are made.
         executor: Performs the trials.
         store: Folder that keeps the results of trials, ``None`` to leave no files behind.
         deadline: When to stop.
 
     Returns:
-        The result of each method.
+        The question, and the result of each method.
 
     Raises:
-        ValueError: If a trial fails, a step or a loader is missing, or the test metric is not logged.
+        ValueError: If a trial fails, a step or a loader is missing, the test metric is not logged, or a learning rate
+            is to be searched and no key, or several, set it.
         TimeUpError: If the deadline comes first.
 
     """
-    runs = [Run(method, question.settings[0], question.seeds[0]) for method in question.methods]
+    runs, probes = draft.list_first_runs(), draft.list_probes()
+    results = _try_runs([*runs, *probes.values()], recipe, executor, store, deadline)
+    trials = [results[str(run)] for run in runs]
+    for result in trials:
+        _check_metrics(result, draft.metrics["monitor"], draft.metrics["test_monitor"])
+    changing = [key for key, run in probes.items() if results[str(run)].learning_rates != trials[0].learning_rates]
+    return _settle(draft, list(probes), changing).question, trials
+
+
+def _try_runs(
+    runs: Sequence[Run], recipe: Recipe, executor: Executor, store: Store | None, deadline: Deadline | None
+) -> dict[str, RunResult]:
+    """Return the result of each run's trial by its name, known ones from the folder."""
     path = store.trial_file if store else None
     content = read_json(path) if path and path.exists() else None
     content = content if isinstance(content, dict) else {}
     package = identify_package()
-    keys = {run.method.label: fingerprint([run.method.identity, package]) for run in runs}
-    trials = {run.method.label: RunResult.from_json(run, content.get(keys[run.method.label])) for run in runs}
-    untried = [run for run in runs if trials[run.method.label] is None]
+    keys = {str(run): fingerprint([run.method.identity, run.values, package]) for run in runs}
+    known = {str(run): RunResult.from_json(run, content.get(keys[str(run)])) for run in runs}
+    results = {name: result for name, result in known.items() if result is not None}
+    untried = [run for run in runs if str(run) not in results]
     with tempfile.TemporaryDirectory(prefix="lightning-znorm-") as folder:
         description = recipe.describe()
         tasks = [
@@ -67,21 +83,36 @@ def try_methods(
             for event in executor.execute(batch, deadline):
                 if event.result is not None:
                     _check_status(event.result, event.task)
-                    trials[event.task.run.method.label] = event.result
-    results = [result for result in trials.values() if result is not None]
-    for result in results:
-        _check_metrics(result, question)
+                    results[str(event.task.run)] = event.result
     if path is not None and untried:
-        write_json(path, content | {keys[result.run.method.label]: result.to_json() for result in results})
+        write_json(path, content | {keys[name]: result.to_json() for name, result in results.items()})
     return results
 
 
-def estimate_seconds(results: Sequence[RunResult], question: Question, trainer: Mapping[str, Any]) -> float | None:
-    """Estimate how many seconds all runs take one after another, ``None`` if an epoch has no known length."""
-    per_run = [_estimate_run(result, trainer) for result in results]
-    if None in per_run:
-        return None
-    return sum(seconds or 0.0 for seconds in per_run) * len(question.settings) * len(question.seeds)
+def _settle(draft: Draft, keys: Sequence[str], changing: Sequence[str]) -> Draft:
+    """Return the draft with the one key that changes the learning rate."""
+    if len(changing) == 1 or not keys:
+        return draft if draft.is_settled else draft.settle(*changing)
+    if not changing and draft.is_optional:
+        rank_zero_warn(
+            f"Changing {join_names(keys)} does not change the optimizer's learning rate, so that it is not swept. If"
+            " another key sets it, name that in `sweep`."
+        )
+        return replace(draft, sweep={}) if draft.is_settled else draft.settle(None)
+    problem = (
+        f"several keys change the optimizers' learning rates: {join_names(changing)}. Name one, as in"
+        f" `{changing[0]}=auto`, or sweep nothing"
+        if changing
+        else f"changing {join_names(keys)} does not change the optimizer's learning rate. Name the key that sets it"
+    )
+    raise ComparisonError(f"Argument `sweep`: {problem}.")
+
+
+def estimate_seconds(results: Sequence[RunResult], trainer: Mapping[str, Any]) -> float | None:
+    """Estimate how many seconds a run takes, ``None`` if an epoch has no known length."""
+    seconds = [_estimate_run(result, trainer) for result in results]
+    known = [value for value in seconds if value is not None]
+    return sum(known) / len(known) if known and len(known) == len(seconds) else None
 
 
 def _estimate_run(result: RunResult, trainer: Mapping[str, Any]) -> float | None:
@@ -126,7 +157,7 @@ def _check_status(result: RunResult, task: Task) -> None:
     raise ComparisonError(f"The trial of method `{result.run.method.label}` failed: {result.error}{details}")
 
 
-def _check_metrics(result: RunResult, question: Question) -> None:
+def _check_metrics(result: RunResult, monitor: str, test_monitor: str) -> None:
     for hook in result.missing:
         problem, reason = _MISSING[hook]
         raise ComparisonError(f"This cannot be compared: {problem}. {reason}: add `{hook}`.")
@@ -135,21 +166,21 @@ def _check_metrics(result: RunResult, question: Question) -> None:
     names, test_names = result.names, [*result.test]
     if not names:
         raise ComparisonError(
-            f"Argument `monitor` is {question.monitor!r}, but the module logs nothing at the end of its validation. Log"
+            f"Argument `monitor` is {monitor!r}, but the module logs nothing at the end of its validation. Log"
             " a metric in `validation_step`, as in `self.log('val_loss', loss)` (without `on_epoch=False`), or return a"
             " scalar and use `--compare.monitor validation_step`."
         )
-    if question.monitor not in names:
-        message = explain_missing_monitor(question.monitor, names)
-        if question.test_monitor not in test_names:  # a wrong name, rather than a metric that is logged later
+    if monitor not in names:
+        message = explain_missing_monitor(monitor, names)
+        if test_monitor not in test_names:  # a wrong name, rather than a metric that is logged later
             raise ComparisonError(message)
         rank_zero_warn(
             f"{message} The comparison goes on, as it may be logged later; it stops if the first run ends without it."
         )
-    if question.test_monitor not in test_names:
+    if test_monitor not in test_names:
         raise ComparisonError(
-            f"Argument `test_monitor` is {question.test_monitor!r}, but the module does not log that in its test."
-            f"{did_you_mean(question.test_monitor, test_names)} It logs {join_names(test_names)}."
+            f"Argument `test_monitor` is {test_monitor!r}, but the module does not log that in its test."
+            f"{did_you_mean(test_monitor, test_names)} It logs {join_names(test_names)}."
         )
     if result.status == "diverged":
         rank_zero_warn(

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 
 from lightning_znorm.__main__ import main
-from lightning_znorm.compare.question.plan import Run, Setting
-from lightning_znorm.compare.question.question import parse_question
+from lightning_znorm.compare.question.draft import parse_question
+from lightning_znorm.compare.question.run import format_values
 from lightning_znorm.compare.report.findings import make_findings
-from lightning_znorm.compare.report.tables import label_settings
 from lightning_znorm.compare.runs.result import RunResult
+from lightning_znorm.compare.runs.schedule import Schedule
 
 ROOT = Path(__file__).parents[2]
 TINY = "tests.compare.tiny"
@@ -22,7 +22,8 @@ FLAGS = [
     "--trainer.accelerator=cpu",
     "--compare.monitor=val_acc",
     "--compare.methods=none,znorm",
-    "--compare.seeds=2",
+    "--compare.sweep=null",
+    "--compare.confirm=6",
     "--compare.jobs=2",
     "--compare.out=out",
 ]
@@ -43,27 +44,26 @@ def refusal(capsys, *flags):
     return capsys.readouterr().err.strip()
 
 
-def question(**changes):
-    asked = {
-        "methods": "none,clip,znorm",
-        "sweep": {"lr": [0.1, 0.01]},
-        "seeds": 3,
-        "monitor": "val_acc",
-        "mode": None,
-        "test_monitor": None,
-        "baseline": None,
-    }
+def draft(**changes):
+    """What a user asks, with three selection seeds 0 to 2."""
+    asked = {"methods": "none,clip,znorm", "sweep": SWEEP, "monitor": "val_acc", "confirm": None}
     return parse_question(**{**asked, **changes})
+
+
+def question(**changes):
+    return draft(**changes).question
 
 
 def result(method, seed, setting=None, *, val=0.5, test=0.5, curve=None, status="finished", **changes):
     """What a run leaves behind in its file."""
     curve = [val] if curve is None else curve
+    setting = setting or {}
     return {
-        "schema": 1,
+        "schema": 2,
+        "name": ", ".join(filter(None, [method, format_values(setting), f"seed {seed}"])),
         "method": method,
         "identity": {},
-        "setting": setting or {},
+        "setting": setting,
         "seed": seed,
         "status": status,
         "error": None,
@@ -79,34 +79,46 @@ def result(method, seed, setting=None, *, val=0.5, test=0.5, curve=None, status=
         "stopped_early": False,
         "epochs": 2,
         "device": "cpu",
+        "threads": 1,
         **changes,
     }
 
 
-def read(asked, content):
-    """A result from its file."""
-    (method,) = [method for method in asked.methods if method.label == content["method"]]
-    known = [setting for setting in asked.settings if setting.values == content["setting"]]
-    setting = known[0] if known else Setting(0, content["setting"])
-    return RunResult.from_json(Run(method, setting, content["seed"]), content)
+def find(asked, contents, planned=None):
+    """The findings of those results, from their files, that the question asks for."""
+    by_name = {content["name"]: content for content in contents}
+    assert len(by_name) == len(contents)
+    results = Schedule(asked).load(lambda run: RunResult.from_json(run, by_name.get(str(run))))
+    return make_findings(asked, results, planned)
 
 
-def find(asked, contents):
-    """The findings of results from their files."""
-    return make_findings(asked, [read(asked, content) for content in contents])
-
-
-def selected(asked, findings):
+def selected(findings):
     """The selected setting of each method, as the user reads it."""
-    return label_settings(asked, findings.summary)["setting"].to_dict()
+    return findings.summary["setting"].to_dict()
 
 
-def results_of(tests, **changes):
-    """Results at one setting: test metrics of each method by seed."""
+def selection(asked, scores, **changes):
+    """Results of the selection, as far as it asks for them: the validation metric by method and setting."""
+    contents = {}
+
+    def read(run):
+        if not asked.is_selection(run.seed):
+            return None
+        value = scores(run) if callable(scores) else scores[run.method.label]
+        content = result(run.method.label, run.seed, dict(run.setting.values), val=value, test=0.123, **changes)
+        contents[content["name"]] = content
+        return RunResult.from_json(run, content)
+
+    Schedule(asked).load(read)
+    return list(contents.values())
+
+
+def confirmation(asked, tests, setting=None, **changes):
+    """Results of the confirmation at a setting: test metrics of each method in the order of the fresh seeds."""
     return [
-        result(method, seed, val=value, test=value, **changes)
+        result(method, seed, setting, val=value, test=value, **changes)
         for method, values in tests.items()
-        for seed, value in enumerate(values)
+        for seed, value in zip(asked.design.fresh_seeds, values, strict=False)
     ]
 
 

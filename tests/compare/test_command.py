@@ -10,7 +10,7 @@ import yaml
 
 from lightning_znorm.__main__ import main
 from lightning_znorm.compare.question.methods import parse_methods
-from lightning_znorm.compare.question.plan import Run, Setting
+from lightning_znorm.compare.question.run import Run, Setting
 from lightning_znorm.compare.runs.recipes import ConfiguredRecipe
 from tests import warm
 from tests.compare.helpers import FLAGS, ROOT, TINY, compare, read_results, refusal

@@ -8,7 +8,7 @@ from lightning_znorm.compare import display as displays
 from lightning_znorm.compare.display import Display
 from lightning_znorm.compare.executors.base import Event
 from lightning_znorm.compare.question.methods import Method
-from lightning_znorm.compare.question.plan import Run, Setting
+from lightning_znorm.compare.question.run import Run, Setting
 from lightning_znorm.compare.runs.perform import Task
 from lightning_znorm.compare.runs.result import RunResult
 from tests.compare.helpers import result

@@ -3,7 +3,7 @@
 import pytest
 
 from lightning_znorm.compare.question.methods import Method
-from lightning_znorm.compare.question.plan import Run, Setting
+from lightning_znorm.compare.question.run import Run, Setting
 from lightning_znorm.compare.runs.result import RunResult, Seconds
 from lightning_znorm.compare.trial import estimate_seconds
 from tests.compare.helpers import compare, question, read_results

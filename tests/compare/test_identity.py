@@ -24,7 +24,7 @@ from torch import nn
 from lightning_znorm.compare.identity.modules import find_imports, is_installed
 from lightning_znorm.compare.identity.values import describe, differing_keys, identify, identify_code
 from lightning_znorm.compare.question.methods import Method, label_methods
-from lightning_znorm.compare.question.plan import Run, Setting
+from lightning_znorm.compare.question.run import Run, Setting
 from tests import warm
 from tests.compare import odd
 from tests.compare.helpers import ROOT

@@ -19,7 +19,7 @@ from lightning_znorm.compare.executors.deadline import Deadline, TimeUpError
 from lightning_znorm.compare.executors.processes import ProcessExecutor
 from lightning_znorm.compare.executors.slots import find_visible_gpus, make_slots
 from lightning_znorm.compare.question.methods import Method
-from lightning_znorm.compare.question.plan import Run, Setting
+from lightning_znorm.compare.question.run import Run, Setting
 from lightning_znorm.compare.runs.perform import Task
 
 

@@ -10,7 +10,7 @@ import yaml
 from lightning_znorm import GradientCentralization, GradientClipping, ZNorm
 from lightning_znorm.compare.question.directions import guess_mode
 from lightning_znorm.compare.question.methods import label_methods, parse_methods
-from lightning_znorm.compare.question.plan import format_values, make_runs, make_settings, parse_seeds, parse_sweep
+from lightning_znorm.compare.question.run import format_values, make_runs, make_settings, parse_seeds, parse_sweep
 from lightning_znorm.compare.question.syntax import parse_value
 from lightning_znorm.compare.runs.recipes import make_flag
 from tests.compare.helpers import TINY, question

@@ -9,7 +9,7 @@ import pytest
 from lightning_znorm.compare.question.candidates import Listed
 from lightning_znorm.compare.question.methods import parse_methods
 from lightning_znorm.compare.question.pairs import LARGEST, PILOT
-from lightning_znorm.compare.question.plan import Setting
+from lightning_znorm.compare.question.run import Setting
 from lightning_znorm.compare.question.search import Search
 from lightning_znorm.compare.question.stages import Design, make_plan
 

@@ -9,7 +9,7 @@ import pytest
 
 from lightning_znorm.compare.files import read_json, write_atomically, write_json
 from lightning_znorm.compare.question.methods import Method
-from lightning_znorm.compare.question.plan import Run, Setting
+from lightning_znorm.compare.question.run import Run, Setting
 from lightning_znorm.compare.runs.checkpoint import find_checkpoint
 from lightning_znorm.compare.runs.result import RunResult
 from lightning_znorm.compare.runs.store import Store, find_differences

@@ -9,7 +9,7 @@ import pytest
 
 from lightning_znorm.__main__ import main
 from lightning_znorm.compare.question.methods import Method
-from lightning_znorm.compare.question.plan import Run, Setting
+from lightning_znorm.compare.question.run import Run, Setting
 from lightning_znorm.compare.runs.perform import Task, locate_checkpoints
 from tests.compare.helpers import TINY, compare, read_results, refusal
 

@@ -34,19 +34,22 @@ class Executor(Protocol):
 
     Attributes:
         jobs: Number of tasks at a time.
+        threads: Number of threads of each.
 
     """
 
     jobs: int
+    threads: int
 
-    def execute(self, tasks: Iterable[Task], deadline: Deadline | None = None) -> Generator[Event, None, None]:
+    def execute(self, tasks: Iterable[Task | None], deadline: Deadline | None = None) -> Generator[Event, None, None]:
         """Perform the tasks in order; when the generator ends or is closed, all processes are ended.
 
         The result of a run is written to ``result.json`` in its folder before its event, unless its process died: then
         the event has a result with the status ``"crashed"``, and there is no file.
 
         Args:
-            tasks: Tasks, each of which is taken when there is a slot for it.
+            tasks: Tasks, each of which is taken when there is a slot for it; ``None`` where there is none before others
+                have ended.
             deadline: When to stop.
 
         Yields:

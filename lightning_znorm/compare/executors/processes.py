@@ -58,12 +58,12 @@ class ProcessExecutor:
     def __init__(self, slots: Sequence[Mapping[str, str]], preload: Iterable[str] = ()) -> None:
         self.jobs = len(slots)
         self._slots = slots
-        self._threads = max(1, count_cores() // len(slots))
+        self.threads = max(1, count_cores() // len(slots))
         self._preload = find_imports(preload)
         # elsewhere, forks are unsafe or do not exist
         self._context: Any = get_context("forkserver" if sys.platform == "linux" else "spawn")
 
-    def execute(self, tasks: Iterable[Task], deadline: Deadline | None = None) -> Generator[Event, None, None]:
+    def execute(self, tasks: Iterable[Task | None], deadline: Deadline | None = None) -> Generator[Event, None, None]:
         """Perform the tasks; a process that dies without a result has crashed."""
         waiting, workers, deadline = iter(tasks), dict[int, _Worker](), deadline or Deadline()
         try:
@@ -93,7 +93,7 @@ class ProcessExecutor:
 
     def _start(self, task: Task, slot: int) -> _Worker:
         environment = {**os.environ, **self._slots[slot]}
-        payload = pack_task(task, environment, self._get_start_method(), self._threads)
+        payload = pack_task(task, environment, self._get_start_method(), task.threads or self.threads)
         receiver, sender = self._context.Pipe(duplex=False)
         process = self._context.Process(target=run_task, args=(payload, sender), name=task.run.key)
         with self._server_environment():

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lightning_znorm.compare.question.plan import Setting
+from lightning_znorm.compare.question.run import Setting
 
 RESOLUTION = 1e-6  # relative, of metrics that are means in float32
 
@@ -41,9 +41,30 @@ class Candidates(ABC):
         """Return the setting at a position."""
 
     @property
+    @abstractmethod
+    def first(self) -> Setting:
+        """The setting to try first."""
+
+    @property
+    @abstractmethod
+    def trials_at_most(self) -> int:
+        """The largest number of settings that are tried."""
+
+    @property
+    @abstractmethod
+    def description(self) -> dict[str, Any]:
+        """The candidates, for JSON."""
+
+    @property
     def only(self) -> Setting | None:
         """The setting, if there is only one, which needs no selection."""
         return None
+
+    def count_runs(self) -> int:
+        """Return the largest number of runs that select a setting."""
+        finalists = min(self.finalists, self.trials_at_most)
+        more = finalists * (self.seeds - 1) if finalists > 1 else 0
+        return 0 if self.only is not None else self.trials_at_most + more
 
     def select(self, scores: Scores) -> int | None:
         """Return the position with the highest mean, the middle one of several, ``None`` if none has a score.
@@ -89,6 +110,21 @@ class Listed(Candidates):
     def only(self) -> Setting | None:
         """The setting, if there is only one, which needs no selection."""
         return self.settings[0] if len(self.settings) == 1 else None
+
+    @property
+    def first(self) -> Setting:
+        """The setting to try first."""
+        return self.settings[0]
+
+    @property
+    def trials_at_most(self) -> int:
+        """The number of settings."""
+        return len(self.settings)
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """The settings, for JSON."""
+        return {"settings": [dict(setting.values) for setting in self.settings]}
 
     def propose(self, scores: Scores) -> list[int]:
         """Return all positions that have not been tried."""

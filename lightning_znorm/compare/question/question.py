@@ -2,21 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
-from lightning_znorm.compare.question.directions import Mode as Mode
-from lightning_znorm.compare.question.directions import guess_mode
-from lightning_znorm.compare.question.methods import Method, label_methods, parse_methods
-from lightning_znorm.compare.question.plan import (
-    Run,
-    Setting,
-    make_runs,
-    make_settings,
-    parse_seeds,
-    parse_sweep,
-)
-from lightning_znorm.errors import ArgumentValueError, join_names
+from lightning_znorm.compare.question.candidates import Candidates, Listed
+from lightning_znorm.compare.question.directions import Mode
+from lightning_znorm.compare.question.methods import Method
+from lightning_znorm.compare.question.run import Run, Setting
+from lightning_znorm.compare.question.search import Crossed, Search
+from lightning_znorm.compare.question.stages import Design
 
 
 @dataclass(frozen=True)
@@ -24,97 +17,89 @@ class Question:
     """What is compared, and by which metrics.
 
     Attributes:
-        methods: The gradient transforms.
-        sweep: Values of each swept key; every method is run with each combination.
-        seeds: Seeds that all methods share.
+        design: What is run.
+        keys: The swept keys.
         monitor: Validation metric that selects each method's setting.
-        mode: Whether low or high values of the monitor are better.
+        mode: Whether low or high values of the metrics are better.
         test_monitor: Test metric that is reported.
-        baseline: Label of the method that the others are compared with.
+        margin: The smallest difference that matters, ``None`` if unknown.
 
     """
 
-    methods: Sequence[Method]
-    sweep: Mapping[str, list[Any]]
-    seeds: Sequence[int]
+    design: Design
+    keys: Sequence[str]
     monitor: str
     mode: Mode
     test_monitor: str
-    baseline: str
+    margin: float | None = None
+
+    @property
+    def methods(self) -> Sequence[Method]:
+        """The gradient transforms."""
+        return self.design.methods
 
     @property
     def labels(self) -> list[str]:
         """Labels of the methods."""
         return [method.label for method in self.methods]
 
-    @cached_property
-    def settings(self) -> list[Setting]:
-        """All combinations of the swept values, by their numbers."""
-        return make_settings(self.sweep)
+    @property
+    def baseline(self) -> str:
+        """Label of the method that the others are compared with."""
+        return self.design.baseline
 
     @property
     def has_one_setting(self) -> bool:
-        """Whether there is only one setting, so that none is selected."""
-        return len(self.settings) == 1
+        """Whether no method has several settings, so that none is selected."""
+        return all(candidates.only is not None for candidates in self.design.candidates.values())
 
     @property
     def direction(self) -> str:
         """Which values of the metrics are better, in words."""
         return "higher is better" if self.mode == "max" else "lower is better"
 
-    @cached_property
-    def runs(self) -> list[Run]:
-        """All runs, in the order in which they are made."""
-        return make_runs(self.methods, self.settings, self.seeds)
+    def is_selection(self, seed: int) -> bool:
+        """Return whether a run with a seed belongs to the selection, and not to the confirmation."""
+        return seed in self.design.seeds
 
+    def to_json(self) -> dict[str, Any]:
+        """Return the question for JSON, with methods by their labels."""
+        design = self.design
+        return {
+            "methods": self.labels,
+            "baseline": self.baseline,
+            "candidates": {label: candidates.description for label, candidates in design.candidates.items()},
+            "seeds": [*design.seeds],
+            "fresh_seeds": [*design.fresh_seeds],
+            **{name: getattr(design, name) for name in ("pairs", "width", "varied")},
+            **{name: getattr(self, name) for name in ("keys", "monitor", "mode", "test_monitor", "margin")},
+        }
 
-def parse_question(
-    methods: str | Sequence[str] | Mapping[str, Any],
-    sweep: str | Sequence[str] | Mapping[str, Sequence[Any]] | None,
-    seeds: int | Sequence[int],
-    monitor: str,
-    mode: Mode | None,
-    test_monitor: str | None,
-    baseline: str | None,
-) -> Question:
-    """Make a question of the arguments of a comparison; raise ``ValueError`` if one is wrong."""
-    parsed = label_methods(methods) if isinstance(methods, Mapping) else parse_methods(methods)
-    labels = [method.label for method in parsed]
-    if mode not in (None, "min", "max"):
-        raise ArgumentValueError(f"Expected argument `mode` to be 'min' or 'max', but got {mode!r}.")
-    baseline = baseline or ("none" if "none" in labels else labels[0])
-    if baseline not in labels:
-        raise ArgumentValueError(
-            f"Expected argument `baseline` to be one of the methods ({join_names(labels)}), but got {baseline!r}."
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> "Question":
+        """Return the question of :meth:`to_json`, for a report: its methods have labels alone."""
+        design = Design(
+            methods=[Method(label) for label in content["methods"]],
+            baseline=content["baseline"],
+            candidates={label: _read_candidates(found) for label, found in content["candidates"].items()},
+            **{name: content[name] for name in ("seeds", "fresh_seeds", "pairs", "width", "varied")},
         )
-    return Question(
-        methods=parsed,
-        sweep=parse_sweep(sweep),
-        seeds=parse_seeds(seeds),
-        monitor=monitor,
-        mode=mode or guess_mode(monitor),
-        test_monitor=test_monitor or guess_test_monitor(monitor),
-        baseline=baseline,
-    )
+        return cls(design, **{name: content[name] for name in ("keys", "monitor", "mode", "test_monitor", "margin")})
+
+    def list_first_runs(self) -> list[Run]:
+        """Return a run of each method at the setting that it tries first."""
+        design = self.design
+        seed = next(iter([*design.seeds, *design.fresh_seeds]))
+        return [design.make_run(method, design.candidates[method.label].first, seed) for method in self.methods]
 
 
-def guess_test_monitor(monitor: str) -> str:
-    """Infer the name of the test metric from that of the validation metric.
+def _read_candidates(content: Mapping[str, Any]) -> Candidates:
+    if "searches" in content:
+        return Crossed([_read_search(search) for search in content["searches"]])
+    if "settings" in content:
+        return Listed([Setting(number, values) for number, values in enumerate(content["settings"])])
+    return _read_search(content)
 
-    Raises:
-        ValueError: If the name does not begin like those of validation metrics.
 
-    Example::
-
-        >>> guess_test_monitor("val_acc"), guess_test_monitor("valid/dice")
-        ('test_acc', 'test/dice')
-
-    """
-    for prefix in ("validation", "valid", "val", "Validation", "Valid", "Val"):
-        if monitor.startswith(prefix):
-            test = "Test" if prefix[0] == "V" else "test"
-            return test + monitor.removeprefix(prefix)
-    raise ArgumentValueError(
-        f"Argument `test_monitor` is needed: the name of the test metric cannot be inferred from the monitor"
-        f" {monitor!r}, as it does not begin with `val`. Name it, such as `--compare.test_monitor test_acc`."
-    )
+def _read_search(content: Mapping[str, Any]) -> Search:
+    return Search(**{name: value for name, value in content.items() if value is not None})  # JSON has no inf

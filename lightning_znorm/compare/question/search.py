@@ -1,13 +1,13 @@
 """The search for the value of a number, such as a learning rate, at which a method does best."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
 from lightning_znorm.compare.question.candidates import Candidates, Scores, average, is_as_good
-from lightning_znorm.compare.question.plan import Setting
+from lightning_znorm.compare.question.run import Setting
 
 _FIRST = (0, -2, 2, -4, 4)  # half decades
 
@@ -43,6 +43,21 @@ class Search(Candidates):
 
         """
         return Setting(position, {**self.others, self.key: self.value_at(position)})
+
+    @property
+    def first(self) -> Setting:
+        """The setting to try first."""
+        return self.setting_at(min(self.propose({}), key=abs))
+
+    @property
+    def trials_at_most(self) -> int:
+        """The largest number of settings that are tried."""
+        return self.trials
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """The search, for JSON."""
+        return {name: value for name, value in vars(self).items() if name not in ("finalists", "seeds")}
 
     def value_at(self, position: int) -> float:
         """Return the value at a position, rounded to three digits.
@@ -104,3 +119,61 @@ class Search(Candidates):
         directions = (1, -1) if higher >= lower else (-1, 1)
         beside = [best + distance * direction for distance in range(1, 4 * self.trials) for direction in directions]
         return [*gaps, *ends, *beside]
+
+
+_STRIDE = 10_000  # positions of a search, of which there are far fewer
+
+
+@dataclass(frozen=True)
+class Crossed(Candidates):
+    """A search for each combination of the values of other keys.
+
+    Attributes:
+        searches: The searches.
+
+    """
+
+    searches: Sequence[Search]
+
+    def setting_at(self, position: int) -> Setting:
+        """Return the setting at a position."""
+        number, own = self._locate(position)
+        return Setting(position, self.searches[number].setting_at(own).values)
+
+    @property
+    def first(self) -> Setting:
+        """The setting to try first."""
+        return self.searches[0].first
+
+    @property
+    def trials_at_most(self) -> int:
+        """The largest number of settings that are tried."""
+        return sum(search.trials_at_most for search in self.searches)
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """The searches, for JSON."""
+        return {"searches": [search.description for search in self.searches]}
+
+    def propose(self, scores: Scores) -> list[int]:
+        """Return the positions to try next."""
+        return [
+            number * _STRIDE + position
+            for number, search in enumerate(self.searches)
+            for position in search.propose(self._take(number, scores))
+        ]
+
+    def is_settled(self, position: int, scores: Scores) -> bool:
+        """Return whether a position is settled in its own search."""
+        number, own = self._locate(position)
+        return self.searches[number].is_settled(own, self._take(number, scores))
+
+    @staticmethod
+    def _locate(position: int) -> tuple[int, int]:
+        number = (position + _STRIDE // 2) // _STRIDE
+        return number, position - number * _STRIDE
+
+    def _take(self, number: int, scores: Scores) -> dict[int, Sequence[float]]:
+        """Return the scores of one search."""
+        located = {position: self._locate(position) for position in scores}
+        return {own: scores[position] for position, (found, own) in located.items() if found == number}

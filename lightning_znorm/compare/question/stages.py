@@ -5,13 +5,14 @@ What is to be run is a pure function of what has been run: not of the order in w
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 
 import numpy as np
 
 from lightning_znorm.compare.question.candidates import Candidates
 from lightning_znorm.compare.question.methods import Method
 from lightning_znorm.compare.question.pairs import PILOT, count_pairs_for_width
-from lightning_znorm.compare.question.plan import Run, Setting
+from lightning_znorm.compare.question.run import Run, Setting
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ class Design:
         pairs: Number of pairs, unless ``width`` is given.
         width: Half the width of the interval of a difference that the number of pairs is to give, ``None`` to make
             ``pairs``.
+        varied: A key that is set to the seed of each run, ``None`` for none.
 
     """
 
@@ -37,6 +39,21 @@ class Design:
     fresh_seeds: Sequence[int]
     pairs: int = 8
     width: float | None = None
+    varied: str | None = None
+
+    @property
+    def least_pairs(self) -> int:
+        """The number of pairs that are made whatever comes of them."""
+        return self.pairs if self.width is None else PILOT
+
+    def count_runs(self) -> int:
+        """Return the number of runs that is to be expected: of the selection at most, of the confirmation at least."""
+        selection = sum(self.candidates[method.label].count_runs() for method in self.methods)
+        return selection + self.least_pairs * len(self.methods)
+
+    def make_run(self, method: Method, setting: Setting, seed: int) -> Run:
+        """Return a run."""
+        return Run(method, setting, seed, self.varied)
 
 
 @dataclass(frozen=True)
@@ -69,12 +86,14 @@ def make_plan(design: Design, validation: Mapping[str, float], test: Mapping[str
 
     Args:
         design: What is run.
-        validation: Validation metric of each finished run by its key, higher being better, NaN for none.
+        validation: Validation metric of each finished run by its name (``str(run)``), higher being better, NaN for
+            none.
         test: The same of the test metric.
 
     """
     selections = [_select(method, design, validation) for method in design.methods]
-    runs = [run for selection in selections for run in selection.runs]
+    # methods in turn, so that they advance side by side
+    runs = [run for turn in zip_longest(*(found.runs for found in selections)) for run in turn if run is not None]
     if not all(selection.is_complete for selection in selections):
         return Plan(runs)
     pairs = list(zip(design.methods, selections, strict=True))
@@ -83,16 +102,19 @@ def make_plan(design: Design, validation: Mapping[str, float], test: Mapping[str
     methods = [method for method in design.methods if method.label in selected]
 
     def confirm(count: int) -> list[Run]:
-        return [Run(method, selected[method.label], seed) for seed in design.fresh_seeds[:count] for method in methods]
+        seeds = design.fresh_seeds[:count]
+        return [design.make_run(method, selected[method.label], seed) for seed in seeds for method in methods]
 
     if design.baseline not in selected or len(methods) < min(2, len(design.methods)):
         return Plan(runs, [], selected, unsettled, is_complete=True)
     if design.width is None:
         return Plan(runs, confirm(design.pairs), selected, unsettled, is_complete=True)
     first = confirm(PILOT)
-    if not all(run.key in test for run in first):
+    if not all(str(run) in test for run in first):
         return Plan(runs, first, selected, unsettled)
-    metrics = {method.label: [test[run.key] for run in first if run.method.label == method.label] for method in methods}
+    metrics = {
+        method.label: [test[str(run)] for run in first if run.method.label == method.label] for method in methods
+    }
     counts = [
         _count_pairs(np.subtract(values, metrics[design.baseline]).tolist(), design.width)
         for label, values in metrics.items()
@@ -128,13 +150,15 @@ def _select(method: Method, design: Design, validation: Mapping[str, float]) -> 
     def are_finished(positions: Sequence[int], seeds: Sequence[int]) -> bool:
         """Add runs, and their scores if all of them are finished."""
         added = [
-            (position, Run(method, candidates.setting_at(position), seed)) for seed in seeds for position in positions
+            (position, design.make_run(method, candidates.setting_at(position), seed))
+            for seed in seeds
+            for position in positions
         ]
         runs.extend(run for _, run in added)
-        if not all(run.key in validation for _, run in added):
+        if not all(str(run) in validation for _, run in added):
             return False
         for position, run in added:
-            scores.setdefault(position, []).append(validation[run.key])
+            scores.setdefault(position, []).append(validation[str(run)])
         return True
 
     while positions := candidates.propose(scores):

@@ -1,15 +1,21 @@
 """The findings of a comparison: tables, verdicts, caveats."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 
 from lightning_znorm.compare.identity.provenance import Provenance
 from lightning_znorm.compare.question.question import Question
+from lightning_znorm.compare.question.stages import Plan
 from lightning_znorm.compare.report import procedure, tables
-from lightning_znorm.compare.report.verdicts import Unit, choose_unit, find_caveats, make_verdicts
+from lightning_znorm.compare.report.agreements import find_agreements, have_seeds_no_effect
+from lightning_znorm.compare.report.summary import judge_methods, make_differences_table, make_summary
+from lightning_znorm.compare.report.units import Unit, choose_unit
+from lightning_znorm.compare.report.verdicts import Verdict, find_caveats, find_changes, make_verdicts
 from lightning_znorm.compare.runs.result import RunResult
+from lightning_znorm.compare.runs.schedule import plan_from
 
 
 @dataclass(frozen=True)
@@ -17,55 +23,77 @@ class Findings:
     """Tables and sentences of a report.
 
     Attributes:
+        plan: The runs.
+        done: Number of runs with results.
         runs: A row per run.
-        curves: A row per validation.
-        losses: A row per epoch.
-        settings: A row per method and setting.
-        summary: A row per method, with the number of its selected setting.
+        trials: A row per method and setting that was tried in the selection.
+        summary: A row per method.
+        differences: A row per pair.
+        curves: A row per validation of the confirmation.
+        losses: A row per epoch of the confirmation.
         metrics: Means of the other test metrics, a row per method.
-        verdicts: A sentence per method.
+        verdicts: A verdict per method that is compared with the baseline.
         caveats: Sentences to know before believing the verdicts.
-        procedure: How the runs were made and how to read the tables, in paragraphs.
+        methods: How the runs were made and judged, in paragraphs for a paper.
+        notes: How to read the tables, in paragraphs.
         provenances: Versions and commits of this package that made the runs.
         unit: Format of the metric.
         axis: Time axis of validations, ``"epoch"`` or ``"step"``.
 
     """
 
+    plan: Plan
+    done: int
     runs: pd.DataFrame
+    trials: pd.DataFrame
+    summary: pd.DataFrame
+    differences: pd.DataFrame
     curves: pd.DataFrame
     losses: pd.DataFrame
-    settings: pd.DataFrame
-    summary: pd.DataFrame
     metrics: pd.DataFrame
-    verdicts: list[str]
+    verdicts: list[Verdict]
     caveats: list[str]
-    procedure: list[str]
+    methods: list[str]
+    notes: list[str]
     provenances: list[Provenance]
     unit: Unit
     axis: str
 
+    @property
+    def is_finished(self) -> bool:
+        """Whether all runs have results, and none will be added."""
+        return self.plan.is_complete and self.done == len(self.plan.runs)
 
-def make_findings(question: Question, results: Sequence[RunResult]) -> Findings:
-    """Make the tables and sentences of results."""
+
+def make_findings(
+    question: Question, results: Sequence[RunResult], planned: Mapping[str, Any] | None = None
+) -> Findings:
+    """Make the tables and sentences of results.
+
+    Args:
+        question: The question.
+        results: The results of its runs so far.
+        planned: ``pairs``, ``width`` and ``margin`` as they were before the first run, if known.
+
+    """
+    plan = plan_from(question, results)
+    is_finished = plan.is_complete and len(results) == len(plan.runs)
     runs = tables.make_runs_table(question, results)
-    curves, losses = tables.make_curves_table(question, results), tables.make_losses_table(results)
-    settings = tables.make_settings_table(question, runs)
-    summary = tables.make_summary(question, runs, settings, curves)
+    curves, losses = tables.make_curves_table(question, results), tables.make_losses_table(question, results)
+    trials, differences = tables.make_trials_table(question, runs, plan), make_differences_table(question, runs)
+    judgements = judge_methods(question, runs, differences)
+    summary = make_summary(question, plan, runs, curves, judgements, is_finished)
     unit, axis = choose_unit(question, runs), tables.choose_axis(curves)
-    edges, agreements = tables.find_edges(question, settings), procedure.find_agreements(question, results)
-    caveats = find_caveats(question, runs, settings, summary, edges)
+    agreements = find_agreements(question, results)
+    caveats = find_changes(question, planned or {}) + find_caveats(question, plan, runs, summary)
     caveats += [agreement.caveat for agreement in agreements if agreement.differences]
-    caveats += procedure.find_length_caveats(tables.find_selected_runs(runs, summary))
+    caveats += procedure.find_length_caveats(question, runs)
     caveats += procedure.find_monitor_caveats(question, results)
-    if procedure.have_seeds_no_effect(runs):
+    if have_seeds_no_effect(runs):
         caveats.append(
             "All seeds began with the same weights and saw the same batches: the module or its data sets a fixed seed."
             " The runs repeat each other, and neither intervals nor verdicts mean anything."
         )
-    expected = len(question.runs)
-    if len(results) < expected:
-        caveats.insert(0, f"Unfinished: {len(results)} of {expected} runs are done.")
     provenances = list(dict.fromkeys(result.provenance for result in results))
     if len(provenances) > 1:
         names = "; ".join(map(str, provenances))
@@ -75,9 +103,21 @@ def make_findings(question: Question, results: Sequence[RunResult]) -> Findings:
     versions = {tuple(sorted({**result.versions, "lightning-znorm": ""}.items())) for result in results}
     if len(versions) > 1:
         caveats.append("The runs were made with different versions of PyTorch or Lightning; see `runs.csv`.")
-    metrics = tables.make_metrics_table(question, results, summary)
-    verdicts = make_verdicts(question, summary, unit, edges)
-    paragraphs = procedure.describe_procedure(question, runs, settings, summary, agreements, axis)
     return Findings(
-        runs, curves, losses, settings, summary, metrics, verdicts, caveats, paragraphs, provenances, unit, axis
+        plan=plan,
+        done=len(results),
+        runs=runs,
+        trials=trials,
+        summary=summary,
+        differences=differences,
+        curves=curves,
+        losses=losses,
+        metrics=tables.make_metrics_table(question, results),
+        verdicts=make_verdicts(question, plan, summary, unit, trials),
+        caveats=caveats,
+        methods=procedure.describe_methods(question, plan, runs, agreements),
+        notes=procedure.describe_reading(question, runs, trials, unit),
+        provenances=provenances,
+        unit=unit,
+        axis=axis,
     )

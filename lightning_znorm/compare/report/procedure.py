@@ -1,131 +1,27 @@
-"""The procedure of a comparison in sentences: what runs shared, how long they trained, what was logged."""
+"""The procedure of a comparison in sentences: what was run and judged, how long, and how to read the tables."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 
 import pandas as pd
 
 from lightning_znorm.compare.identity.provenance import Provenance
 from lightning_znorm.compare.question.question import Question
+from lightning_znorm.compare.question.search import Crossed, Search
+from lightning_znorm.compare.question.stages import Plan
 from lightning_znorm.compare.question.syntax import format_value
+from lightning_znorm.compare.report.agreements import Agreement, describe_agreements
 from lightning_znorm.compare.report.formatting import as_code, enumerate_names, format_count, format_reason
+from lightning_znorm.compare.report.summary import describe_good_range
+from lightning_znorm.compare.report.units import Unit
 from lightning_znorm.compare.runs.result import RunResult
 
-_RANDOM_REMARK = (
-    " Most likely a callback of the method draws random numbers; dropout masks and random augmentation differ from then"
-    " on."
-)
 
-
-@dataclass
-class Agreement:
-    """Whether runs of several methods had the same hashes.
-
-    Attributes:
-        name: Short name of what was hashed.
-        description: Full name of what was hashed.
-        remark: Likely reason for a difference.
-        cases: Number of settings and seeds with runs of several methods.
-        differences: Setting and seed, methods and epoch of each case with different hashes.
-
-    """
-
-    name: str
-    description: str
-    remark: str = ""
-    cases: int = 0
-    differences: list[tuple[str, str]] = field(default_factory=list)
-
-    @property
-    def caveat(self) -> str:
-        """The number of differences, and the first of them."""
-        case, difference = self.differences[0]
-        return (
-            f"The {self.name} differ between methods in {len(self.differences)} of {self.cases} cases (first: {case}):"
-            f" {difference}.{self.remark}"
-        )
-
-
-def find_agreements(question: Question, results: Sequence[RunResult]) -> list[Agreement]:
-    """Compare initial weights, batches and random numbers of runs with the same setting and seed."""
-    weights = Agreement("initial weights", "the initial weights")
-    batches = Agreement("batches", "the first two batches of each epoch that they have in common")
-    random = Agreement(
-        "random numbers", "the states of all random number generators at each epoch's end", _RANDOM_REMARK
-    )
-    cases: dict[tuple[int, int], list[RunResult]] = {}
-    for result in results:
-        cases.setdefault((result.run.setting.number, result.run.seed), []).append(result)
-    for (number, seed), runs in cases.items():
-        case = ", ".join(filter(None, [str(question.settings[number]), f"seed {seed}"]))
-        ordered = sorted(runs, key=lambda result: result.run.method.label != question.baseline)
-        hashed = [result for result in ordered if result.weights_hash]
-        _add_case(weights, case, [(result, _differs(hashed[0], result, "weights_hash")) for result in hashed])
-        finished = [result for result in ordered if result.status == "finished"]
-        epochs = [(result, *_compare_epochs(finished[0], result)) for result in finished]
-        _add_case(batches, case, [(result, epoch) for result, epoch, _ in epochs])
-        _add_case(random, case, [(result, epoch) for result, _, epoch in epochs])
-    return [weights, batches, random]
-
-
-def _add_case(agreement: Agreement, case: str, epochs: Sequence[tuple[RunResult, int | None]]) -> None:
-    """Add the first epoch in which each result differs from the first result: 0 for none, -1 for an unknown one."""
-    compared = [(result, epoch) for result, epoch in epochs[1:] if epoch is not None]
-    agreement.cases += bool(compared)
-    different = [(result, epoch) for result, epoch in compared if epoch]
-    if different:
-        methods = enumerate_names([as_code(result.run.method.label) for result, _ in different])
-        epoch = min(epoch for _, epoch in different)
-        difference = f"{methods} against {as_code(epochs[0][0].run.method.label)}"
-        agreement.differences.append((case, difference + (f", from epoch {epoch} on" if epoch > 0 else "")))
-
-
-def _differs(first: RunResult, other: RunResult, name: str) -> int:
-    return -1 if getattr(first, name) != getattr(other, name) else 0
-
-
-def _compare_epochs(first: RunResult, other: RunResult) -> tuple[int | None, int | None]:
-    """Return from which epoch on batches and random numbers differ, for :func:`_add_case`; ``None`` if unknown."""
-    epochs = list(zip(first.epoch_hashes, other.epoch_hashes, strict=False))
-    random: int | None = 0 if epochs and all(hashes.random for hashes in epochs[0]) else None
-    for epoch, (hashes, other_hashes) in enumerate(epochs, start=1):
-        if hashes.batches != other_hashes.batches:
-            return epoch, random
-        if random == 0 and hashes.random != other_hashes.random:
-            random = epoch
-    if first.steps == other.steps and first.batches_hash and other.batches_hash:
-        return _differs(first, other, "batches_hash"), random  # includes an epoch that was not completed
-    return 0 if epochs else None, random
-
-
-def have_seeds_no_effect(runs: pd.DataFrame) -> bool:
-    """Return whether runs of different seeds had the same initial weights and batches."""
-    finished = runs[(runs["status"] == "finished") & (runs["weights_hash"] != "")]
-    groups = finished.groupby(["method", "setting"])
-    seeds = groups["seed"].nunique()
-    starts = groups.apply(lambda group: len(group[["weights_hash", "batches_hash"]].drop_duplicates()))
-    return bool((seeds > 1).any() and (starts[seeds > 1] == 1).all())
-
-
-def describe_agreements(agreements: Sequence[Agreement]) -> str:
-    """Describe what the methods shared according to the hashes."""
-    shared = [agreement.description for agreement in agreements if agreement.cases and not agreement.differences]
-    different = [f"the {agreement.name}" for agreement in agreements if agreement.differences]
-    unknown = [f"the {agreement.name}" for agreement in agreements if not agreement.cases]
-    sentences = ["The methods share their seeds."]
-    if shared:
-        sentences.append(f"According to hashes, the finished runs also shared {enumerate_names(shared)}.")
-    if different:
-        sentences.append(f"They did not all share {enumerate_names(different)}; see the caveats above.")
-    if unknown:
-        sentences.append(f"Whether they shared {enumerate_names(unknown)} was not checked.")
-    return " ".join(sentences)
-
-
-def find_length_caveats(runs_by_method: Mapping[str, pd.DataFrame]) -> list[str]:
+def find_length_caveats(question: Question, runs: pd.DataFrame) -> list[str]:
     """Return caveats about methods that were not trained, or not equally long."""
     caveats = []
-    counted = {method: runs for method, runs in runs_by_method.items() if runs["steps"].notna().all()}
+    finished = runs[(runs["stage"] == "confirmation") & (runs["status"] == "finished")]
+    by_method = {method: finished[finished["method"] == method] for method in question.labels}
+    counted = {method: own for method, own in by_method.items() if len(own) and own["steps"].notna().all()}
     untrained = [as_code(method) for method, runs in counted.items() if (runs["steps"] == 0).any()]
     if untrained:
         caveats.append(
@@ -173,65 +69,170 @@ def find_monitor_caveats(question: Question, results: Sequence[RunResult]) -> li
     return caveats
 
 
-def describe_procedure(
-    question: Question,
-    runs: pd.DataFrame,
-    settings: pd.DataFrame,
-    summary: pd.DataFrame,
-    agreements: Sequence[Agreement],
-    axis: str,
-) -> list[str]:
-    """Describe how the runs were made and how to read the table, in paragraphs."""
-    monitor, seeds = as_code(question.monitor), enumerate_names([str(seed) for seed in question.seeds])
-    has_several = len(question.methods) > 1
-    seeds = f"the seed {seeds}" if len(question.seeds) == 1 else f"the seeds {seeds}"
-    making = []
-    if len(runs) < len(question.runs):
-        making.append(f"So far, {len(runs)} of {format_count(len(question.runs), 'run')} are done.")
+def describe_methods(question: Question, plan: Plan, runs: pd.DataFrame, agreements: Sequence[Agreement]) -> list[str]:
+    """Describe how the runs were made and judged, in paragraphs for a paper."""
+    return [
+        " ".join([*_describe_selection(question), *_describe_confirmation(question, plan)]),
+        " ".join([*_describe_trainings(question, runs), *_describe_sharing(question, agreements)]),
+        " ".join(_describe_analysis(question)),
+    ]
+
+
+def _describe_selection(question: Question) -> list[str]:
+    design = question.design
     if question.has_one_setting:
-        methods = "All methods were" if has_several else "The method was"
-        shared = " shared" if has_several else ""
-        making.append(f"{methods} trained at one{shared} setting, with {seeds}; no setting was selected.")
-    else:
-        method = "Each method" if has_several else "The method"
-        best = "highest" if question.mode == "max" else "lowest"
-        making.append(
-            f"{method} was trained with every setting and {seeds}. Its selected setting is the one with the {best} mean"
-            f" of {monitor} on the validation split, as last logged, among those with the fewest failed runs."
+        methods = (
+            "All methods were trained at one shared setting" if len(question.methods) > 1 else "There is one setting"
         )
-        if settings.groupby("method")["tied"].sum().max() > 1:
-            making.append(
-                "Means that differ by less than a millionth are ties: of neighboring values the middle one is selected,"
-                " otherwise the first."
-            )
-    test = as_code(question.test_monitor)
-    making.append(f"The reported metric is {test} on the test split, with the weights after the last step.")
+        return [f"{methods}; none was selected."]
+    each = "For each method" if len(question.methods) > 1 else "For the method"
+    parts = []
+    searches = [found.searches[0] if isinstance(found, Crossed) else found for found in design.candidates.values()]
+    first = next((search for search in searches if isinstance(search, Search)), None)
+    best = "highest" if question.mode == "max" else "lowest"
+    if first is not None:
+        parts.append(
+            f"{each}, {as_code(first.key)} was searched with {format_count(first.trials, 'value')}: five in half"
+            f" decades about its start ({format_value(first.start)}), each further one beyond the end at which the best"
+            " one was, or else beside the best."
+        )
+    else:
+        counts = {found.trials_at_most for found in design.candidates.values()}
+        parts.append(
+            f"{each}, {format_count(max(counts), 'setting')} of"
+            f" {enumerate_names(list(map(as_code, question.keys)))} were tried."
+        )
+    seeds = enumerate_names(list(map(str, design.seeds)))
+    parts.append(
+        f"Each was trained with one seed, and the three best with two more (the seeds {seeds}). The setting with the"
+        f" {best} mean of {as_code(question.monitor)} on the validation split, as last logged, was selected; of equal"
+        " ones the middle."
+    )
+    return parts
+
+
+def _describe_confirmation(question: Question, plan: Plan) -> list[str]:
+    design = question.design
+    pairs = len(plan.confirmation) // max(len(plan.selected), 1) or design.least_pairs
+    method = "Each method" if len(question.methods) > 1 else "The method"
+    if question.has_one_setting:
+        text = f"{method} was trained with {format_count(pairs, 'seed')}"
+    else:
+        text = f"{method}, at its selected setting, was then trained with {format_count(pairs, 'fresh seed')}"
+    text += " that all methods share." if len(question.methods) > 1 else "."
+    if design.width is not None:
+        text += (
+            f" Their number follows from the deviation of the first {design.least_pairs} differences, for an interval"
+            f" of ±{format_value(design.width)}."
+        )
+    return [text]
+
+
+def _describe_trainings(question: Question, runs: pd.DataFrame) -> list[str]:
+    sentences = [
+        f"The reported metric is {as_code(question.test_monitor)} on the test split, with the weights after the last"
+        " step."
+    ]
     finished = runs[runs["status"] == "finished"]
     if len(finished) and finished["steps"].notna().all():
-        making.append(f"The finished runs were trained for {format_length(finished)}.")
+        sentences.append(f"The finished runs were trained for {format_length(finished)}.")
+    sentences.append(
+        "A run is ended by inf or NaN in its weights alone, and then counts with the metric of these weights."
+    )
     if resumed := int((runs["resumed"] > 0).sum()):
-        making.append(f"After an interruption, {format_count(resumed, 'run')} resumed from a checkpoint.")
-    if has_several:
-        making.append(describe_agreements(agreements))
-    reading = ["Intervals are Student's t over the seeds, at 95%."]
-    tested = int((summary["p"].notna() & (summary.index != question.baseline)).sum())
-    if has_several:
-        correction = f", with p-values corrected for {tested} comparisons after Holm" if tested > 1 else ""
-        reading.append(f"Differences are paired by seed and tested by a t-test{correction}.")
-        reading.append(
-            f"{axis.capitalize()}s are counted until the mean of {as_code(question.baseline)}'s final {monitor} is"
-            " reached on the validation split."
+        sentences.append(f"After an interruption, {format_count(resumed, 'run')} resumed from a checkpoint.")
+    return sentences
+
+
+def _describe_sharing(question: Question, agreements: Sequence[Agreement]) -> list[str]:
+    return [describe_agreements(agreements)] if len(question.methods) > 1 else []
+
+
+def _describe_analysis(question: Question) -> list[str]:
+    """Describe the tests and what the answers are conditional on."""
+    if len(question.methods) < 2:
+        return ["The interval is Student's t over the seeds, at 95%."]
+    sentences = [
+        f"The analysis was fixed before the runs: differences to {as_code(question.baseline)} are paired by seed and"
+        " judged by an exact two-sided sign-flip test of their mean (by random flips beyond 14 pairs) at 5%, corrected"
+        " for the number of methods after Holm, with the 95% interval by inversion of the test."
+    ]
+    if question.margin is not None:
+        sentences.append(
+            f"A method is called equivalent if two one-sided tests show that it differs by less than"
+            f" {format_value(question.margin)}, the margin that was given before."
         )
-    reading.append('"ms per step" is the time between training batches, under the load of the machine at that time.')
-    return [" ".join(making), " ".join(reading)]
+    sentences.append(
+        "The test is exact for differences that are symmetric about their mean; for skewed ones its error may be 6 to"
+        " 9%."
+    )
+    varied = question.design.varied
+    split = (
+        f"{as_code(varied)} was set to the seed, so that the answers cover what it varies"
+        if varied
+        else "All runs share one split of the data, and the answers are conditional on it"
+    )
+    settings = "the shared setting" if question.has_one_setting else "the selected settings"
+    sentences.append(f"{split}; they always are conditional on {settings}.")
+    return sentences
 
 
-def describe_context(runs: pd.DataFrame, provenances: Sequence[Provenance]) -> str:
-    """Return versions, device and the duration of the runs."""
-    items = [f"lightning-znorm {', '.join(map(str, provenances))}"]
-    for column in ("torch", "lightning", "device"):
-        values = sorted({str(value) for value in runs[column].dropna()})
+def describe_reading(question: Question, runs: pd.DataFrame, trials: pd.DataFrame, unit: Unit) -> list[str]:
+    """Describe how to read the tables, in paragraphs."""
+    reading = []
+    if len(question.methods) > 1:
+        reading.append(
+            "Seeds are paired for fairness more than for precision: metrics of two methods at one seed correlate"
+            " little, often 0 to 0.4. The probability is that of being better in a pair, ties counted as halves, with"
+            " Wilson's interval. Steps and seconds are counted until the median final validation metric of"
+            f" {as_code(question.baseline)} is reached, as medians in which a run that misses it counts as infinite."
+        )
+    reading.append(
+        'The interval of the test metric itself is Student\'s t. "ms per step" is the time between training batches,'
+        " under"
+        " the load of the machine at that time."
+    )
+    ranges = [
+        f"{as_code(method)} from {good['setting'].iloc[0]} to {good['setting'].iloc[-1]}"
+        for method in question.labels
+        if len(good := describe_good_range(question, trials, method)) > 1
+    ]
+    if ranges:
+        within = "the margin" if question.margin is not None else "a tenth of the spread of all trials"
+        reading.append(
+            f"Settings within {within} of the selected one, as a description of the selection:"
+            f" {enumerate_names(ranges)}."
+        )
+    return [" ".join(reading[:2]) if len(reading) > 1 and len(question.methods) > 1 else reading[0], *reading[2:]]
+
+
+def list_facts(
+    question: Question, plan: Plan, runs: pd.DataFrame, provenances: Sequence[Provenance], configuration: dict[str, str]
+) -> list[tuple[str, str]]:
+    """Return what a reader asks for first: model, data, steps, seeds, hardware, versions, commit."""
+    finished = runs[runs["status"] == "finished"]
+    facts = [*configuration.items()]
+    if len(finished) and finished["steps"].notna().all():
+        facts.append(("training", format_length(finished)))
+    confirmed = sorted({run.seed for run in plan.confirmation})
+    selecting = sorted({run.seed for run in plan.selection})
+    seeds = [f"{_format_seeds(selecting)} to select"] if selecting else []
+    seeds += [f"{_format_seeds(confirmed)} to confirm"] if confirmed else []
+    facts.append(("seeds", ", ".join(seeds)))
+    for column, name in (
+        ("device", "device"),
+        ("threads", "threads per run"),
+        ("torch", "PyTorch"),
+        ("lightning", "Lightning"),
+    ):
+        values = sorted({str(value).removesuffix(".0") for value in runs[column].dropna()})
         if values:
-            items.append(", ".join(values) if column == "device" else f"{column} {', '.join(values)}")
-    hours = runs["seconds"].sum() / 3600
-    return "; ".join([*items, f"{format_value(round(hours, 2))} hours of runs"])
+            facts.append((name, ", ".join(values)))
+    facts.append(("lightning-znorm", ", ".join(map(str, provenances))))
+    facts.append(("runs", f"{len(runs)}, {format_value(round(runs['seconds'].sum() / 3600, 2))} hours"))
+    return [(name, text) for name, text in facts if text]
+
+
+def _format_seeds(seeds: Sequence[int]) -> str:
+    is_range = len(seeds) > 2 and seeds[-1] - seeds[0] == len(seeds) - 1
+    return f"{seeds[0]} to {seeds[-1]}" if is_range else enumerate_names(list(map(str, seeds)))

@@ -1,4 +1,4 @@
-"""Tables of runs and methods."""
+"""Tables of runs, trials and curves."""
 
 import math
 from collections.abc import Container, Sequence
@@ -6,37 +6,32 @@ from typing import Any
 
 import pandas as pd
 
-from lightning_znorm.compare.question.candidates import RESOLUTION, are_numbers
-from lightning_znorm.compare.question.plan import shorten_keys
 from lightning_znorm.compare.question.question import Question
-from lightning_znorm.compare.report.statistics import Difference, differences_to, estimate_mean
+from lightning_znorm.compare.question.stages import Plan
 from lightning_znorm.compare.runs.result import RunResult
 
-_SUMMARY = [
-    *("setting", "seeds", "test", "test_low", "test_high", "difference", "difference_low", "difference_high", "paired"),
-    *("p", "p_holm", "seeds_needed", "validation", "epochs_to_baseline", "steps_to_baseline", "reached"),
-    *("steps", "seconds_per_step", "seconds", "seeds_failed", "failed"),
-]
+_TRIALS = ["method", "setting", "number", "mean", "low", "high", "seeds", "failed", "selected", "unsettled"]
 
 
 def make_runs_table(question: Question, results: Sequence[RunResult]) -> pd.DataFrame:
     """Return a row per run.
 
-    Columns are ``method``, the swept keys (with the prefix ``sweep.`` if another column has that name), ``seed``,
-    ``status``, ``validation`` and ``test`` (the monitored metrics, as last logged), ``train_loss``, ``epochs``,
-    ``steps``, ``ended``, ``seconds``, ``seconds_per_step``, ``resumed``, ``device``, ``weights_hash``,
-    ``batches_hash``, ``error``, versions, ``commit`` and ``dirty`` of this package, all test metrics (with the prefix
-    ``metric.`` if another column has that name), and the number of the ``setting``.
+    Columns are ``method``, the swept keys (with the prefix ``sweep.`` if another column has that name), ``stage``
+    (``"selection"`` or ``"confirmation"``), ``seed``, ``status``, ``validation`` and ``test`` (the monitored metrics,
+    as last logged), ``train_loss``, ``epochs``, ``steps``, ``ended``, ``seconds``, ``seconds_per_step``, ``resumed``,
+    ``device``, ``threads``, ``weights_hash``, ``batches_hash``, ``error``, versions, ``commit`` and ``dirty`` of this
+    package, all test metrics (with the prefix ``metric.`` if another column has that name), and ``setting`` and
+    ``number``, text and place of the setting.
     """
     rows = [_make_row(question, result) for result in results]
     frame = pd.DataFrame(rows)
     numbers = ["validation", "test", "train_loss", "seconds", "seconds_per_step"]
-    frame = frame.astype(dict.fromkeys(numbers, float)).assign(
-        setting=[result.run.setting.number for result in results]
-    )
-    for position, key in enumerate(question.sweep, start=1):
-        name = f"sweep.{key}" if key in frame else key
-        frame.insert(position, name, pd.Series([result.run.setting.values[key] for result in results], dtype=object))
+    frame = frame.astype(dict.fromkeys(numbers, float))
+    frame["setting"] = [str(result.run.setting) for result in results]
+    frame["number"] = [result.run.setting.number for result in results]
+    for position, key in enumerate(question.keys, start=1):
+        values = [result.run.setting.values.get(key) for result in results]
+        frame.insert(position, name_key_column(key, frame), pd.Series(values, dtype=object))
     metrics = {
         name_metric_column(name, frame): pd.Series([result.test.get(name) for result in results], dtype=float)
         for name in list_metrics(results)
@@ -45,14 +40,14 @@ def make_runs_table(question: Question, results: Sequence[RunResult]) -> pd.Data
 
 
 def _make_row(question: Question, result: RunResult) -> dict[str, Any]:
-    logged = result.find_validations(question.monitor)
     versions = result.versions
     return {
         "method": result.run.method.label,
+        "stage": "selection" if question.is_selection(result.run.seed) else "confirmation",
         "seed": result.run.seed,
         "status": _find_status(result, question),
-        "validation": _drop_nonfinite(logged[-1].metrics[question.monitor]) if logged else None,
-        "test": _drop_nonfinite(result.test.get(question.test_monitor)),
+        "validation": result.get_validation(question.monitor),
+        "test": result.get_test(question.test_monitor),
         "train_loss": next(iter(reversed(result.train_loss)), None),
         "epochs": result.epochs,
         "steps": result.steps,
@@ -61,6 +56,7 @@ def _make_row(question: Question, result: RunResult) -> dict[str, Any]:
         "seconds_per_step": result.seconds.step if result.seconds else None,
         "resumed": result.resumed,
         "device": result.device,
+        "threads": result.threads,
         "weights_hash": result.weights_hash[:16],
         "batches_hash": result.batches_hash[:16],
         "error": ((result.error or "").splitlines() or [""])[0],
@@ -77,46 +73,48 @@ def list_metrics(results: Sequence[RunResult]) -> list[str]:
     return list(dict.fromkeys(name for result in results for name in result.test))
 
 
+def name_key_column(key: str, columns: Container[str]) -> str:
+    """Return the name of a swept key's column that is none of some others."""
+    return f"sweep.{key}" if key in columns else key
+
+
 def name_metric_column(metric: str, columns: Container[str]) -> str:
     """Return the name of a metric's column that is none of some others."""
     return f"metric.{metric}" if metric in columns else metric
 
 
-def make_metrics_table(question: Question, results: Sequence[RunResult], summary: pd.DataFrame) -> pd.DataFrame:
-    """Return the means of the other test metrics, a row per method at its selected setting."""
+def make_metrics_table(question: Question, results: Sequence[RunResult]) -> pd.DataFrame:
+    """Return the means of the other test metrics over the confirmation, a row per method."""
     metrics = [metric for metric in list_metrics(results) if metric != question.test_monitor]
     rows = {}
-    for method, setting in summary.loc[summary["seeds"] > 0, "setting"].items():
+    for method in question.labels:
         tests = [
             result.test
             for result in results
-            if (result.run.method.label, result.run.setting.number) == (method, setting)
-            and _find_status(result, question) == "finished"
+            if result.run.method.label == method and not question.is_selection(result.run.seed) and result.test
         ]
-        rows[method] = pd.DataFrame(tests, columns=metrics, dtype=float).mean().to_dict()
+        if tests:
+            rows[method] = pd.DataFrame(tests, columns=metrics, dtype=float).mean().to_dict()
     return pd.DataFrame.from_dict(rows, orient="index", columns=metrics)
 
 
 def make_curves_table(question: Question, results: Sequence[RunResult]) -> pd.DataFrame:
-    """Return a row per value of the monitor: ``method``, ``setting``, ``seed``, ``epoch``, ``step``, ``value``."""
+    """Return a row per validation of the confirmation: ``method``, ``seed``, ``epoch``, ``step``, ``value``."""
     points = [
-        {
-            **_identify(result),
-            "epoch": row.epoch,
-            "step": row.step,
-            "value": _drop_nonfinite(row.metrics[question.monitor]),
-        }
+        {**_identify(result), "epoch": row.epoch, "step": row.step, "value": row.metrics[question.monitor]}
         for result in results
+        if not question.is_selection(result.run.seed)
         for row in result.find_validations(question.monitor)
     ]
     return _make_curves(points)
 
 
-def make_losses_table(results: Sequence[RunResult]) -> pd.DataFrame:
-    """Return a row per epoch of each run, with the columns of the curves; the value is the mean training loss."""
+def make_losses_table(question: Question, results: Sequence[RunResult]) -> pd.DataFrame:
+    """Return a row per epoch of the confirmation, with the columns of the curves; the value is the training loss."""
     points = [
         {**_identify(result), "epoch": epoch, "value": value}
         for result in results
+        if not question.is_selection(result.run.seed)
         for epoch, value in enumerate(result.train_loss, start=1)
     ]
     return _make_curves(points)
@@ -124,159 +122,56 @@ def make_losses_table(results: Sequence[RunResult]) -> pd.DataFrame:
 
 def choose_axis(curves: pd.DataFrame) -> str:
     """Return ``"epoch"``, or ``"step"`` if epochs are unknown or have several validations."""
-    duplicates = curves.duplicated(["method", "setting", "seed", "epoch"])
+    duplicates = curves.duplicated(["method", "seed", "epoch"])
     return "step" if curves["epoch"].isna().any() or duplicates.any() else "epoch"
 
 
-def make_settings_table(question: Question, runs: pd.DataFrame) -> pd.DataFrame:
-    """Return a row per method and setting.
+def make_trials_table(question: Question, runs: pd.DataFrame, plan: Plan) -> pd.DataFrame:
+    """Return a row per method and setting that was tried in the selection, in the order of methods and settings.
 
-    Columns are ``method``, ``setting``, ``mean``, ``low``, ``high`` (the range of the seeds), ``finished``, ``failed``,
-    ``tied`` and ``selected``. The setting with the fewest failed runs is selected, then the one with the most finished
-    runs, then the one with the best mean. Means that differ by less than a millionth are tied: of neighboring values of
-    one key, the middle one is selected (of two the smaller), else the first.
+    Columns are ``method``, ``setting``, ``number`` (its place), ``mean``, ``low``, ``high`` of the validation metric
+    (the range of the seeds; NaN if a run has no metric), ``seeds``, ``failed`` (runs without a metric), ``selected``,
+    ``unsettled`` (whether a better setting may be beyond the selected one), and the swept keys after these.
     """
-    groups = []
-    for (method, setting), group in runs.groupby(["method", "setting"], sort=False):
-        values = group.loc[group["status"] == "finished", "validation"]
-        low, high = values.min(), values.max()
-        mean = min(max(values.mean(), low), high)  # rounding may move the mean of equal values
-        row = {"method": method, "setting": setting, "mean": mean, "low": low, "high": high}
-        groups.append(row | {"finished": len(values), "failed": len(group) - len(values)})
-    frame = pd.DataFrame(groups).assign(tied=False, selected=False)
-    places = frame.assign(_method=frame["method"].map(question.labels.index))
-    frame = frame.loc[places.sort_values(["_method", "setting"]).index].reset_index(drop=True)
-    for _, rows in frame[frame["finished"] > 0].groupby("method"):
-        candidates = rows[rows["failed"] == rows["failed"].min()]
-        candidates = candidates[candidates["finished"] == candidates["finished"].max()]
-        best = candidates["mean"].max() if question.mode == "max" else candidates["mean"].min()
-        tied = candidates[(candidates["mean"] - best).abs() <= RESOLUTION * abs(best)]
-        frame.loc[tied.index, "tied"] = True
-        frame.loc[tied.index[_find_middle(question, tied["setting"].tolist())], "selected"] = True
-    return frame
-
-
-def _find_middle(question: Question, tied: Sequence[int]) -> int:
-    settings = [question.settings[number].values for number in tied]
-    swept = [key for key in question.sweep if any(setting[key] != settings[0][key] for setting in settings)]
-    if len(swept) != 1 or not are_numbers(question.sweep[swept[0]]):
-        return 0
-    ordered = sorted(question.sweep[swept[0]])
-    places = [ordered.index(setting[swept[0]]) for setting in settings]
-    if max(places) - min(places) >= len(places):
-        return 0
-    return places.index(sorted(places)[(len(places) - 1) // 2])
-
-
-def make_summary(question: Question, runs: pd.DataFrame, settings: pd.DataFrame, curves: pd.DataFrame) -> pd.DataFrame:
-    """Return a row per method at its selected setting, in the order of the methods.
-
-    Columns are ``setting``, ``seeds``, ``test``, ``test_low``, ``test_high`` (mean and 95% interval of the test
-    metric), ``difference``, ``difference_low``, ``difference_high``, ``p``, ``p_holm``, ``seeds_needed`` (to the
-    baseline, paired by seed), ``validation``, ``epochs_to_baseline`` and ``steps_to_baseline`` (until the baseline's
-    final validation metric, a mean over the seeds that reach it), ``reached`` (the number of these), ``steps``,
-    ``seconds_per_step``, ``seconds`` (medians), ``seeds_failed`` (at the selected setting) and ``failed`` (in all).
-    """
-    selected = dict(settings.loc[settings["selected"], ["method", "setting"]].to_numpy().tolist())
-    tests = {method: map_seeds_to_tests(runs, method, setting) for method, setting in selected.items()}
-    baseline = tests.get(question.baseline, {})
-    others = {method: values for method, values in tests.items() if method != question.baseline}
-    differences = differences_to(baseline, others)
-    goal = settings.loc[settings["selected"] & (settings["method"] == question.baseline), "mean"]
+    columns = [*runs.columns[1 : 1 + len(question.keys)]]
     rows = []
-    for method in question.labels:
-        failed = int((runs.loc[runs["method"] == method, "status"] != "finished").sum())
-        if method not in selected:
-            rows.append({"method": method, "seeds": 0, "failed": failed})
-            continue
-        finished = find_finished_runs(runs, method, selected[method])
-        test = estimate_mean(list(tests[method].values()))
-        row: dict[str, Any] = {"method": method, "setting": selected[method], "seeds": test.count}
-        row |= {"test": test.mean, "test_low": test.low, "test_high": test.high}
-        row |= _make_columns(differences[method]) if method in differences else {}
-        row["validation"] = finished["validation"].mean()
-        if len(goal):
-            curve = curves[(curves["method"] == method) & (curves["setting"] == selected[method])]
-            curve = curve[curve["seed"].isin(finished["seed"])]
-            row |= _find_time_to(goal.iloc[0], curve, question, choose_axis(curves))
-        row |= {name: finished[name].astype(float).median() for name in ("steps", "seconds_per_step", "seconds")}
-        attempts = runs[(runs["method"] == method) & (runs["setting"] == selected[method])]
-        rows.append(row | {"seeds_failed": len(attempts) - len(finished), "failed": failed})
-    return pd.DataFrame(rows).set_index("method").reindex(columns=_SUMMARY).astype({"setting": "Int64"})
-
-
-def find_edges(question: Question, settings: pd.DataFrame) -> list[tuple[str, str, float, str]]:
-    """Return best values at an end of the sweep: method, short key, value, and ``"lowest"`` or ``"highest"``."""
-    edges = []
-    for key, name in zip(question.sweep, shorten_keys(question.sweep), strict=True):
-        values = question.sweep[key]
-        if len(values) < 2 or not are_numbers(values):
-            continue
-        for method, rows in settings[settings["tied"]].groupby("method", sort=False):
-            best = {question.settings[number].values[key] for number in rows["setting"]}
-            if len(best) == len(values):  # all values are tied
-                best = {question.settings[number].values[key] for number in rows.loc[rows["selected"], "setting"]}
-            ends = [(min(values), "lowest"), (max(values), "highest")]
-            edges += [(str(method), name, value, end) for value, end in ends if value in best]
-    return edges
-
-
-def find_finished_runs(runs: pd.DataFrame, method: str, setting: int) -> pd.DataFrame:
-    """Return the finished runs of a method at a setting."""
-    return runs[(runs["method"] == method) & (runs["setting"] == setting) & (runs["status"] == "finished")]
-
-
-def find_selected_runs(runs: pd.DataFrame, summary: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """Return the finished runs of each method at its selected setting, without methods that have none."""
-    selected = summary.loc[summary["seeds"] > 0, "setting"]
-    return {str(method): find_finished_runs(runs, str(method), setting) for method, setting in selected.items()}
-
-
-def label_settings(question: Question, summary: pd.DataFrame) -> pd.DataFrame:
-    """Return the summary with settings as text instead of their numbers."""
-    labels = [None if pd.isna(number) else str(question.settings[number]) for number in summary["setting"]]
-    return summary.assign(setting=pd.Series(labels, index=summary.index, dtype=object))
+    selection = runs[runs["stage"] == "selection"]
+    for (method, setting), group in selection.groupby(["method", "setting"], sort=False):
+        values = group["validation"]
+        is_selected = str(plan.selected.get(str(method))) == setting
+        row = {
+            "method": method,
+            "setting": setting,
+            "number": group["number"].iloc[0],
+            "mean": values.mean(skipna=False),
+            "low": values.min(skipna=False),
+            "high": values.max(skipna=False),
+            "seeds": len(group),
+            "failed": int(values.isna().sum()),
+            "selected": is_selected,
+            "unsettled": is_selected and method in plan.unsettled,
+        }
+        rows.append(row | {column: group[column].iloc[0] for column in columns})
+    frame = pd.DataFrame(rows, columns=[*_TRIALS, *columns])
+    places = frame.assign(_method=frame["method"].map(question.labels.index))
+    return frame.loc[places.sort_values(["_method", "number"]).index].reset_index(drop=True)
 
 
 def _identify(result: RunResult) -> dict[str, Any]:
-    run = result.run
-    return {"method": run.method.label, "setting": run.setting.number, "seed": run.seed}
+    return {"method": result.run.method.label, "seed": result.run.seed}
 
 
 def _make_curves(points: list[dict[str, Any]]) -> pd.DataFrame:
-    frame = pd.DataFrame(points, columns=["method", "setting", "seed", "epoch", "step", "value"])
-    return frame.astype({"epoch": float, "step": float, "value": float})
+    frame = pd.DataFrame(points, columns=["method", "seed", "epoch", "step", "value"])
+    frame = frame.astype({"epoch": float, "step": float, "value": float})
+    return frame.assign(value=frame["value"].where(frame["value"].abs() < math.inf))
 
 
 def _find_status(result: RunResult, question: Question) -> str:
     """Return the status; a run with an inf or NaN metric has diverged, too."""
     if result.status != "finished":
         return result.status
-    validations = result.find_validations(question.monitor)
-    if not validations or question.test_monitor not in result.test:
+    if not result.find_validations(question.monitor) or question.test_monitor not in result.test:
         return "not measured"
-    last = validations[-1].metrics[question.monitor], result.test[question.test_monitor]
-    return "diverged" if None in map(_drop_nonfinite, last) else "finished"
-
-
-def _drop_nonfinite(value: float | None) -> float | None:
-    return value if value is not None and math.isfinite(value) else None
-
-
-def map_seeds_to_tests(runs: pd.DataFrame, method: str, setting: int) -> dict[int, float]:
-    """Return the test metric of each seed of a method at a setting."""
-    finished = find_finished_runs(runs, method, setting)
-    return {int(seed): float(value) for seed, value in zip(finished["seed"], finished["test"], strict=True)}
-
-
-def _make_columns(difference: Difference) -> dict[str, Any]:
-    columns = {"mean": "difference", "low": "difference_low", "high": "difference_high", "count": "paired"}
-    return {columns.get(name, name): value for name, value in vars(difference).items()}
-
-
-def _find_time_to(goal: float, curves: pd.DataFrame, question: Question, axis: str) -> dict[str, Any]:
-    slack = RESOLUTION * abs(goal)
-    has_reached = curves["value"] >= goal - slack if question.mode == "max" else curves["value"] <= goal + slack
-    first = curves[has_reached].groupby("seed")[["epoch", "step"]].min()
-    epochs = first["epoch"].mean() if axis == "epoch" else math.nan
-    return {"epochs_to_baseline": epochs, "steps_to_baseline": first["step"].mean(), "reached": len(first)}
+    metrics = result.get_validation(question.monitor), result.get_test(question.test_monitor)
+    return "diverged" if any(map(math.isnan, metrics)) else "finished"

@@ -11,7 +11,7 @@ import torch
 
 from lightning_znorm._lightning import Callback, restart_epoch
 from lightning_znorm.compare.files import replace_file
-from lightning_znorm.compare.question.plan import fingerprint
+from lightning_znorm.compare.question.run import fingerprint
 from lightning_znorm.compare.runs.result import identify_package
 
 if TYPE_CHECKING:

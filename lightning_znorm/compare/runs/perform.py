@@ -13,11 +13,11 @@ import torch
 
 from lightning_znorm._lightning import find_classes
 from lightning_znorm.compare.identity.values import differing_keys
-from lightning_znorm.compare.question.plan import Run, fingerprint
+from lightning_znorm.compare.question.run import Run, fingerprint
 from lightning_znorm.compare.runs.checkpoint import RunCheckpoint, prepare_resumption
 from lightning_znorm.compare.runs.loaders import count_batches, find_missing_hooks
 from lightning_znorm.compare.runs.recipes import Ingredients, Recipe
-from lightning_znorm.compare.runs.recorder import DivergedError, Recorder
+from lightning_znorm.compare.runs.recorder import Recorder
 from lightning_znorm.compare.runs.result import RunResult, Seconds
 from lightning_znorm.compare.runs.training import ProgressReport, TrialStopper, find_end
 from lightning_znorm.errors import user_message
@@ -35,6 +35,7 @@ class Task:
         checkpoint: File from which an interrupted run resumes, ``None`` for a trial.
         identities: What the run depends on, as the parent process sees it: :func:`find_identities`, in a trial with the
             recipe's description.
+        threads: Number of threads, ``None`` for the executor's choice.
 
     """
 
@@ -44,6 +45,7 @@ class Task:
     is_trial: bool = False
     checkpoint: Path | None = None
     identities: Mapping[str, Any] = field(default_factory=dict)
+    threads: int | None = None
 
 
 def perform(task: Task, report: ProgressReport | None = None) -> RunResult:
@@ -80,15 +82,16 @@ def perform(task: Task, report: ProgressReport | None = None) -> RunResult:
         if trainer.interrupted:
             raise RuntimeError("The training was interrupted.")
         result.ended, result.stopped_early = find_end(trainer)
+        if recorder.divergence:
+            result.status, result.error, result.ended = "diverged", recorder.divergence, "divergence"
         if not (recorder.has_validated_last(trainer) or result.missing):
             trainer.validate(model, datamodule=datamodule, verbose=False)
         result.device = _get_device_name(model.device)
         if task.is_trial:
             result.lengths = count_batches(trainer)
+            result.learning_rates = recorder.learning_rates
         if not result.missing:
             result.test = _run_test(ingredients, recorder)
-    except DivergedError as error:
-        result.status, result.error = "diverged", str(error)
     except BaseException as error:
         traceback.print_exc()
         if resumed_from:  # it may be the checkpoint that crashes
@@ -101,6 +104,7 @@ def perform(task: Task, report: ProgressReport | None = None) -> RunResult:
         )
     ended = time.perf_counter()
     recorder.add_to(result)
+    result.threads = torch.get_num_threads()
     result.seconds = Seconds(
         make=(made or ended) - began,
         fit=(fitted or ended) - (made or ended) + recorder.seconds_before,
@@ -120,7 +124,7 @@ def locate_checkpoints(folder: str, task: Task) -> str:
 
 def find_identities(run: Run) -> dict[str, Any]:
     """Return what distinguishes a run from others, as this process sees it."""
-    values = {f"the swept value of {key}": fingerprint(value) for key, value in run.setting.values.items()}
+    values = {f"the swept value of {key}": fingerprint(value) for key, value in run.values.items()}
     return {f"method {run.method.label}": run.method.identity, **values}
 
 

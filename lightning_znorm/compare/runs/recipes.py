@@ -1,6 +1,7 @@
 """Recipes for a run's Trainer, module and data: from a configuration file, or from functions."""
 
 import contextlib
+import inspect
 import json
 import math
 import shlex
@@ -13,7 +14,7 @@ from typing import Any, Protocol
 from lightning_znorm._lightning import find_classes, import_lightning
 from lightning_znorm.cli.parser import make_cli_class, package_of
 from lightning_znorm.compare.identity.values import describe
-from lightning_znorm.compare.question.plan import Run
+from lightning_znorm.compare.question.run import Run
 from lightning_znorm.errors import ArgumentValueError
 from lightning_znorm.transform import GradientTransform
 
@@ -62,7 +63,7 @@ class ConfiguredRecipe:
 
     def make_flags(self, run: Run) -> list[str]:
         """Return the options of ``fit`` for a run."""
-        setting = [make_flag(key, value) for key, value in run.setting.values.items()]
+        setting = [make_flag(key, value) for key, value in run.values.items()]
         return [f"--config={self.config_file}", f"--seed_everything={run.seed}", *setting, *run.method.make_flags()]
 
     def describe(self) -> dict[str, Any]:
@@ -71,9 +72,9 @@ class ConfiguredRecipe:
 
     def format_command(self, run: Run, options: Mapping[str, Any]) -> str:
         """Return the command that repeats a run alone, with further options of the group ``compare``."""
-        arguments = {"methods": [run.method.label], "seeds": [run.seed], "out": f"repeat/{run.key}"}
-        if run.setting.values:
-            arguments["sweep"] = {key: [_as_yaml(value)] for key, value in run.setting.values.items()}
+        sweep = {key: [_as_yaml(value)] for key, value in run.setting.values.items()}
+        arguments = {"methods": [run.method.label], "confirm": [run.seed], "out": f"repeat/{run.key}"}
+        arguments |= {"sweep": sweep or None} | ({"vary": run.varied} if run.varied else {})
         flags = ["--package=pytorch_lightning"] if self.package == "pytorch_lightning" else []
         flags += [make_flag(f"compare.{name}", value) for name, value in {**arguments, **options}.items()]
         return shlex.join(["lightning-znorm", "compare", f"--config={self.config_file}", *flags])
@@ -117,10 +118,11 @@ class FactoryRecipe:
     def make(self, run: Run, folder: Path, callbacks: Sequence[Any], is_trial: bool) -> Ingredients:
         """Call the functions."""
         import_lightning("").seed_everything(run.seed, workers=True, verbose=False)
-        model = self.model_factory(**run.setting.values)
+        model = self.model_factory(**_select_known(self.model_factory, run))
         pl = import_module(package_of(type(model)))
         is_function = callable(self.datamodule) and not isinstance(self.datamodule, pl.LightningDataModule)
-        datamodule = self.datamodule() if is_function else self.datamodule
+        varied = {run.varied: run.seed} if run.varied and has_parameter(self.datamodule, run.varied) else {}
+        datamodule = self.datamodule(**varied) if is_function else self.datamodule
         arguments = make_background_arguments(self.trainer, folder, is_trial)
         if arguments.pop("logger", None) is not None:
             arguments["logger"] = pl.loggers.CSVLogger(**_make_logger_arguments(folder))
@@ -138,6 +140,22 @@ class FactoryRecipe:
             "datamodule": describe(self.datamodule),
             "trainer": {name: describe(value) for name, value in self.trainer.items()},
         }
+
+
+def has_parameter(function: Any, name: str) -> bool:
+    """Return whether a function has a parameter of a name, or takes any keyword."""
+    if not callable(function):
+        return False
+    parameters = inspect.signature(function).parameters
+    return name in parameters or any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+
+
+def _select_known(model_factory: Callable[..., Any], run: Run) -> dict[str, Any]:
+    """Return the values of a run without a varied key that only the data have."""
+    values = run.values
+    if run.varied and not has_parameter(model_factory, run.varied):
+        del values[run.varied]
+    return values
 
 
 def make_background_arguments(trainer: Mapping[str, Any], folder: Path, is_trial: bool) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """The callback that records curves, hashes and times of a run."""
 
 import hashlib
+import math
 import statistics
 import time
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from torch.nn.parameter import is_lazy
 from lightning_znorm._lightning import Callback, MisconfigurationError, find_classes
 from lightning_znorm.compare.runs.hashes import hash_batch, hash_random_states, hash_weights
 from lightning_znorm.compare.runs.result import EpochHashes, RunResult, Validation
-from lightning_znorm.compare.runs.training import ProgressReport, compute_progress, count_epochs
+from lightning_znorm.compare.runs.training import ProgressReport, compute_progress, count_epochs, stop_training
 from lightning_znorm.transform import GradientTransform
 
 if TYPE_CHECKING:
@@ -27,10 +28,6 @@ _SAVED = (
     *("curve", "losses", "steps", "epochs", "weights_hash", "epoch_hashes", "validation_names"),
     *("_batch_digests", "_epoch_seconds_per_step"),
 )
-
-
-class DivergedError(Exception):
-    """A weight of a run is inf or NaN."""
 
 
 class Recorder(Callback):
@@ -53,6 +50,8 @@ class Recorder(Callback):
         configured_callbacks: Callbacks of the Trainer without those that the module adds.
         resumed: Number of times the training was resumed from a checkpoint.
         seconds_before: Duration of the training before that checkpoint.
+        divergence: Where a weight became inf or NaN, ``None`` if none did.
+        learning_rates: Initial rate of each parameter group of each optimizer.
 
     """
 
@@ -71,6 +70,8 @@ class Recorder(Callback):
         self._report, self._relocate = report, relocate
         self.resumed = 0
         self.seconds_before = 0.0
+        self.divergence: str | None = None
+        self.learning_rates: list[float] = []
         self._began = time.perf_counter()
         self._batch_digests: list[bytes] = []
         self._epoch_seconds_per_step: list[float] = []
@@ -124,7 +125,10 @@ class Recorder(Callback):
                 )
 
     def on_train_start(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
-        """Hash the initial weights, unless lazy layers have none yet."""
+        """Record the learning rates, and hash the initial weights, unless lazy layers have none yet."""
+        groups = [group for optimizer in trainer.optimizers for group in optimizer.param_groups]
+        # a schedule that warms up begins at 0
+        self.learning_rates = [float(group.get("initial_lr", group.get("lr", math.nan))) for group in groups]
         if not self.weights_hash and not any(map(is_lazy, [*pl_module.parameters(), *pl_module.buffers()])):
             self.weights_hash = hash_weights(pl_module)
 
@@ -174,7 +178,8 @@ class Recorder(Callback):
         states = hash_random_states(pl_module.device)
         self.epoch_hashes.append(EpochHashes(self.batches_hash[:16], states[:16]))
         if not _has_finite_weights(pl_module):
-            raise DivergedError(f"A weight is inf or NaN after epoch {trainer.current_epoch + 1}.")
+            self.divergence = f"A weight is inf or NaN after epoch {trainer.current_epoch + 1}."
+            stop_training(trainer)
 
     def on_validation_start(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
         """Keep the earlier metrics, as Lightning does not drop them."""

@@ -1,6 +1,7 @@
 """The result of a run, and its form in a file."""
 
 import contextlib
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from importlib.metadata import PackageNotFoundError, version
@@ -9,9 +10,9 @@ from typing import Any, Literal, get_args
 from lightning_znorm import __version__
 from lightning_znorm.compare.files import as_json
 from lightning_znorm.compare.identity.provenance import Provenance, find_provenance
-from lightning_znorm.compare.question.plan import Run
+from lightning_znorm.compare.question.run import Run
 
-SCHEMA = 1
+SCHEMA = 2
 Status = Literal["finished", "diverged", "crashed"]
 
 _PACKAGES = ("torch", "lightning", "pytorch-lightning")
@@ -75,7 +76,8 @@ class RunResult:
 
     Attributes:
         run: The run.
-        status: ``"diverged"`` if a weight became inf or NaN, ``"crashed"`` after any other error.
+        status: ``"diverged"`` if a weight became inf or NaN, which ends the training and is validated and tested like
+            any other; ``"crashed"`` after an error.
         error: Message of the error.
         is_explained: Whether the message is meant for the user and needs no log.
         started: Time of the start, in ISO format.
@@ -99,6 +101,8 @@ class RunResult:
         unstable: Objects that the run depends on and that look different in every process.
         missing: Steps and loaders that the module and its data lack; only of a trial.
         lengths: Batches per epoch of each split, ``None`` if unknown; only of a trial.
+        learning_rates: Initial rate of each parameter group of each optimizer; only of a trial.
+        threads: Number of threads of the process.
 
     """
 
@@ -127,6 +131,8 @@ class RunResult:
     unstable: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
     lengths: dict[str, float | None] = field(default_factory=dict)
+    learning_rates: list[float] = field(default_factory=list)
+    threads: int | None = None
 
     @classmethod
     def of_this_process(cls, run: Run, **values: Any) -> "RunResult":
@@ -160,10 +166,12 @@ class RunResult:
         """Return the result for JSON, with its method, setting and seed."""
         run = {
             "schema": SCHEMA,
+            "name": str(self.run),
             "method": self.run.method.label,
             "identity": self.run.method.identity,
             "setting": dict(self.run.setting.values),
             "seed": self.run.seed,
+            "varied": self.run.varied,
         }
         names = [attribute.name for attribute in fields(self) if attribute.name != "run"]
         values = {name: getattr(self, name) for name in names}
@@ -178,9 +186,22 @@ class RunResult:
         """The code of this package that made the result."""
         return Provenance(self.versions.get("lightning-znorm"), self.commit, self.dirty)
 
+    def get_validation(self, metric: str) -> float:
+        """Return a validation metric as last logged, NaN for none or one that is not finite."""
+        logged = self.find_validations(metric)
+        return _as_finite(logged[-1].metrics[metric]) if logged else math.nan
+
+    def get_test(self, metric: str) -> float:
+        """Return a test metric, NaN for none or one that is not finite."""
+        return _as_finite(self.test.get(metric))
+
     def find_validations(self, metric: str) -> list[Validation]:
         """Return the validations in which a metric was logged."""
         return [row for row in self.curve if metric in row.metrics]
+
+
+def _as_finite(value: float | None) -> float:
+    return value if value is not None and math.isfinite(value) else math.nan
 
 
 def identify_package() -> tuple[dict[str, str], str | None]:

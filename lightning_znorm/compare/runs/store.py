@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_znorm.compare.files import is_temporary, read_json, replace_nonfinite, write_json
-from lightning_znorm.compare.question.plan import Run
+from lightning_znorm.compare.question.run import Run
 from lightning_znorm.compare.runs.checkpoint import find_checkpoint, find_checkpoints
 from lightning_znorm.compare.runs.lease import LOCK, Lease
 from lightning_znorm.compare.runs.result import SCHEMA, RunResult
@@ -50,7 +50,16 @@ class Store:
                 self._remove_trial()
             for temporary in filter(is_temporary, self.folder.iterdir()):
                 temporary.unlink()
-            self._configuration, self._unstable = configuration, self._read_unstable()
+            kept = self._read_manifest() if self._has_work() else {}
+            self._manifest = {
+                "schema": SCHEMA,
+                "configuration": _encode_nonfinite(configuration),
+                "unstable": list(kept.get("unstable", [])),
+                "threads": kept.get("threads"),
+                "question": kept.get("question"),
+                "about": kept.get("about"),
+                "planned": kept.get("planned"),
+            }
             self._write_manifest()
             with self._restore_after_refusal(is_new=not existed):
                 yield self
@@ -74,20 +83,48 @@ class Store:
 
     def mark_unstable(self, parts: Iterable[str]) -> bool:
         """Note what runs depend on and other processes cannot recognize; return whether that is new."""
-        before, self._unstable = self._unstable, list(dict.fromkeys([*self._unstable, *parts]))
+        before = self._manifest["unstable"]
+        self._manifest["unstable"] = list(dict.fromkeys([*before, *parts]))
         self._write_manifest()
-        return before != self._unstable
+        return bool(before != self._manifest["unstable"])
+
+    def fix_threads(self, threads: int) -> int:
+        """Return the number of threads of each run: as many as its first runs had, as sums depend on it."""
+        if self._manifest["threads"] is None:
+            self._manifest["threads"] = threads
+            self._write_manifest()
+        return int(self._manifest["threads"])
+
+    def write_question(self, question: Mapping[str, Any], about: Mapping[str, Any]) -> None:
+        """Note what is compared, and what a report says of it, for a report without the modules."""
+        planned = self._manifest["planned"] or {name: question[name] for name in ("pairs", "width", "margin")}
+        self._manifest |= {"question": question, "about": about, "planned": planned}
+        self._write_manifest()
+
+    def read_question(self) -> dict[str, Any]:
+        """Return what is compared, empty if that is not known yet."""
+        return self._read_manifest().get("question") or {}
+
+    def read_planned(self) -> dict[str, Any]:
+        """Return ``pairs``, ``width`` and ``margin`` as they were before the first run."""
+        return self._read_manifest().get("planned") or {}
+
+    def read_about(self) -> dict[str, Any]:
+        """Return what a report says of the comparison."""
+        return self._read_manifest().get("about") or {}
+
+    def read_named_results(self) -> dict[str, Any]:
+        """Return the content of all results by the names of their runs."""
+        contents = [read_json(path) for path in self.folder.glob("runs/*/result.json")]
+        return {content["name"]: content for content in contents if isinstance(content, dict) and "name" in content}
 
     def _write_manifest(self) -> None:
-        manifest = {
-            "schema": SCHEMA,
-            "configuration": _encode_nonfinite(self._configuration),
-            "unstable": self._unstable,
-        }
-        write_json(self.folder / _MANIFEST, manifest)
+        write_json(self.folder / _MANIFEST, self._manifest)
 
-    def _read_unstable(self) -> list[str]:
-        return list(read_json(self.folder / _MANIFEST).get("unstable", [])) if self._has_work() else []
+    def _read_manifest(self) -> dict[str, Any]:
+        path = self.folder / _MANIFEST
+        manifest = read_json(path) if path.is_file() else None
+        return manifest if isinstance(manifest, dict) else {}
 
     def _has_work(self) -> bool:
         """Return whether there are results or checkpoints."""
@@ -113,13 +150,7 @@ class Store:
                     f" contains {join_names(sorted(others), 5)}). {remedy}."
                 )
             return False
-        manifest = read_json(path)
-        schema = manifest.get("schema") if isinstance(manifest, dict) else None
-        if schema != SCHEMA or "configuration" not in manifest:
-            raise ArgumentValueError(
-                f"Argument `out`: `{path}` was written by an incompatible version, or is damaged (schema {schema};"
-                f" this version reads schema {SCHEMA}). {remedy}."
-            )
+        manifest = self.check_schema()
         # through JSON, like the stored one
         current = json.loads(json.dumps(_encode_nonfinite(configuration), default=repr))
         differences = find_differences(manifest["configuration"], current)
@@ -139,6 +170,21 @@ class Store:
                 f" {remedy}, or delete this one."
             )
         return False
+
+    def check_schema(self) -> dict[str, Any]:
+        """Return the manifest; raise ``ValueError`` if this version cannot read it."""
+        path = self.folder / _MANIFEST
+        if not path.is_file():
+            raise ArgumentValueError(f"`{self.folder}` is not the folder of a comparison: it has no `{_MANIFEST}`.")
+        manifest = self._read_manifest()
+        schema = manifest.get("schema")
+        if schema != SCHEMA or "configuration" not in manifest:
+            reason = "is damaged" if schema in (None, SCHEMA) else f"was written by another version (schema {schema})"
+            raise ArgumentValueError(
+                f"Argument `out`: `{path}` {reason}; this version reads schema {SCHEMA}. Choose another folder with"
+                " `--compare.out`."
+            )
+        return manifest
 
     @property
     def trial_file(self) -> Path:

@@ -36,11 +36,16 @@ class TrialStopper(Callback):
     def on_train_batch_end(
         self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Stop, also before ``min_epochs`` or ``min_steps``."""
+        """Stop after the last batch."""
         self._batches += 1
         if self._batches >= _TRIAL_BATCHES:
-            trainer.fit_loop.min_epochs = trainer.fit_loop.epoch_loop.min_steps = None
-            trainer.should_stop = True
+            stop_training(trainer)
+
+
+def stop_training(trainer: "pl.Trainer") -> None:
+    """Stop a training, also before ``min_epochs`` or ``min_steps``."""
+    trainer.fit_loop.min_epochs = trainer.fit_loop.epoch_loop.min_steps = None
+    trainer.should_stop = True
 
 
 def find_end(trainer: "pl.Trainer") -> tuple[str, bool]:
