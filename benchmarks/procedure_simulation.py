@@ -98,12 +98,12 @@ def compare(rng: np.random.Generator, effect: float, failures: float, width: flo
     test: dict[str, float] = {}
     while True:
         plan = make_plan(design, validation, test)
-        missing = [run for run in plan.runs if run.key not in validation]
+        missing = [run for run in plan.runs if str(run) not in validation]
         if not missing:
             break
         for run in missing:
-            validation[run.key], test[run.key] = trainings.measure(run, 0), trainings.measure(run, 1)
-    metrics = {label: [test[run.key] for run in plan.confirmation if run.method.label == label] for label in curves}
+            validation[str(run)], test[str(run)] = trainings.measure(run, 0), trainings.measure(run, 1)
+    metrics = {label: [test[str(run)] for run in plan.confirmation if run.method.label == label] for label in curves}
     differences = {label: np.subtract(metrics[label], metrics["none"]) for label in ("gc", "znorm")}
     judgements = judge(differences, margin=MARGIN)
     expected = {

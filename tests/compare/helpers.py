@@ -46,7 +46,7 @@ def refusal(capsys, *flags):
 
 def draft(**changes):
     """What a user asks, with three selection seeds 0 to 2."""
-    asked = {"methods": "none,clip,znorm", "sweep": SWEEP, "monitor": "val_acc", "confirm": None}
+    asked = {"methods": "none,clip,znorm", "sweep": SWEEP, "monitor": "val_acc", "configured": {"lr": None}}
     return parse_question(**{**asked, **changes})
 
 

@@ -1,4 +1,4 @@
-"""Methods, sweeps, seeds and metrics as a user writes them."""
+"""Methods, values and metrics as a user writes them."""
 
 import json
 import math
@@ -10,7 +10,8 @@ import yaml
 from lightning_znorm import GradientCentralization, GradientClipping, ZNorm
 from lightning_znorm.compare.question.directions import guess_mode
 from lightning_znorm.compare.question.methods import label_methods, parse_methods
-from lightning_znorm.compare.question.run import format_values, make_runs, make_settings, parse_seeds, parse_sweep
+from lightning_znorm.compare.question.run import Run, Setting, format_values
+from lightning_znorm.compare.question.sweep import make_settings
 from lightning_znorm.compare.question.syntax import parse_value
 from lightning_znorm.compare.runs.recipes import make_flag
 from tests.compare.helpers import TINY, question
@@ -106,55 +107,23 @@ def test_values_are_shown_alike_in_every_process():
     assert format_values({"f": first}) != format_values({"f": second})
 
 
-@pytest.mark.parametrize(
-    ("sweep", "expected"),
-    [
-        (None, {}),
-        ("a.lr=1e-4,1e-3", {"a.lr": [1e-4, 1e-3]}),
-        ("a.lr=1e-3 b=SGD,Adam", {"a.lr": [1e-3], "b": ["SGD", "Adam"]}),
-        (["a=1,2", "b=true"], {"a": [1, 2], "b": [True]}),
-        ("betas=[0.9, 0.99],[0.5, 0.9]", {"betas": [[0.9, 0.99], [0.5, 0.9]]}),
-        ({"a": ["1e-3", 2], "b": "3,4"}, {"a": [1e-3, 2], "b": [3, 4]}),
-        ("day=2024-01-01,2024-06-01 time=1:30,2:30", {"day": ["2024-01-01", "2024-06-01"], "time": ["1:30", "2:30"]}),
-        ("word=no,on,true,null", {"word": ["no", "on", True, None]}),
-    ],
-)
-def test_sweeps(sweep, expected):
-    assert parse_sweep(sweep) == expected
-
-
-@pytest.mark.parametrize(
-    ("sweep", "message"),
-    [
-        ("lr", "expected `key=value,value,…`"),
-        ("lr=", "has no value for the key `lr`"),
-        ("lr=1,2 lr=3", "has the key `lr` twice"),
-        ("lr=1e-3,0.001", "has the value 0.001 of `lr` twice"),
-        ({"lr": 3}, "expected a list of values"),
-        ("l r=1", "expected `key=value,value,…`"),
-    ],
-)
-def test_wrong_sweeps(sweep, message):
-    with pytest.raises(ValueError, match=message):
-        parse_sweep(sweep)
-
-
-@pytest.mark.parametrize("seeds", [0, -1, [], [1, 1], [-3]])
-def test_wrong_seeds(seeds):
-    with pytest.raises(ValueError, match="argument `seeds`"):
-        parse_seeds(seeds)
-
-
-def test_runs_are_ordered_for_interruptions_and_have_keys_of_their_own():
+def test_runs_have_keys_of_their_own():
     methods = parse_methods("none,znorm,znorm(min_ndim=2)")
-    runs = make_runs(methods, make_settings({"lr": [0.1, 0.2], "depth": [1, 2]}), [0, 1])
-    assert len({run.key for run in runs}) == len(runs) == 3 * 4 * 2
-    assert [run.method.label for run in runs[:4]] == ["none", "znorm", "znorm(min_ndim=2)", "none"]
-    assert {run.seed for run in runs[:12]} == {0}
+    settings = make_settings({"lr": [0.1, 0.2], "depth": [1, 2]})
+    runs = [Run(method, setting, seed) for seed in (0, 1) for setting in settings for method in methods]
+    assert len({run.key for run in runs}) == len({str(run) for run in runs}) == len(runs) == 3 * 4 * 2
     assert str(runs[1]) == "znorm, lr=0.1, depth=1, seed 0"
-    again = make_runs(parse_methods("znorm"), make_settings({"lr": [0.1], "depth": [1]}), [0])
-    assert again[0].key == runs[1].key
+    again = Run(parse_methods("znorm")[0], make_settings({"lr": [0.1], "depth": [1]})[0], 0)
+    assert again.key == runs[1].key
     assert all("/" not in run.key and " " not in run.key for run in runs)
+
+
+def test_a_run_with_a_varied_split_is_another_run():
+    (method,) = parse_methods("none")
+    plain, varied = Run(method, Setting(), 3), Run(method, Setting(), 3, "data.init_args.seed")
+    assert plain.key != varied.key
+    assert varied.values == {"data.init_args.seed": 3}
+    assert str(varied) == str(plain)  # its setting is the same
 
 
 def test_keys_with_the_same_end_are_shown_whole():

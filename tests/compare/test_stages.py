@@ -41,7 +41,7 @@ def finish(design, rng=None, at_once=None, score=validate, evaluate=evaluate, **
     validation, test, order = {}, {}, []
     for _ in range(1000):
         plan = make_plan(design, validation, test)
-        missing = [run for run in plan.runs if run.key not in validation]
+        missing = [run for run in plan.runs if str(run) not in validation]
         if not missing:
             assert plan.is_complete
             return plan, order
@@ -49,7 +49,7 @@ def finish(design, rng=None, at_once=None, score=validate, evaluate=evaluate, **
             rng.shuffle(missing)
         for run in missing[:at_once]:
             order.append(run)
-            validation[run.key], test[run.key] = score(run), evaluate(run, **evaluation)
+            validation[str(run)], test[str(run)] = score(run), evaluate(run, **evaluation)
     raise AssertionError("the plan has no end")
 
 
@@ -98,13 +98,13 @@ def test_what_is_known_only_grows():
     known = []
     while True:
         plan = make_plan(design, validation, test)
-        keys = [run.key for run in plan.runs]
+        keys = [*map(str, plan.runs)]
         assert {*known} <= {*keys}
         known = keys
-        missing = [run for run in plan.runs if run.key not in validation]
+        missing = [run for run in plan.runs if str(run) not in validation]
         if not missing:
             break
-        validation[missing[0].key], test[missing[0].key] = validate(missing[0]), evaluate(missing[0])
+        validation[str(missing[0])], test[str(missing[0])] = validate(missing[0]), evaluate(missing[0])
 
 
 def test_a_selection_that_ends_at_an_end_is_not_settled():

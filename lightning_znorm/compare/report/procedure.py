@@ -11,8 +11,7 @@ from lightning_znorm.compare.question.stages import Plan
 from lightning_znorm.compare.question.syntax import format_value
 from lightning_znorm.compare.report.agreements import Agreement, describe_agreements
 from lightning_znorm.compare.report.formatting import as_code, enumerate_names, format_count, format_reason
-from lightning_znorm.compare.report.summary import describe_good_range
-from lightning_znorm.compare.report.units import Unit
+from lightning_znorm.compare.report.summary import find_good_range
 from lightning_znorm.compare.runs.result import RunResult
 
 
@@ -177,33 +176,33 @@ def _describe_analysis(question: Question) -> list[str]:
     return sentences
 
 
-def describe_reading(question: Question, runs: pd.DataFrame, trials: pd.DataFrame, unit: Unit) -> list[str]:
+def describe_reading(question: Question, trials: pd.DataFrame) -> list[str]:
     """Describe how to read the tables, in paragraphs."""
     reading = []
     if len(question.methods) > 1:
         reading.append(
             "Seeds are paired for fairness more than for precision: metrics of two methods at one seed correlate"
-            " little, often 0 to 0.4. The probability is that of being better in a pair, ties counted as halves, with"
-            " Wilson's interval. Steps and seconds are counted until the median final validation metric of"
+            " little, often 0 to 0.4. The probability is that of being better in a pair, ties counted as halves, with Wilson's"
+            " interval. Steps and seconds are counted until the median final validation metric of"
             f" {as_code(question.baseline)} is reached, as medians in which a run that misses it counts as infinite."
         )
     reading.append(
         'The interval of the test metric itself is Student\'s t. "ms per step" is the time between training batches,'
-        " under"
-        " the load of the machine at that time."
+        " under the load of the machine at that time."
     )
+    paragraphs = [" ".join(reading)]
     ranges = [
         f"{as_code(method)} from {good['setting'].iloc[0]} to {good['setting'].iloc[-1]}"
         for method in question.labels
-        if len(good := describe_good_range(question, trials, method)) > 1
+        if len(good := find_good_range(question, trials, method)) > 1
     ]
     if ranges:
         within = "the margin" if question.margin is not None else "a tenth of the spread of all trials"
-        reading.append(
+        paragraphs.append(
             f"Settings within {within} of the selected one, as a description of the selection:"
             f" {enumerate_names(ranges)}."
         )
-    return [" ".join(reading[:2]) if len(reading) > 1 and len(question.methods) > 1 else reading[0], *reading[2:]]
+    return paragraphs
 
 
 def list_facts(

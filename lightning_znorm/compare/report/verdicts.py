@@ -14,6 +14,7 @@ from lightning_znorm.compare.report.formatting import as_code, clean, enumerate_
 from lightning_znorm.compare.report.units import Unit
 
 _MANY_PAIRS = 500
+_FAILURES = {"diverged": "diverged", "crashed": "crashed", "not measured": "did not log the metric"}
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ def describe_scope(question: Question) -> str:
 
 
 def make_verdicts(
-    question: Question, plan: Plan, summary: pd.DataFrame, unit: Unit, trials: pd.DataFrame
+    question: Question, plan: Plan, runs: pd.DataFrame, summary: pd.DataFrame, unit: Unit, trials: pd.DataFrame
 ) -> list[Verdict]:
     """Return a verdict per method that is compared with the baseline."""
     others = [method for method in question.labels if method != question.baseline]
@@ -101,7 +102,8 @@ def make_verdicts(
             continue
         doubts = _find_doubts(question, plan, summary.loc[[question.baseline, method]])
         row: pd.Series[Any] = summary.loc[summary.index == method].iloc[0]
-        verdicts.append(_make_verdict(row, question, plan, unit, tested, doubts))
+        lost = _describe_lost(question, runs, [question.baseline, method])
+        verdicts.append(_make_verdict(row, question, plan, unit, tested, doubts, lost))
     return verdicts
 
 
@@ -138,7 +140,13 @@ def _qualify(sentence: str, doubts: Sequence[str]) -> str:
 
 
 def _make_verdict(
-    row: "pd.Series[Any]", question: Question, plan: Plan, unit: Unit, tested: int, doubts: Sequence[str]
+    row: "pd.Series[Any]",
+    question: Question,
+    plan: Plan,
+    unit: Unit,
+    tested: int,
+    doubts: Sequence[str],
+    lost: Sequence[str],
 ) -> Verdict:
     method, baseline, metric = str(row.name), as_code(question.baseline), clean(question.test_monitor)
     name = as_code(method)
@@ -150,14 +158,8 @@ def _make_verdict(
         counted = f"{pairs}{planned} pairs are done{so_far}" if pairs else "no pair is done yet"
         return Verdict(method, answer, f"{name} against {baseline}: {counted}; the answer comes with the last one.")
     if math.isnan(row["p"]):
-        failed = _describe_failures(row)
-        return Verdict(
-            method,
-            answer,
-            _qualify(
-                f"{name} against {baseline} is undecided, as {failed}, and a pair without a metric cannot count", doubts
-            ),
-        )
+        sentence = f"{name} against {baseline} is undecided, as {enumerate_names(lost)}: a pair needs both metrics"
+        return Verdict(method, answer, _qualify(sentence, doubts))
     figures = f"95% interval {unit.format_difference_interval(row['difference_low'], row['difference_high'])}"
     figures += f", {format_count(pairs, 'pair')}, {_format_p(row, tested)}"
     difference = _describe_difference(row, question, unit)
@@ -201,11 +203,18 @@ def _format_p(row: "pd.Series[Any]", tested: int) -> str:
     return f"p = {row['p_holm']:.2g}" + (f" after Holm's correction for {tested} comparisons" if tested > 1 else "")
 
 
-def _describe_failures(row: "pd.Series[Any]") -> str:
-    counts = [
-        f"{format_count(int(row[status]), 'run')} of it {status}" for status in ("diverged", "crashed") if row[status]
-    ]
-    return enumerate_names(counts) if counts else "a run of the baseline, or of it, has no metric"
+def _describe_lost(question: Question, runs: pd.DataFrame, methods: Sequence[str]) -> list[str]:
+    """Describe the confirming runs of methods that have no metric."""
+    lost = runs[(runs["stage"] == "confirmation") & runs["test"].isna()]
+    descriptions = []
+    for method in methods:
+        own = lost[lost["method"] == method]
+        if len(own):
+            reasons = ", ".join(dict.fromkeys(own["status"]))
+            verb = "has" if len(own) == 1 else "have"
+            metric = as_code(question.test_monitor)
+            descriptions.append(f"{format_count(len(own), 'run')} of {as_code(method)} {verb} no {metric} ({reasons})")
+    return descriptions
 
 
 def find_changes(question: Question, planned: Mapping[str, Any]) -> list[str]:
@@ -240,7 +249,7 @@ def find_caveats(question: Question, plan: Plan, runs: pd.DataFrame, summary: pd
         for stage in ("selection", "confirmation"):
             bad = own[(own["stage"] == stage) & (own["status"] != "finished")]
             if len(bad):
-                reasons = enumerate_names(list(dict.fromkeys(bad["status"])))
+                reasons = enumerate_names([_FAILURES[status] for status in dict.fromkeys(bad["status"])])
                 caveats.append(
                     f"{len(bad)} of {format_count(int((own['stage'] == stage).sum()), 'run')} of {as_code(method)} in"
                     f" the {stage} {reasons} (see `runs.csv`)."
