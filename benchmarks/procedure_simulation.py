@@ -27,6 +27,7 @@ from lightning_znorm.compare.question.stages import Design, make_plan
 from lightning_znorm.compare.report.inference import judge
 
 RESULTS = Path(__file__).parent / "results"
+PICTURE = Path(__file__).parents[1] / "docs" / "images" / "procedure_simulation.png"
 METHODS = parse_methods("none,gc,znorm")
 CHANCE, PEAK = 10.0, 90.0
 DEVIATION = 2.0  # from seed to seed, in points
@@ -176,6 +177,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repetitions", type=int, default=500)
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder (%(default)s)")
+    parser.add_argument("--picture", type=Path, default=PICTURE, help="picture (%(default)s)")
     options = parser.parse_args()
     start, rows = time.perf_counter(), []
     for case, failures, width in (
@@ -197,7 +199,7 @@ def main() -> None:
             )
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "procedure_simulation.json").write_text(json.dumps(rows, indent=1) + "\n")
-    draw(rows, options.out / "procedure_simulation.png")
+    draw(rows, options.picture)
 
 
 if __name__ == "__main__":

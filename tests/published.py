@@ -6,8 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from scipy import stats
-
-from lightning_znorm.compare.report.statistics import differences_to
+from statsmodels.stats.power import TTestPower
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -127,8 +126,11 @@ class Runs:
         return f"{self.at(method, rate).test.mean():.3f}"
 
     def seeds_needed(self, method):
-        tests = {name: dict(zip(of.seed, of.test, strict=True)) for name, of in self.selected.items()}
-        return differences_to(tests.pop("none"), tests)[method].seeds_needed
+        """Return the number that finds a difference as large as the observed one, as these reports gave it."""
+        values = self.differences[method]
+        effect = abs(values.mean()) / values.std(ddof=1)
+        level = 0.05 / len(self.differences)
+        return int(np.ceil(TTestPower().solve_power(effect_size=effect, alpha=level, power=0.8)))
 
     def factor(self, method, chance=0.1):
         """Return how wide the working range is, and whether an end of the sweep cuts it off below or above."""

@@ -62,7 +62,7 @@ def start(script, *flags):
     return warm.run(SCRIPT.with_name(script), *flags, env={"PYTHONPATH": str(ROOT)})
 
 
-QUICK = ["--trainer.max_steps=2", "--trainer.accelerator=cpu", "--compare.seeds=1", "--compare.methods=none,znorm"]
+QUICK = ["--trainer.max_steps=2", "--trainer.accelerator=cpu", "--compare.confirm=1", "--compare.methods=znorm"]
 QUICK += ["--compare.sweep=model.init_args.optimizer.init_args.lr=1e-3"]
 
 
@@ -82,8 +82,7 @@ def test_small_preset(data, experiment, network, metrics):
     assert done.returncode == 0, done.stderr
     out = Path("results/paper/small")
     frame = pd.read_csv(out / f"{experiment}-{network}-sgd" / "runs.csv")
-    assert frame["status"].tolist() == ["finished"] * 2
-    assert frame["batches_hash"].nunique() == frame["weights_hash"].nunique() == 1
+    assert frame["status"].tolist() == ["finished"]
     assert frame[metrics].notna().all(axis=None)
     if experiment == "lgg":  # what is done is not done again
         command = run(experiment, "--optimizers", "sgd", *QUICK, "--list").stdout.partition(": ")[2]
@@ -132,7 +131,7 @@ def test_every_command_is_one_that_compare_takes(paper, preset, has_trees):
         assert model["lr_scheduler"]["class_path"] == "lightning_znorm.vision.CosineAnnealing"
         assert loaded["root"].startswith("data")
         assert len(cli.config.compare.methods.split(",")) == 5
-        assert int(cli.config.compare.seeds) == (5 if preset == "full" and comparison.experiment != "depth" else 3)
+        assert cli.config.compare.confirm is None
         assert str(comparison) in cli.config.compare.out
     arguments.optimizers = None
     adam = {name for name in names if name.endswith("-adam")}
@@ -247,7 +246,7 @@ def test_overview():
     def row(method, **figures):
         empty = dict.fromkeys(["difference", "difference_low", "difference_high", "p_holm"])
         known = {"method": method, "setting": "lr=0.1", "test": 0.5, "test_low": 0.4, "test_high": 0.6}
-        return known | empty | figures | {"failed": 0, "test_f1": 0.25}
+        return known | empty | figures | {"stopped_early": 0, "test_f1": 0.25}
 
     compared = {"difference": -0.0123, "difference_low": -0.05, "difference_high": 0.02, "p_holm": 0.034}
     for name, rows in (("both", [row("none"), row("znorm", **compared)]), ("alone", [row("none")])):

@@ -7,6 +7,7 @@ import math
 import re
 import runpy
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -16,7 +17,7 @@ from lightning.pytorch import seed_everything
 
 from lightning_znorm.compare.command import make_parser
 from lightning_znorm.compare.configuration import clean_configuration, write_configuration
-from lightning_znorm.compare.question.question import parse_question
+from lightning_znorm.compare.question.draft import parse_question
 from lightning_znorm.compare.runs.hashes import hash_batch, hash_weights
 from lightning_znorm.compare.runs.recipes import ConfiguredRecipe
 from lightning_znorm.vision.data._images import ImageDataModule
@@ -54,9 +55,9 @@ def make(paper, tmp_path, monkeypatch):
         configuration = clean_configuration(cli)
         write_configuration(tmp_path / "config.yaml", configuration)
         chosen = cli.config.compare
-        question = parse_question(chosen.methods, chosen.sweep, [seed], chosen.monitor, None, None, None)
+        first, *_ = parse_question(chosen.methods, chosen.sweep, chosen.monitor).list_first_runs()
         recipe = ConfiguredRecipe(tmp_path / "config.yaml", configuration["trainer"], "lightning.pytorch")
-        return recipe.make(question.runs[0], tmp_path, [], is_trial=False)
+        return recipe.make(replace(first, seed=seed), tmp_path, [], is_trial=False)
 
     return made
 

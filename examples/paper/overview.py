@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 Summary = dict[str, dict[str, Any]]  # a row of `summary.csv` by method
-LAST = "failed"
+LAST = "stopped_early"
 
 
 def read(folder: Path) -> Summary:
@@ -68,13 +68,14 @@ def draw(summaries: dict[str, Summary], path: Path) -> None:
 
 def _draw_panel(axis: Axes, summary: Summary, methods: list[str], colors: list[str]) -> None:
     axis.axvline(0, color="#333333", linewidth=1)
+    sizes = [abs(row[f"difference{end}"]) for row in summary.values() for end in ("_low", "", "_high")]
+    reach = max((size for size in sizes if 0 < size < math.inf), default=1.0)
     for height, (method, color) in enumerate(zip(methods, colors, strict=True)):
         if method in summary and not math.isnan(summary[method]["difference"]):
             low, middle, high = (summary[method][f"difference{end}"] for end in ("_low", "", "_high"))
-            axis.plot([low, high], [height, height], color=color, linewidth=2.2, solid_capstyle="round")
+            ends = [max(low, -2 * reach), min(high, 2 * reach)]  # an interval may be infinite
+            axis.plot(ends, [height, height], color=color, linewidth=2.2, solid_capstyle="round")
             axis.plot([middle], [height], "D", color=color, markersize=7)
-    ends = [abs(row[f"difference{end}"]) for row in summary.values() for end in ("_low", "", "_high")]
-    reach = max((end for end in ends if end > 0), default=1.0)
     axis.set_xlim(-1.08 * reach, 1.08 * reach)
     axis.set_yticks(range(len(methods)), methods)
     axis.set_ylim(len(methods) - 0.5, -0.5)

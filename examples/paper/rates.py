@@ -38,6 +38,8 @@ def read(folder: Path, chance: float) -> pd.DataFrame:
 
     """
     runs = pd.read_csv(folder / "runs.csv")
+    if "stage" in runs:
+        runs = runs[runs["stage"] == "selection"]
     keys = [*runs.columns[runs.columns.str.endswith(RATE)]]
     if len(keys) != 1:
         raise ValueError(f"{folder / 'runs.csv'} has {len(keys)} columns …{RATE!r}, not one: see what was swept.")

@@ -67,7 +67,7 @@ SMALL = {
     "depth": ["--trainer.max_steps=100", "--data.init_args.batch_size=32"],
 }
 # more networks and rates, so fewer epochs
-FULL = {"depth": ["--trainer.max_epochs=10", "--compare.seeds=3"]}
+FULL = {"depth": ["--trainer.max_epochs=10"]}
 SMALL_TREES = {
     "cifar10": ["--data.init_args.eval_per_class=200"],
     "pcam": ["--data.init_args.eval_per_class=400", "--data.init_args.image_size=48"],
@@ -113,7 +113,7 @@ def make_command(comparison: Comparison, arguments: argparse.Namespace, minutes:
     if is_small:
         # one epoch or less: the data are validated once, at the end
         flags += [*SMALL[comparison.experiment], "--trainer.max_epochs=-1", "--trainer.precision=32-true"]
-        flags += ["--trainer.check_val_every_n_epoch=1000", "--compare.seeds=3"]
+        flags += ["--trainer.check_val_every_n_epoch=1000"]
         if is_tree(experiment, Path(arguments.data)):
             flags += SMALL_TREES[comparison.experiment]
     else:

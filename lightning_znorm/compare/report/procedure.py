@@ -182,8 +182,8 @@ def describe_reading(question: Question, trials: pd.DataFrame) -> list[str]:
     if len(question.methods) > 1:
         reading.append(
             "Seeds are paired for fairness more than for precision: metrics of two methods at one seed correlate"
-            " little, often 0 to 0.4. The probability is that of being better in a pair, ties counted as halves, with Wilson's"
-            " interval. Steps and seconds are counted until the median final validation metric of"
+            " little, often 0 to 0.4. The probability is that of being better in a pair, ties counted as halves, with"
+            " Wilson's interval. Steps and seconds are counted until the median final validation metric of"
             f" {as_code(question.baseline)} is reached, as medians in which a run that misses it counts as infinite."
         )
     reading.append(
