@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping
+from importlib.util import find_spec
 from types import TracebackType
 
 from rich.console import Console
@@ -37,7 +38,8 @@ class Display:
             BarColumn(),
             TextColumn("{task.percentage:>3.0f}% {task.fields[note]}"),
         )
-        is_live = self.console.is_terminal or self.console.is_jupyter
+        # in a notebook, ipywidgets draw the bars
+        is_live = self.console.is_terminal or (self.console.is_jupyter and find_spec("ipywidgets") is not None)
         self._progress = Progress(*columns, console=self.console, transient=True, disable=not is_live)
 
     def __enter__(self) -> "Display":

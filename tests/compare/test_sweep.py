@@ -165,6 +165,13 @@ def test_no_key_of_a_learning_rate():
         draft(sweep="lr=auto", configured={"model.rate": 0.1})
 
 
+def test_a_key_that_does_not_exist_and_one_without_init_args():
+    with pytest.raises(ValueError, match=r"there is no `model.init_args.lrr`.*Did you mean 'model.init_args.lr'"):
+        draft(sweep="model.init_args.lrr=auto", configured=CONFIGURED)
+    short = draft(sweep="model.lr=auto", configured=CONFIGURED).question
+    assert short.design.candidates["none"].start == 0.1
+
+
 def test_an_argument_without_a_default_needs_a_start():
     assert draft(sweep="auto", configured={"lr": None}).question.keys == []
     assert draft(sweep={"lr": "auto(0.1)"}, configured={"lr": None}).question.keys == ["lr"]

@@ -21,7 +21,14 @@ from lightning_znorm.compare.question.sweep import (
     make_candidates,
     parse_sweep,
 )
-from lightning_znorm.errors import ArgumentValueError, join_names, require_count, require_positive, to_finite_number
+from lightning_znorm.errors import (
+    ArgumentValueError,
+    did_you_mean,
+    join_names,
+    require_count,
+    require_positive,
+    to_finite_number,
+)
 
 RATE = "lr"  # stands for the learning rate, wherever it is in the configuration
 _RATE_NAMES = (RATE, "learning_rate")
@@ -166,20 +173,23 @@ def parse_question(
         )
     if margin is not None:
         require_positive("margin", margin, MARGIN_REMEDY)
-    numbers = {key: number for key, value in (configured or {}).items() if (number := _find_number(value)) is not None}
+    configured = configured or {}
+    parsed_sweep: Sweep = {RATE: Range()} if sweep == AUTO else parse_sweep(sweep, labels)
+    _check_searched_key(parsed_sweep, configured)
+    numbers = {key: number for key, value in configured.items() if (number := _find_number(value)) is not None}
     rates = {
         key: number
         for key, number in numbers.items()
         if key.rpartition(".")[2] in _RATE_NAMES and not key.startswith("data.")
     }
-    if RATE in (configured or {}) and (RATE in numbers or sweep != AUTO):
+    if RATE in configured and (RATE in numbers or sweep != AUTO):
         rates = {RATE: numbers.get(RATE, math.nan)}  # an argument of that name
     draft = Draft(
         parsed,
         baseline,
-        {RATE: Range()} if sweep == AUTO else parse_sweep(sweep, labels),
+        parsed_sweep,
         rates,
-        numbers,
+        {_shorten(key): number for key, number in numbers.items()} | numbers,
         require_count("trials", trials, least=1),
         is_optional=sweep == AUTO,
         options=_parse_pairs(confirm, width, comparisons=len(parsed) - 1) | {"varied": vary},
@@ -228,6 +238,22 @@ def _parse_pairs(confirm: int | Sequence[int] | None, width: float | None, compa
         )
     seeds = list(islice((seed for seed in count() if seed not in fresh), _SELECTION_SEEDS))
     return {"seeds": seeds, "fresh_seeds": fresh, "pairs": len(fresh), "width": width}
+
+
+def _check_searched_key(sweep: Sweep, configured: Mapping[str, Any]) -> None:
+    """Raise ``ValueError`` if a search would start from the value of a key that does not exist."""
+    key = find_searched_key(sweep)
+    known = {_shorten(name) for name in configured}
+    if key not in (None, RATE) and sweep[key] == Range() and _shorten(key) not in known:
+        raise ArgumentValueError(
+            f"Argument `sweep`: there is no `{key}` in the configuration to search."
+            f"{did_you_mean(str(key), list(configured))}"
+        )
+
+
+def _shorten(key: str) -> str:
+    """Return a key as it may be written on the command line, without ``init_args``."""
+    return key.replace(".init_args", "")
 
 
 def _find_number(value: Any) -> float | None:

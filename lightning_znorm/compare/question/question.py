@@ -89,7 +89,7 @@ class Question:
     def list_first_runs(self) -> list[Run]:
         """Return a run of each method at the setting that it tries first."""
         design = self.design
-        seed = next(iter([*design.seeds, *design.fresh_seeds]))
+        seed = design.fresh_seeds[0] if self.has_one_setting else design.seeds[0]
         return [design.make_run(method, design.candidates[method.label].first, seed) for method in self.methods]
 
 
