@@ -56,7 +56,8 @@ def try_methods(
     trials = [results[str(run)] for run in runs]
     for result in trials:
         _check_metrics(result, draft.metrics["monitor"], draft.metrics["test_monitor"])
-    changing = [key for key, run in probes.items() if results[str(run)].learning_rates != trials[0].learning_rates]
+    rates = {result.run.method.label: result.learning_rates for result in trials}
+    changing = [key for key, run in probes.items() if results[str(run)].learning_rates != rates[run.method.label]]
     return _settle(draft, list(probes), changing).question, trials
 
 

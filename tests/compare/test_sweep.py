@@ -194,6 +194,12 @@ def test_of_several_keys_one_is_taken_after_a_trial_of_each():
     assert found.settle(None).question.keys == ["depth"]
 
 
+def test_the_rate_is_looked_for_with_a_method_that_searches_it():
+    sweep = {"lr": {"none": ["slow", "fast"], "clip": [0.1, 0.2], "znorm": "auto(0.01)"}}
+    ((key, run),) = draft(sweep=sweep).list_probes().items()
+    assert (key, str(run)) == ("lr", "znorm, lr=0.0316, seed 0")
+
+
 def test_what_was_found_before_is_not_looked_for_again():
     configured = {"model.generator.lr": 0.1, "model.discriminator.lr": 0.2}
     found = draft(sweep="auto", configured=configured)

@@ -16,6 +16,7 @@ from lightning_znorm.compare.question.sweep import (
     AUTO,
     Range,
     Sweep,
+    Values,
     find_searched_key,
     is_open,
     make_candidates,
@@ -118,13 +119,20 @@ class Draft:
             keys = [key]
         else:
             return {}
-        first = self.list_first_runs()[0]
+        runs = self.list_first_runs()
+        searching = [run for run in runs if isinstance(self._get_values(keys[0], run.method.label), Range)]
+        first = (searching or runs)[0]
         probes = {}
         for name in keys:
             value = first.setting.values.get(name, self.rates.get(name))
             values = {**first.setting.values, name: float(f"{value * _FACTOR:.3g}")}
             probes[name] = replace(first, setting=Setting(0, values))
         return probes
+
+    def _get_values(self, key: str, label: str) -> Values:
+        """Return the values of a key that are tried for a method."""
+        values = self.sweep.get(key, Range())
+        return values.get(label, Range()) if isinstance(values, Mapping) else values
 
     def list_first_runs(self) -> list[Run]:
         """Return a run of each method at the setting that it tries first, with the configured learning rate so far."""
