@@ -162,20 +162,22 @@ def unwrap_fabric_module(module: Any) -> Any | None:
 
 def get_logger_arguments(logger: Any) -> dict[str, Any]:
     """Return the arguments of a logger that :func:`set_logger_arguments` can change."""
-    if hasattr(logger, _WANDB_ARGUMENTS):
-        return dict(getattr(logger, _WANDB_ARGUMENTS))
-    return {name: getattr(logger, key) for name, key in _LOGGER_ATTRIBUTES.items() if hasattr(logger, key)}
+    attributes = vars(logger)  # without those that DummyLogger makes up
+    if _WANDB_ARGUMENTS in attributes:
+        return dict(attributes[_WANDB_ARGUMENTS])
+    return {name: attributes[key] for name, key in _LOGGER_ATTRIBUTES.items() if key in attributes}
 
 
 def set_logger_arguments(logger: Any, arguments: Mapping[str, Any]) -> None:
     """Change arguments of a logger that has not created anything, except those that this version of it lacks."""
-    if hasattr(logger, _WANDB_ARGUMENTS):
-        getattr(logger, _WANDB_ARGUMENTS).update({key: value for key, value in arguments.items() if value is not None})
+    attributes = vars(logger)
+    if _WANDB_ARGUMENTS in attributes:
+        attributes[_WANDB_ARGUMENTS].update({key: value for key, value in arguments.items() if value is not None})
         setattr(logger, _WANDB_ID, arguments.get("id"))
         return
-    for name, value in arguments.items():
-        if hasattr(logger, _LOGGER_ATTRIBUTES.get(name, name)):
-            setattr(logger, _LOGGER_ATTRIBUTES.get(name, name), value)
+    for name, key in _LOGGER_ATTRIBUTES.items():
+        if name in arguments and key in attributes:
+            setattr(logger, key, arguments[name])
 
 
 def find_logged_hyperparameters(parts: Sequence[Any]) -> dict[str, Any]:
