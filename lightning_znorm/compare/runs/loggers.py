@@ -2,9 +2,12 @@
 
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock
 
 from lightning_znorm._lightning import (
     find_classes,
@@ -17,7 +20,7 @@ from lightning_znorm.compare.files import read_json, write_json
 from lightning_znorm.compare.question.plan import Run
 from lightning_znorm.compare.runs.checkpoint import find_checkpoint
 
-_FILE = "loggers.json"
+_FILE, _LOCK = "loggers.json", ".loggers.lock"
 _MAX_TAG = 64  # characters that W&B takes
 _MLFLOW_RUN_NAME = "mlflow.runName"
 
@@ -149,6 +152,28 @@ def identify_loggers(loggers: Sequence[Any], parts: Sequence[Any], identity: Ide
         versions.append(logger.version if is_service else None)
     if any(versions):
         write_json(folder / _FILE, versions)
+
+
+def take_turns(classes: Sequence[type], folder: Path) -> AbstractContextManager[Any]:
+    """Let the runs of a comparison create loggers one after another, if these may be of MLflow.
+
+    MLflow fails where two processes create its tables, or an experiment, at once.
+    """
+    others = find_classes("loggers", "CSVLogger", "TensorBoardLogger", "WandbLogger")
+    if all(issubclass(cls, others) for cls in classes):
+        return nullcontext()
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    return FileLock(folder.parent / _LOCK)
+
+
+def close_loggers(loggers: Sequence[Any], failed: bool) -> None:
+    """End the runs of W&B, which would lose what it has not written yet when the process of a run ends."""
+    for logger in loggers:
+        if isinstance(logger, find_classes("loggers", "WandbLogger")):
+            try:
+                logger.experiment.finish(exit_code=int(failed))
+            except Exception as error:
+                rank_zero_warn(f"The run of W&B did not end: {error}")
 
 
 def _keep_metrics(folder: Path) -> None:

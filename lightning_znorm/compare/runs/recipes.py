@@ -14,7 +14,13 @@ from lightning_znorm._lightning import find_classes, import_lightning
 from lightning_znorm.cli.parser import make_cli_class, package_of
 from lightning_znorm.compare.identity.values import describe
 from lightning_znorm.compare.question.plan import Run
-from lightning_znorm.compare.runs.loggers import Identity, identify_configuration, identify_loggers, make_identity
+from lightning_znorm.compare.runs.loggers import (
+    Identity,
+    identify_configuration,
+    identify_loggers,
+    make_identity,
+    take_turns,
+)
 from lightning_znorm.errors import ArgumentValueError
 from lightning_znorm.transform import GradientTransform
 
@@ -85,25 +91,25 @@ class ConfiguredRecipe:
             with contextlib.suppress(Exception):  # the parser reports errors
                 import_module(module)
         arguments = make_background_arguments(self.trainer, folder, is_trial)
-        identity = None
+        own = None if is_trial or "logger" in arguments else self.trainer.get("logger") or None
+        identity = make_identity(run, folder) if own else None
         if arguments.pop("logger", None) is not None:
             logger = {"class_path": f"{self.package}.loggers.CSVLogger", "init_args": _make_logger_arguments(folder)}
             arguments["logger"] = logger
-        elif not is_trial:
-            identity = make_identity(run, folder)
-            if not any(key.startswith("trainer.logger") for key in run.setting.values):
-                arguments |= _identify_configurations(self.trainer.get("logger"), identity)
+        elif identity is not None and not any(key.startswith("trainer.logger") for key in run.setting.values):
+            arguments |= _identify_configurations(own, identity)
         flags = [make_flag(f"trainer.{name}", value) for name, value in arguments.items()]
-        cli = make_cli_class(self.package, fit_schema=True)(
-            args=[*self.make_flags(run), *flags],
-            run=False,
-            save_config_callback=None,
-            parser_kwargs={"exit_on_error": False},
-            trainer_defaults={"callbacks": list(callbacks)},
-        )
-        redirect_loggers(cli.trainer, folder, is_trial)
-        if identity is not None:
-            identify_loggers(cli.trainer.loggers, [cli.model, cli.datamodule], identity, folder)
+        with take_turns(_find_classes_of(own or []), folder):
+            cli = make_cli_class(self.package, fit_schema=True)(
+                args=[*self.make_flags(run), *flags],
+                run=False,
+                save_config_callback=None,
+                parser_kwargs={"exit_on_error": False},
+                trainer_defaults={"callbacks": list(callbacks)},
+            )
+            redirect_loggers(cli.trainer, folder, is_trial)
+            if identity is not None:
+                identify_loggers(cli.trainer.loggers, [cli.model, cli.datamodule], identity, folder)
         return Ingredients(cli.trainer, cli.model, cli.datamodule)
 
 
@@ -130,19 +136,20 @@ class FactoryRecipe:
         is_function = callable(self.datamodule) and not isinstance(self.datamodule, pl.LightningDataModule)
         datamodule = self.datamodule() if is_function else self.datamodule
         arguments = make_background_arguments(self.trainer, folder, is_trial)
-        if arguments.pop("logger", None) is not None:
-            arguments["logger"] = pl.loggers.CSVLogger(**_make_logger_arguments(folder))
-            identity = None
-        else:
-            arguments["logger"] = _make_loggers(self.trainer.get("logger"))
-            identity = None if is_trial else make_identity(run, folder)
-        arguments = {**self.trainer, **arguments}
-        configured = arguments.pop("callbacks", None) or []
+        own = None if is_trial or "logger" in arguments else self.trainer.get("logger") or None
+        identity = make_identity(run, folder) if own else None
+        configured = self.trainer.get("callbacks") or []
         configured = configured if isinstance(configured, Sequence) else [configured]
-        trainer = pl.Trainer(**arguments, callbacks=[*configured, *run.method.make_callbacks(), *callbacks])
-        redirect_loggers(trainer, folder, is_trial)
-        if identity is not None:
-            identify_loggers(trainer.loggers, [model, datamodule], identity, folder)
+        arguments["callbacks"] = [*configured, *run.method.make_callbacks(), *callbacks]
+        with take_turns(_find_classes_of(own or []), folder):
+            if arguments.get("logger") is not None:
+                arguments["logger"] = pl.loggers.CSVLogger(**_make_logger_arguments(folder))
+            else:
+                arguments["logger"] = _make_loggers(self.trainer.get("logger"))
+            trainer = pl.Trainer(**{**self.trainer, **arguments})
+            redirect_loggers(trainer, folder, is_trial)
+            if identity is not None:
+                identify_loggers(trainer.loggers, [model, datamodule], identity, folder)
         return Ingredients(trainer, model, datamodule)
 
     def describe(self) -> dict[str, Any]:
@@ -181,9 +188,7 @@ def redirect_loggers(trainer: Any, folder: Path, is_trial: bool) -> None:
 
 
 def _identify_configurations(loggers: Any, identity: Identity) -> dict[str, Any]:
-    """Return the argument ``logger`` of a Trainer with the run's identity, or nothing if there is no logger."""
-    if not loggers:
-        return {}
+    """Return the argument ``logger`` of a Trainer with the run's identity."""
     configs, classes = loggers if isinstance(loggers, list) else [loggers], _find_classes_of(loggers)
     pairs = enumerate(zip(configs, classes, strict=True))
     return {"logger": [identify_configuration(config, cls, identity, position) for position, (config, cls) in pairs]}
