@@ -11,8 +11,10 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
+from lightning_znorm import _lightning
 from lightning_znorm._lightning import find_classes
 from lightning_znorm.cli.parser import make_cli_class
+from lightning_znorm.compare.executors.processes import ProcessExecutor
 from lightning_znorm.compare.question.methods import parse_methods
 from lightning_znorm.compare.question.plan import Run, Setting
 from lightning_znorm.compare.runs import checkpoint as checkpoints
@@ -138,12 +140,12 @@ def read_events(folder):
 
 
 def read_wandb():
-    """The runs, and their configuration, in files of W&B: a log of LevelDB, of protocol buffers."""
+    """Each run, its configuration and exit status in files of W&B: logs of LevelDB, of protocol buffers."""
     from wandb.proto.wandb_internal_pb2 import Record
 
     found = []
     for path in sorted(Path().glob("wandb/offline-run-*/*.wandb"), key=lambda path: path.stat().st_mtime_ns):
-        content, at, record, run, config = path.read_bytes(), 7, b"", None, {}
+        content, at, record, run, config, status = path.read_bytes(), 7, b"", None, {}, None
         while at + 7 <= len(content):
             if (left := 32768 - at % 32768) < 7:
                 at += left
@@ -154,8 +156,9 @@ def read_wandb():
             if kind in (1, 4):  # a whole record, or the last part of one
                 parsed, record = Record.FromString(record), b""
                 run = parsed.run if parsed.WhichOneof("record_type") == "run" else run
+                status = parsed.exit.exit_code if parsed.WhichOneof("record_type") == "exit" else status
                 config |= {update.key: json.loads(update.value_json) for update in parsed.config.update}
-        found.append((run, config))
+        found.append((run, config, status))
     return found
 
 
@@ -181,6 +184,24 @@ def test_files_are_in_a_folder_of_each_run(package):
         assert read_events(f"logs/TensorBoardLogger/out/{run.key}/below")[1] == expected
     assert len(list(Path("logs").glob("*/*/*"))) == 4
     assert not list(Path("out").rglob("loggers.json"))
+
+
+class Own(CSVLogger):
+    """Takes no argument for what runs have of their own."""
+
+    def __init__(self):
+        super().__init__("logs", name="own")
+
+
+def test_a_logger_without_such_arguments_has_a_folder_of_each_run_too():
+    train(configure(PACKAGES[0], {"class_path": f"{__name__}.Own"}), PLAIN_RUN)
+    assert [path.name for path in Path("logs/own/out").iterdir()] == [PLAIN_RUN.key]
+
+
+def test_a_configuration_does_not_need_the_private_attributes(monkeypatch):
+    monkeypatch.setattr(_lightning, "_LOGGER_ATTRIBUTES", {})
+    train(configure(PACKAGES[0], config_of(PACKAGES[0], "CSVLogger", save_dir="logs", name="plain")), PLAIN_RUN)
+    assert [path.name for path in Path("logs/plain/out").iterdir()] == [PLAIN_RUN.key]
 
 
 def test_tensorboard_shows_the_hyperparameters_of_the_module_too():
@@ -247,12 +268,6 @@ def test_a_resumed_run_goes_on_in_its_folder(monkeypatch):
     assert len(list(Path("logs").glob("*/*/*"))) == 2
 
 
-def finish_wandb():
-    import wandb
-
-    wandb.finish()  # which the process of a run does when it ends
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("package", PACKAGES)
 def test_a_configuration_with_wandb(package):
@@ -260,11 +275,11 @@ def test_a_configuration_with_wandb(package):
     # W&B remembers the folder of the first run of a process
     arguments = {"save_dir": str(Path().absolute()), "offline": True, "name": "mine", "tags": ["a"], "project": "ours"}
     train(configure(package, config_of(package, "WandbLogger", **arguments)), PLAIN_RUN)
-    finish_wandb()
-    ((run, config),) = read_wandb()
+    ((run, config, status),) = read_wandb()
     assert (run.display_name, run.run_group, run.project) == ("mine, znorm, seed 1", "znorm", "ours")
     assert [*run.tags] == ["a", "znorm", "seed 1"]
     assert {"method": "znorm", "seed": 1}.items() <= config.items()
+    assert status == 0
     assert json.loads((folder_of(PLAIN_RUN) / "loggers.json").read_text()) == [run.run_id]
 
 
@@ -277,13 +292,11 @@ def test_a_run_of_wandb_goes_on_and_one_that_starts_again_is_another(monkeypatch
     folder = Path().absolute()
     recipe = from_functions(lambda: WandbLogger(save_dir=folder, offline=True, group="ours"), Interrupted)
     checkpoint = interrupt(recipe, RUN, monkeypatch)
-    finish_wandb()
     train(recipe, RUN, checkpoint=checkpoint)
-    finish_wandb()
     checkpoint.unlink()
     train(recipe, RUN, checkpoint=checkpoint)
-    finish_wandb()
-    runs = [run for run, _ in read_wandb()]
+    runs, _, statuses = zip(*read_wandb(), strict=True)
+    assert statuses == (1, 0, 0)
     assert runs[0].run_id == runs[1].run_id != runs[2].run_id
     assert {(run.display_name, run.run_group, *run.tags) for run in runs} == {
         (NAME, "ours", "znorm", "lr=0.01", "seed 1")
@@ -329,3 +342,28 @@ def test_a_run_of_mlflow_goes_on(monkeypatch):
     assert (run.info.run_name, run.info.status) == (f"mine, {NAME}", "FINISHED")
     assert TAGS.items() <= run.data.tags.items()
     assert {"train_loss", "val_acc", "test_acc"} <= run.data.metrics.keys()
+
+
+@pytest.mark.slow
+@pytest.mark.long
+def test_runs_side_by_side_leave_whole_logs():
+    pytest.importorskip("wandb")
+    pytest.importorskip("mlflow")
+    folder = Path().absolute()
+    uri = f"sqlite:///{folder / 'tracking.db'}"
+
+    def make_loggers():
+        from lightning.pytorch.loggers import MLFlowLogger, WandbLogger
+
+        return [WandbLogger(save_dir=folder, offline=True), MLFlowLogger("ours", tracking_uri=uri)]
+
+    recipe = from_functions(make_loggers)
+    runs = [Run(RUN.method, RUN.setting, seed) for seed in (0, 1)]
+    tasks = [Task(run, recipe, folder_of(run)) for run in runs]
+    results = [event.result for event in ProcessExecutor([{}, {}]).execute(tasks) if event.result is not None]
+    assert [(result.status, result.error) for result in results] == [("finished", None)] * 2
+    names = [f"{GROUP}, seed 0", f"{GROUP}, seed 1"]
+    assert sorted((run.display_name, status) for run, _, status in read_wandb()) == [(name, 0) for name in names]
+    assert [(run.info.run_name, run.info.status) for run in read_mlflow(uri)["ours"]] == [
+        (name, "FINISHED") for name in names
+    ]
