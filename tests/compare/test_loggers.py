@@ -204,6 +204,13 @@ def test_a_configuration_does_not_need_the_private_attributes(monkeypatch):
     assert [path.name for path in Path("logs/plain/out").iterdir()] == [PLAIN_RUN.key]
 
 
+def test_an_argument_of_a_logger_may_be_swept():
+    run = Run(RUN.method, Setting(0, {"trainer.logger.init_args.save_dir": "swept"}), 1)
+    train(configure(PACKAGES[0], config_of(PACKAGES[0], "CSVLogger", save_dir="logs", name="plain")), run)
+    assert [path.name for path in Path("swept/plain/out").iterdir()] == [run.key]
+    assert not Path("logs").exists()
+
+
 def test_tensorboard_shows_the_hyperparameters_of_the_module_too():
     class WithHyperparameters(TinyModel):
         def __init__(self, lr, seed="none", width=4):

@@ -1,6 +1,7 @@
 """The user's loggers, told which run they belong to: method, setting and seed as name, group and tags."""
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from lightning_znorm.compare.runs.checkpoint import find_checkpoint
 
 _FILE, _LOCK = "loggers.json", ".loggers.lock"
 _MAX_TAG = 64  # characters that W&B takes
+_ID_SIGNS = re.compile(r"[^\w.=-]+")  # that W&B may not take in an id
 _MLFLOW_RUN_NAME = "mlflow.runName"
 
 
@@ -105,7 +107,7 @@ def _find_wandb_arguments(given: Mapping[str, Any], identity: Identity, version:
         "name": _append(given.get("name") or os.environ.get("WANDB_NAME"), ", ", identity.name),
         "group": given.get("group") or os.environ.get("WANDB_RUN_GROUP") or identity.group,
         "tags": [*dict.fromkeys(tag for tag in (*tags, *(tag[:_MAX_TAG] for tag in own)) if tag)],
-        "id": version or (_append(number, "-", identity.folder.replace("/", "-")) if number else None),
+        "id": version or (_append(str(number), "-", _ID_SIGNS.sub("-", identity.folder)) if number else None),
         "version": None,  # another name of `id`
         "resume": given.get("resume") or ("allow" if version else None),
     }
