@@ -3,6 +3,7 @@
 Where a version of Lightning lacks an attribute, a public one replaces it, or the configuration is refused.
 """
 
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from importlib.util import find_spec
 from types import ModuleType
@@ -19,12 +20,15 @@ __all__ = [
     "averages_models",
     "batches_that_stepped",
     "find_classes",
+    "find_logged_hyperparameters",
+    "get_logger_arguments",
     "import_all",
     "import_lightning",
     "is_logging_due",
     "nearest_class",
     "rank_zero_warn",
     "restart_epoch",
+    "set_logger_arguments",
     "unwrap_fabric_module",
     "unwrap_optimizer",
 ]
@@ -32,6 +36,9 @@ __all__ = [
 _PACKAGES = ("lightning.pytorch", "pytorch_lightning")
 _BATCH_COUNT, _LOGGER_CONNECTOR, _DATA_FETCHER = "_batches_that_stepped", "_logger_connector", "_data_fetcher"
 _RESTARTING = "_restarting"
+# attributes of loggers that keep an argument, which has no public setter, until they create something
+_LOGGER_ATTRIBUTES = {"version": "_version", "run_name": "_run_name", "run_id": "_run_id", "tags": "tags"}
+_WANDB_ARGUMENTS, _WANDB_ID, _LOGS_HYPERPARAMETERS = "_wandb_init", "_id", "_log_hyperparams"
 _TOP_LEVEL_PACKAGES = ("lightning", "lightning_fabric", "pytorch_lightning")
 _OPTIMIZER_WRAPPERS = {
     "lightning.fabric.wrappers._FabricOptimizer",
@@ -151,3 +158,30 @@ def unwrap_optimizer(optimizer: Any) -> tuple[Any, Any] | None:
 def unwrap_fabric_module(module: Any) -> Any | None:
     """Return the module inside Fabric's wrapper, ``None`` for any other module."""
     return module._modules.get("_original_module")
+
+
+def get_logger_arguments(logger: Any) -> dict[str, Any]:
+    """Return the arguments of a logger that :func:`set_logger_arguments` can change."""
+    attributes = vars(logger)  # without those that DummyLogger makes up
+    if _WANDB_ARGUMENTS in attributes:
+        return dict(attributes[_WANDB_ARGUMENTS])
+    return {name: attributes[key] for name, key in _LOGGER_ATTRIBUTES.items() if key in attributes}
+
+
+def set_logger_arguments(logger: Any, arguments: Mapping[str, Any]) -> None:
+    """Change arguments of a logger that has not created anything, except those that this version of it lacks."""
+    attributes = vars(logger)
+    if _WANDB_ARGUMENTS in attributes:
+        attributes[_WANDB_ARGUMENTS].update({key: value for key, value in arguments.items() if value is not None})
+        setattr(logger, _WANDB_ID, arguments.get("id"))
+        return
+    for name, key in _LOGGER_ATTRIBUTES.items():
+        if name in arguments and key in attributes:
+            setattr(logger, key, arguments[name])
+
+
+def find_logged_hyperparameters(parts: Sequence[Any]) -> dict[str, Any]:
+    """Return the hyperparameters of a module and its data that Lightning gives to loggers."""
+    logged = [part.hparams_initial for part in parts if getattr(part, _LOGS_HYPERPARAMETERS, False)]
+    # without what LightningCLI adds for itself
+    return {name: value for each in logged for name, value in each.items() if not name.startswith("_")}

@@ -23,6 +23,12 @@ OF_LIGHTNING = {
     "_data_fetcher",
     "_restarting",
     "_logger_connector",
+    "_version",
+    "_run_name",
+    "_run_id",
+    "_wandb_init",
+    "_id",
+    "_log_hyperparams",
     "_model_averaging_period",
     "_modules",
     "_optimizer",
@@ -84,6 +90,28 @@ def test_lightning_has_them(package):
     assert module.optimizers(use_pl_optimizer=True)._optimizer is trainer.optimizers[0]
     assert module.optimizers()._strategy.precision_plugin is trainer.precision_plugin
     assert import_module(f"{package}.strategies").DDPStrategy()._model_averaging_period is None
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_loggers_have_them(package):
+    loggers = import_module(f"{package}.loggers")
+    files = [loggers.CSVLogger("logs", version="v"), loggers.TensorBoardLogger("logs", version="v")]
+    assert [logger._version for logger in files] == ["v", "v"]
+    assert make_module(package)._log_hyperparams is False
+    pytest.importorskip("wandb")
+    wandb = loggers.WandbLogger(name="n", id="i", group="g")
+    assert {"name": "n", "id": "i", "group": "g"}.items() <= wandb._wandb_init.items()
+    assert wandb._id == "i"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("package", PACKAGES)
+def test_the_logger_of_mlflow_has_them(package):
+    pytest.importorskip("mlflow")
+    logger = import_module(f"{package}.loggers").MLFlowLogger(
+        tracking_uri="sqlite:///m.db", run_name="n", run_id="i", tags={"a": "b"}
+    )
+    assert (logger._run_name, logger._run_id, logger.tags) == ("n", "i", {"a": "b"})
 
 
 def test_fabric_has_them():
@@ -157,6 +185,17 @@ def test_a_training_goes_on_without_what_only_the_loggers_need(package, monkeypa
     monkeypatch.setattr(_lightning, "_BATCH_COUNT", "renamed")
     trainer.fit(make_module(package))
     assert [step for step, _ in trainer.logger.rows] == [1, 1, 3, 3]
+
+
+def test_a_logger_without_them_stays_as_it_is(monkeypatch):
+    monkeypatch.setattr(_lightning, "_LOGGER_ATTRIBUTES", {"version": "renamed"})
+    monkeypatch.setattr(_lightning, "_LOGS_HYPERPARAMETERS", "renamed")
+    logger = recording_logger(PACKAGES[0])
+    before = dict(vars(logger))
+    assert _lightning.get_logger_arguments(logger) == {}
+    _lightning.set_logger_arguments(logger, {"version": "v", "name": "n"})
+    assert vars(logger) == before
+    assert _lightning.find_logged_hyperparameters([make_module()]) == {}
 
 
 def test_the_scale_is_read_by_its_public_name():

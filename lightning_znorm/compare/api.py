@@ -76,7 +76,7 @@ def compare(
             default.
         test_monitor: Test metric that is reported; by default the monitor's name with ``test`` for ``val``.
         baseline: Method that the others are compared with; by default ``"none"``, or else the first.
-        trainer: Arguments of the Trainer, such as ``max_epochs``.
+        trainer: Arguments of the Trainer, such as ``max_epochs``; a logger, or several, may be made by a function.
         jobs: Number of runs side by side; by default one per visible GPU, or one per two CPU cores.
         out: Folder for results and report; the same call resumes an interrupted comparison. ``None`` keeps nothing.
         retry: Whether to repeat runs that crashed.

@@ -16,6 +16,7 @@ from lightning_znorm.compare.identity.values import differing_keys
 from lightning_znorm.compare.question.run import Run, fingerprint
 from lightning_znorm.compare.runs.checkpoint import RunCheckpoint, prepare_resumption
 from lightning_znorm.compare.runs.loaders import count_batches, find_missing_hooks
+from lightning_znorm.compare.runs.loggers import close_loggers
 from lightning_znorm.compare.runs.recipes import Ingredients, Recipe
 from lightning_znorm.compare.runs.recorder import Recorder
 from lightning_znorm.compare.runs.result import RunResult, Seconds
@@ -65,13 +66,14 @@ def perform(task: Task, report: ProgressReport | None = None) -> RunResult:
     description = task.recipe.describe() if task.is_trial else {}
     result.unstable = differing_keys(task.identities, find_identities(task.run) | description)
     made = fitted = None
+    loggers: list[Any] = []
     resumed_from: Path | None = None
     try:
         if task.checkpoint and prepare_resumption(task.checkpoint):
             resumed_from = task.checkpoint
         ingredients = task.recipe.make(task.run, task.folder, callbacks, task.is_trial)
         trainer, model, datamodule = ingredients.trainer, ingredients.model, ingredients.datamodule
-        recorder.configured_callbacks = list(trainer.callbacks)
+        recorder.configured_callbacks, loggers = list(trainer.callbacks), trainer.loggers
         if task.is_trial:
             result.missing = find_missing_hooks(ingredients)
         made = time.perf_counter()
@@ -103,6 +105,7 @@ def perform(task: Task, report: ProgressReport | None = None) -> RunResult:
             error, find_classes("utilities.exceptions", "MisconfigurationException")
         )
     ended = time.perf_counter()
+    close_loggers(loggers, failed=result.status == "crashed")
     recorder.add_to(result)
     result.threads = torch.get_num_threads()
     result.seconds = Seconds(

@@ -15,6 +15,13 @@ from lightning_znorm._lightning import find_classes, import_lightning
 from lightning_znorm.cli.parser import make_cli_class, package_of
 from lightning_znorm.compare.identity.values import describe
 from lightning_znorm.compare.question.run import Run
+from lightning_znorm.compare.runs.loggers import (
+    Identity,
+    identify_configuration,
+    identify_loggers,
+    make_identity,
+    take_turns,
+)
 from lightning_znorm.errors import ArgumentValueError
 from lightning_znorm.transform import GradientTransform
 
@@ -85,18 +92,25 @@ class ConfiguredRecipe:
             with contextlib.suppress(Exception):  # the parser reports errors
                 import_module(module)
         arguments = make_background_arguments(self.trainer, folder, is_trial)
+        own = None if is_trial or "logger" in arguments else self.trainer.get("logger") or None
+        identity = make_identity(run, folder) if own else None
         if arguments.pop("logger", None) is not None:
             logger = {"class_path": f"{self.package}.loggers.CSVLogger", "init_args": _make_logger_arguments(folder)}
             arguments["logger"] = logger
+        elif identity is not None and not any(key.startswith("trainer.logger") for key in run.setting.values):
+            arguments |= _identify_configurations(own, identity)
         flags = [make_flag(f"trainer.{name}", value) for name, value in arguments.items()]
-        cli = make_cli_class(self.package, fit_schema=True)(
-            args=[*self.make_flags(run), *flags],
-            run=False,
-            save_config_callback=None,
-            parser_kwargs={"exit_on_error": False},
-            trainer_defaults={"callbacks": list(callbacks)},
-        )
-        redirect_loggers(cli.trainer, folder, is_trial)
+        with take_turns(_find_classes_of(own or []), folder):
+            cli = make_cli_class(self.package, fit_schema=True)(
+                args=[*self.make_flags(run), *flags],
+                run=False,
+                save_config_callback=None,
+                parser_kwargs={"exit_on_error": False},
+                trainer_defaults={"callbacks": list(callbacks)},
+            )
+            redirect_loggers(cli.trainer, folder, is_trial)
+            if identity is not None:
+                identify_loggers(cli.trainer.loggers, [cli.model, cli.datamodule], identity, folder)
         return Ingredients(cli.trainer, cli.model, cli.datamodule)
 
 
@@ -107,7 +121,7 @@ class FactoryRecipe:
     Args:
         model_factory: Called with the swept values by name.
         datamodule: A LightningDataModule, a function that makes one, or ``None``.
-        trainer: Arguments of the Trainer.
+        trainer: Arguments of the Trainer; a logger may be a function that makes it.
 
     """
 
@@ -124,13 +138,20 @@ class FactoryRecipe:
         varied = {run.varied: run.seed} if run.varied and has_parameter(self.datamodule, run.varied) else {}
         datamodule = self.datamodule(**varied) if is_function else self.datamodule
         arguments = make_background_arguments(self.trainer, folder, is_trial)
-        if arguments.pop("logger", None) is not None:
-            arguments["logger"] = pl.loggers.CSVLogger(**_make_logger_arguments(folder))
-        arguments = {**self.trainer, **arguments}
-        configured = arguments.pop("callbacks", None) or []
+        own = None if is_trial or "logger" in arguments else self.trainer.get("logger") or None
+        identity = make_identity(run, folder) if own else None
+        configured = self.trainer.get("callbacks") or []
         configured = configured if isinstance(configured, Sequence) else [configured]
-        trainer = pl.Trainer(**arguments, callbacks=[*configured, *run.method.make_callbacks(), *callbacks])
-        redirect_loggers(trainer, folder, is_trial)
+        arguments["callbacks"] = [*configured, *run.method.make_callbacks(), *callbacks]
+        with take_turns(_find_classes_of(own or []), folder):
+            if arguments.get("logger") is not None:
+                arguments["logger"] = pl.loggers.CSVLogger(**_make_logger_arguments(folder))
+            else:
+                arguments["logger"] = _make_loggers(self.trainer.get("logger"))
+            trainer = pl.Trainer(**{**self.trainer, **arguments})
+            redirect_loggers(trainer, folder, is_trial)
+            if identity is not None:
+                identify_loggers(trainer.loggers, [model, datamodule], identity, folder)
         return Ingredients(trainer, model, datamodule)
 
     def describe(self) -> dict[str, Any]:
@@ -182,6 +203,21 @@ def redirect_loggers(trainer: Any, folder: Path, is_trial: bool) -> None:
         for name in ("_root_dir", "_save_dir"):  # they have no public setter
             if hasattr(logger, name):
                 setattr(logger, name, str(folder))
+
+
+def _identify_configurations(loggers: Any, identity: Identity) -> dict[str, Any]:
+    """Return the argument ``logger`` of a Trainer with the run's identity."""
+    configs, classes = loggers if isinstance(loggers, list) else [loggers], _find_classes_of(loggers)
+    pairs = enumerate(zip(configs, classes, strict=True))
+    return {"logger": [identify_configuration(config, cls, identity, position) for position, (config, cls) in pairs]}
+
+
+def _make_loggers(loggers: Any) -> Any:
+    """Call the functions among a Trainer's loggers."""
+    if isinstance(loggers, (list, tuple)):
+        return [_make_loggers(logger) for logger in loggers]
+    is_function = callable(loggers) and not isinstance(loggers, find_classes("loggers", "Logger"))
+    return loggers() if is_function else loggers
 
 
 def _logs_to_files(loggers: Any) -> bool:
@@ -236,6 +272,14 @@ def check_trainer(trainer: Mapping[str, Any]) -> None:
             raise ArgumentValueError(
                 f"The Trainer's arguments already contain {cls.__name__} (`trainer.callbacks`), so that every method"
                 " would be run with it. Remove it, and name it in `methods`."
+            )
+    loggers = trainer.get("logger")
+    for logger in loggers if isinstance(loggers, (list, tuple)) else [loggers]:
+        if isinstance(logger, find_classes("loggers", "WandbLogger")):
+            raise ArgumentValueError(
+                "The Trainer's arguments contain a WandbLogger (`trainer.logger`), which begins its run in W&B as soon"
+                " as it is sent to another process, so that all runs would write into one. Pass a function that makes"
+                " it: `lambda: WandbLogger(…)`."
             )
     clip = trainer.get("gradient_clip_val")
     if clip:
