@@ -1,6 +1,7 @@
 """What the user's loggers are told of a run, as they write it down."""
 
 import json
+import time
 from importlib import import_module
 from pathlib import Path
 
@@ -140,7 +141,17 @@ def read_events(folder):
 
 
 def read_wandb():
-    """Each run, its configuration and exit status in files of W&B: logs of LevelDB, of protocol buffers."""
+    """Each run, its configuration and exit status in files of W&B, which another process writes."""
+    deadline = time.monotonic() + 120
+    found = read_wandb_files()
+    while any(status is None for _, _, status in found) and time.monotonic() < deadline:
+        time.sleep(0.2)
+        found = read_wandb_files()
+    return found
+
+
+def read_wandb_files():
+    """The same as far as it is written: logs of LevelDB, of protocol buffers."""
     from wandb.proto.wandb_internal_pb2 import Record
 
     found = []
