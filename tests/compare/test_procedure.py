@@ -140,9 +140,7 @@ def test_validations_are_counted_in_steps_where_epochs_are_not_known(epochs):
 def test_the_methods_paragraphs_say_what_was_done():
     searched = question(sweep="lr=auto(0.1)", margin=0.02, vary="data.seed", trials=7)
     selection, trainings, analysis = find(searched, [result("none", 0, {"lr": 0.1})]).methods
-    assert selection.startswith(
-        "For each method, `lr` was searched with 7 values: five in half decades about its start"
-    )
+    assert selection.startswith("For each method, `lr` was searched with 7 values: 5 in half decades about its start")
     assert "(the seeds 0, 1 and 2)" in selection
     assert "was then trained with 8 fresh seeds that all methods share." in selection
     assert "`test_acc` on the test split" in trainings

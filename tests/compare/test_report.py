@@ -45,7 +45,8 @@ def test_other_metrics_of_the_test():
     assert frame["seconds"].tolist() == [2.0] * len(results)
     assert frame["metric.seconds"].tolist() == [7.0] * len(results)
     by_method = pd.read_csv("out/summary.csv").set_index("method")
-    assert by_method.loc["none", ["setting", "runs", "test_f1"]].tolist() == ["lr=0.2", 6, 0.55]
+    assert by_method.loc["none", ["setting", "runs"]].tolist() == ["lr=0.2", 6]
+    assert by_method.loc["none", "test_f1"] == pytest.approx(0.55)
     assert by_method["seconds"].tolist() == [2.0] * 2
     assert by_method["metric.seconds"].tolist() == [7.0] * 2
 
@@ -164,7 +165,9 @@ def test_a_picture_that_cannot_be_drawn_is_left_out(name, monkeypatch):
         summary, _ = write(asked, results)
     assert f"- The picture `{name}.svg` could not be drawn (RuntimeError: no room)." in summary
     assert not Path("out", f"{name}.svg").exists()  # the one of before would belong to other results
-    assert {path.name for path in find_report_files(Path("out"))} >= before - {f"{name}.svg"}
+    same = {"curves.svg", "losses.svg"} if name == "curves" else {f"{name}.svg"}
+    assert {path.name for path in Path("out").glob("*.svg")} == before - same
+    assert {path.name for path in find_report_files(Path("out"))} > before - same
 
 
 def test_spreadsheets_take_nothing_for_a_formula():

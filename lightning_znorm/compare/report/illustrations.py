@@ -2,54 +2,76 @@
 
 from collections.abc import Callable, Iterator
 from functools import partial
+from typing import NamedTuple
 
+from lightning_znorm.compare.question.directions import Mode
 from lightning_znorm.compare.question.question import Question
 from lightning_znorm.compare.question.run import format_values, shorten_keys
 from lightning_znorm.compare.question.search import Crossed, Search
-from lightning_znorm.compare.report import plots
+from lightning_znorm.compare.report import pictures
 from lightning_znorm.compare.report.findings import Findings
+from lightning_znorm.compare.report.units import Unit
 
 
-def draw_pictures(question: Question, findings: Findings) -> Iterator[tuple[str, str, Callable[[], str | None]]]:
-    """Yield name, caption, and a function that draws it, of each picture."""
-    labels, unit, mode = question.labels, findings.unit, question.mode
-    intervals = findings.summary.rename(
-        columns={"difference": "mean", "difference_low": "low", "difference_high": "high"}
-    )
-    intervals = intervals.loc[
-        [label for label in labels if label != question.baseline], ["mean", "low", "high", "answer"]
-    ]
-    yield (
+class Illustration(NamedTuple):
+    """A picture to be drawn."""
+
+    name: str
+    caption: str
+    draw: Callable[[], str | None]
+
+
+def list_illustrations(question: Question, findings: Findings) -> Iterator[Illustration]:
+    """Yield the pictures of a report."""
+    labels, baseline, mode = question.labels, question.baseline, question.mode
+    columns = {"difference": "mean", "difference_low": "low", "difference_high": "high"}
+    intervals = findings.summary.rename(columns=columns)[[*columns.values(), "answer"]]
+    names = (question.test_monitor, mode, findings.unit)
+    yield Illustration(
         "differences",
-        "Differences to the baseline: mean, 95% interval, and a dot per pair",
-        partial(
-            plots.draw_differences,
-            *(findings.differences, intervals, labels, question.baseline, question.test_monitor, mode, unit),
-            question.margin,
-        ),
+        f"Differences to {baseline}: mean, 95% interval, and a dot per pair",
+        partial(pictures.draw_differences, findings.differences, intervals, labels, baseline, *names, question.margin),
     )
-    if len(findings.trials):
-        key = _find_axis(question)
-        column = findings.trials.columns[-len(question.keys) :][list(question.keys).index(key)]
-        others = [name for name in question.keys if name != key]
-        trials = findings.trials.assign(
-            x=findings.trials[column],
-            panel=[
-                format_values({name: row[name] for name in others if name in row})
-                for _, row in findings.trials.iterrows()
-            ],
+    yield from _list_sweeps(question, findings)
+    options = (mode, findings.unit, findings.axis)
+    yield Illustration(
+        "curves",
+        "Confirmation: mean and range of the seeds on the validation split",
+        partial(pictures.draw_curves, findings.curves, labels, baseline, question.monitor, *options),
+    )
+    minimized: Mode = "min"
+    loss = ("training loss", minimized, Unit(is_share=False), "epoch")
+    yield Illustration(
+        "losses",
+        "Confirmation: mean and range of the training loss",
+        partial(pictures.draw_curves, findings.losses, labels, baseline, *loss, name="losses"),
+    )
+
+
+def _list_sweeps(question: Question, findings: Findings) -> Iterator[Illustration]:
+    """Yield a picture for each combination of the keys that are not on its axis."""
+    if findings.trials.empty:
+        return
+    keys = dict(zip(question.keys, findings.trials.columns[-len(question.keys) :], strict=True))
+    axis = _find_axis(question)
+    others = [key for key in keys if key != axis]
+    panels = [
+        format_values({key: row[keys[key]] for key in others}) for row in findings.trials.to_dict(orient="records")
+    ]
+    trials = findings.trials.assign(x=findings.trials[keys[axis]], panel=panels)
+    (key,) = shorten_keys([axis])
+    for number, (panel, group) in enumerate(trials.groupby("panel", sort=False), start=1):
+        name = "sweep" if number == 1 else f"sweep-{number}"
+        suffix = f" ({panel!s})" if panel else ""
+        yield Illustration(
+            name,
+            f"Selection: {question.monitor} against {key}{suffix}; ringed: selected",
+            partial(
+                pictures.draw_sweep,
+                *(group, question.labels, question.baseline, key, question.monitor, question.mode, findings.unit),
+                name=name,
+            ),
         )
-        for number, (panel, group) in enumerate(trials.groupby("panel", sort=False), start=1):
-            yield (
-                "sweep" if number == 1 else f"sweep-{number}",
-                f"Selection: {question.monitor} against {shorten_keys([key])[0]}" + (f" ({panel})" if panel else ""),
-                partial(plots.draw_sweep, group, labels, shorten_keys([key])[0], question.monitor, mode, unit),
-            )
-    for name, caption, frame in (
-        ("curves", f"Confirmation: {question.monitor} while training, mean and range of the seeds", findings.curves),
-        ("losses", "Confirmation: training loss, mean and range of the seeds", findings.losses),
-    ):
-        yield name, caption, partial(_draw_curves, name, frame, question, findings)
 
 
 def _find_axis(question: Question) -> str:
@@ -59,7 +81,3 @@ def _find_axis(question: Question) -> str:
         if isinstance(search, Search):
             return search.key
     return question.keys[0]
-
-
-def _draw_curves(name: str, frame: object, question: Question, findings: Findings) -> str | None:
-    return None

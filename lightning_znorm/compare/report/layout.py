@@ -10,7 +10,6 @@ from lightning_znorm.compare.question.question import Question
 from lightning_znorm.compare.report import procedure
 from lightning_znorm.compare.report.findings import Findings
 from lightning_znorm.compare.report.formatting import align
-from lightning_znorm.compare.report.units import Unit
 
 
 def format_summary(question: Question, findings: Findings) -> pd.DataFrame:
@@ -25,7 +24,7 @@ def format_summary(question: Question, findings: Findings) -> pd.DataFrame:
     columns["95% interval"] = [unit.format_interval(row["test_low"], row["test_high"]) or "–" for row in rows]
     if len(question.methods) > 1:
         columns["answer"] = [row["answer"] if isinstance(row["answer"], str) else "–" for row in rows]
-        columns["difference"] = [_format_signed(row["difference"], unit) for row in rows]
+        columns["difference"] = [unit.format_signed(row["difference"]) for row in rows]
         columns["95% interval "] = [
             unit.format_difference_interval(row["difference_low"], row["difference_high"]) or "–" for row in rows
         ]
@@ -47,12 +46,6 @@ def format_summary(question: Question, findings: Findings) -> pd.DataFrame:
         ]
     columns["ms per step"] = align((1000 * summary["seconds_per_step"].astype(float)).tolist(), digits=3)
     return pd.DataFrame(columns)
-
-
-def _format_signed(value: Any, unit: Unit) -> str:
-    if pd.isna(value):
-        return "–"
-    return f"{100 * value:+.1f}" if unit.is_share else f"{value:+.3g}"
 
 
 def _format_p(value: Any) -> str:
@@ -85,7 +78,7 @@ def make_overview(question: Question, findings: Findings) -> pd.DataFrame:
                 "method": verdict.method,
                 "baseline": question.baseline,
                 "answer": verdict.answer,
-                "difference": _format_signed(row["difference"], unit),
+                "difference": unit.format_signed(row["difference"]),
                 "95% interval": unit.format_difference_interval(row["difference_low"], row["difference_high"]) or "–",
                 "p (Holm)": _format_p(row["p_holm"]),
                 "pairs": "–" if pd.isna(row["pairs"]) else f"{row['pairs']:.0f}",

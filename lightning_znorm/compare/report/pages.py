@@ -15,8 +15,9 @@ from lightning_znorm.compare.question.question import Question
 from lightning_znorm.compare.report import procedure, tables
 from lightning_znorm.compare.report.findings import Findings
 from lightning_znorm.compare.report.formatting import clean, escape, escape_prose
-from lightning_znorm.compare.report.illustrations import draw_pictures
+from lightning_znorm.compare.report.illustrations import list_illustrations
 from lightning_znorm.compare.report.layout import format_metrics, format_summary, format_trials
+from lightning_znorm.compare.report.svg import make_classes
 from lightning_znorm.compare.report.verdicts import answer, ask, describe_scope
 from lightning_znorm.compare.runs.recipes import ConfiguredRecipe
 
@@ -38,10 +39,11 @@ def write_report(question: Question, findings: Findings, folder: Path, about: Ma
     columns = ["method", *findings.summary.columns]
     others = findings.metrics.rename(columns=lambda name: tables.name_metric_column(name, columns))
     write_atomically(folder / "summary.csv", _to_csv(findings.summary.join(others).reset_index()))
-    pictures = _write_pictures(question, findings, folder)
+    pictures, classes = _write_pictures(question, findings, folder), make_classes(question.labels, question.baseline)
     context = _make_context(question, findings) | {
         "pictures": pictures,
-        "legend": [(label, index) for index, label in enumerate(question.labels)],
+        "legend": list(classes.items()),
+        "classes": classes,
         "settings": format_trials(question, findings),
         "settings_heading": f"{question.monitor} of each setting in the selection ({question.direction})",
         "metrics": format_metrics(findings),
@@ -79,6 +81,7 @@ def _make_context(question: Question, findings: Findings) -> dict[str, Any]:
         "title": ask(question),
         "answer": answer(question, findings.verdicts),
         "scope": describe_scope(question),
+        "direction": f"For {question.test_monitor}, {question.direction}",
         "verdicts": [verdict.sentence for verdict in findings.verdicts],
         "caveats": findings.caveats,
         "table": format_summary(question, findings),
@@ -99,7 +102,7 @@ def _write_pictures(question: Question, findings: Findings, folder: Path) -> lis
     for path in folder.glob("*.svg"):  # of an earlier report
         path.unlink()
     pictures = []
-    for name, caption, draw in draw_pictures(question, findings):
+    for name, caption, draw in list_illustrations(question, findings):
         try:
             svg = draw()
         except Exception as error:

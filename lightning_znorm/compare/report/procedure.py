@@ -90,10 +90,11 @@ def _describe_selection(question: Question) -> list[str]:
     first = next((search for search in searches if isinstance(search, Search)), None)
     best = "highest" if question.mode == "max" else "lowest"
     if first is not None:
+        further = ", each further one beyond the end at which the best one was, or else beside it"
         parts.append(
-            f"{each}, {as_code(first.key)} was searched with {format_count(first.trials, 'value')}: five in half"
-            f" decades about its start ({format_value(first.start)}), each further one beyond the end at which the best"
-            " one was, or else beside the best."
+            f"{each}, {as_code(first.key)} was searched with {format_count(first.trials, 'value')}:"
+            f" {min(5, first.trials)} in half decades about its start ({format_value(first.start)})"
+            f"{further if first.trials > 5 else ''}."
         )
     else:
         counts = {found.trials_at_most for found in design.candidates.values()}

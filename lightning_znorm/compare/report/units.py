@@ -44,6 +44,12 @@ class Unit:
         """Format the size of a difference."""
         return f"{abs(100 * value):.1f} points" if self.is_share else f"{abs(value):.3g}"
 
+    def format_signed(self, value: float) -> str:
+        """Format a difference with its sign, that of a share in points."""
+        if math.isnan(value):
+            return "–"
+        return f"{100 * value:+.1f}" if self.is_share else f"{value:+.3g}"
+
     @property
     def heading(self) -> str:
         """Suffix of the metric's name."""

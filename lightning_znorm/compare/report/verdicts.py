@@ -14,6 +14,7 @@ from lightning_znorm.compare.report.formatting import as_code, clean, enumerate_
 from lightning_znorm.compare.report.units import Unit
 
 _MANY_PAIRS = 500
+_LONGEST_TITLE = 60  # characters
 _FAILURES = {"diverged": "diverged", "crashed": "crashed", "not measured": "did not log the metric"}
 
 
@@ -38,8 +39,10 @@ def ask(question: Question) -> str:
     others = [label for label in question.labels if label != question.baseline]
     if not others:
         return f"How good is {clean(question.baseline)} in {clean(question.test_monitor)}?"
-    verb = "Does" if len(others) == 1 else "Do"
-    return f"{verb} {enumerate_names(list(map(clean, others)))} beat {clean(question.baseline)}?"
+    names = enumerate_names(list(map(clean, others)))
+    if len(names) > _LONGEST_TITLE and len(others) > 1:
+        names = f"these {len(others)} gradient transforms"
+    return f"{'Does' if len(others) == 1 else 'Do'} {names} beat {clean(question.baseline)}?"
 
 
 def answer(question: Question, verdicts: Sequence[Verdict]) -> str:
