@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from html import escape
 from typing import Any
 
+import numpy as np
 from matplotlib.ticker import LogLocator, MaxNLocator
 
 WIDTH = 480  # of a picture; small enough for its text on a phone
@@ -94,10 +95,12 @@ class Scale:
         if self.is_logarithmic:
             decades = math.log10(self.high / self.low)
             subs = (1.0,) if decades > 3 else (1.0, 3.0) if decades > 1 else (1.0, 2.0, 5.0)
-            ticks = [value for value in LogLocator(subs=subs).tick_values(self.low, self.high) if self.holds(value)]
+            with np.errstate(over="ignore"):
+                values = LogLocator(subs=subs).tick_values(self.low, self.high)
+            ticks = [float(value) for value in values if self.holds(value)]
             return ticks[:: math.ceil(len(ticks) / (most + 2))] if ticks else [self.low, self.high]
-        values = MaxNLocator(most).tick_values(self.low, self.high)
-        return [float(value) for value in values if self.low - 1e-12 <= value <= self.high + 1e-12]
+        places = MaxNLocator(most).tick_values(self.low, self.high)
+        return [float(value) for value in places if self.low - 1e-12 <= value <= self.high + 1e-12]
 
 
 @dataclass
