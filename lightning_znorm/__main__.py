@@ -13,6 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 from lightning_znorm import __version__
 from lightning_znorm.errors import did_you_mean, fail, user_message
+from lightning_znorm.fork_server import start_early
 
 _COMMANDS = {
     "fit": "train a LightningModule; --znorm switches z-score gradient normalization on",
@@ -68,6 +69,8 @@ def _run(command: str, tokens: list[str]) -> None:
     asks_for_help = any(token == "-h" or token.startswith("--help") for token in tokens)
     if "torch" not in sys.modules and not asks_for_help and (command == "compare" or sys.stderr.isatty()):
         print("Importing Lightning ...", file=sys.stderr, flush=True)
+    if command == "compare" and "torch" not in sys.modules and not asks_for_help:
+        start_early()
     try:
         if command == "compare":
             from lightning_znorm.compare.command import run_command

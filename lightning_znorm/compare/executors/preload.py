@@ -2,13 +2,13 @@
 
 import contextlib
 import importlib
-import os
 
 import lightning_znorm.compare.executors.worker  # noqa: F401
 from lightning_znorm.compare.identity.provenance import find_provenance
+from lightning_znorm.fork_server import find_modules
 
 find_provenance()  # of the code with which runs are forked
 
-for _name in filter(None, os.environ.get("LIGHTNING_ZNORM_PRELOAD", "").split(",")):
+for _name in find_modules():
     with contextlib.suppress(Exception):  # the run that needs it reports the error
         importlib.import_module(_name)

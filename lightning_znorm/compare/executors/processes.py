@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from multiprocessing import connection, get_context
 from typing import Any
 
+from lightning_znorm import fork_server
 from lightning_znorm.compare.executors.base import Event
 from lightning_znorm.compare.executors.deadline import Deadline
 from lightning_znorm.compare.executors.slots import count_cores
@@ -19,7 +20,6 @@ from lightning_znorm.compare.identity.modules import find_imports
 from lightning_znorm.compare.runs.perform import Task
 from lightning_znorm.compare.runs.result import RunResult
 
-_PRELOAD = "LIGHTNING_ZNORM_PRELOAD"
 _POLL_SECONDS = 1.0  # between two checks of processes whose fork server is gone, as nothing signals their end
 _EXIT_SECONDS = 30.0  # for a process that has sent its result, before it and its children are killed
 
@@ -96,7 +96,10 @@ class ProcessExecutor:
         payload = pack_task(task, environment, self._get_start_method(), task.threads or self.threads)
         receiver, sender = self._context.Pipe(duplex=False)
         process = self._context.Process(target=run_task, args=(payload, sender), name=task.run.key)
-        with self._server_environment():
+        fork_server.hand_in(self._preload)
+        if self._context.get_start_method() == "forkserver":
+            self._context.set_forkserver_preload(["lightning_znorm.compare.executors.preload"])
+        with fork_server.server_environment({fork_server.PRELOAD: ",".join(self._preload)}):
             process.start()
         sender.close()
         return _Worker(task, process, receiver)
@@ -128,25 +131,6 @@ class ProcessExecutor:
                     yield Event(worker.task, kind, *content)
         except (EOFError, ConnectionError):
             worker.is_open = False
-
-    @contextlib.contextmanager
-    def _server_environment(self) -> Iterator[None]:
-        """Set the environment in which the fork server is started."""
-        path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
-        # without the NVML check, asking for a GPU starts CUDA, which does not survive a fork
-        variables = {_PRELOAD: ",".join(self._preload), "PYTHONPATH": path, "PYTORCH_NVML_BASED_CUDA_CHECK": "1"}
-        before = {name: os.environ.get(name) for name in variables}
-        os.environ.update(variables)
-        if self._context.get_start_method() == "forkserver":
-            self._context.set_forkserver_preload(["lightning_znorm.compare.executors.preload"])
-        try:
-            yield
-        finally:
-            for name, value in before.items():
-                if value is None:
-                    os.environ.pop(name, None)
-                else:
-                    os.environ[name] = value
 
 
 def _is_running(pid: int) -> bool:
