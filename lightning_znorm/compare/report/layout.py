@@ -20,7 +20,7 @@ def format_summary(question: Question, findings: Findings) -> pd.DataFrame:
     columns: dict[str, list[str]] = {"method": [str(method) for method in summary.index]}
     if question.keys:
         heading = "setting" if question.has_one_setting else "selected setting"
-        columns[heading] = [row["setting"] or "–" for row in rows]
+        columns[heading] = [row["setting"] if isinstance(row["setting"], str) else "–" for row in rows]
     columns[f"{question.test_monitor}{unit.heading}"] = unit.format_column(summary["test"].tolist())
     columns["95% interval"] = [unit.format_interval(row["test_low"], row["test_high"]) or "–" for row in rows]
     if len(question.methods) > 1:
