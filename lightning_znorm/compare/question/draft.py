@@ -166,6 +166,9 @@ def parse_question(
         )
     if margin is not None:
         require_positive("margin", margin, MARGIN_REMEDY)
+    swept = {RATE: Range()} if sweep == AUTO else parse_sweep(sweep, labels)
+    if vary in swept:
+        raise ArgumentValueError(f"The key `{vary}` is swept, and cannot be set to the seed by `vary`, too.")
     numbers = {key: number for key, value in (configured or {}).items() if (number := _find_number(value)) is not None}
     rates = {
         key: number
@@ -177,7 +180,7 @@ def parse_question(
     draft = Draft(
         parsed,
         baseline,
-        {RATE: Range()} if sweep == AUTO else parse_sweep(sweep, labels),
+        swept,
         rates,
         numbers,
         require_count("trials", trials, least=1),
