@@ -78,7 +78,8 @@ def make_summary(
             row |= _find_time_to(goal, own, curves[curves["method"] == method], question)
         row |= {name: own[name].astype(float).median() for name in ("steps", "seconds_per_step", "seconds")}
         row |= {status: int((own["status"] == status).sum()) for status in _FAILURES}
-        row["stopped_early"] = int((~own["ended"].isin(["max_steps", "max_epochs", "divergence"])).sum())
+        is_whole = own["ended"].isin(["max_steps", "max_epochs", "divergence"]) | (own["status"] == "crashed")
+        row["stopped_early"] = int((~is_whole).sum())
         rows.append(row)
     return pd.DataFrame(rows).set_index("method").reindex(columns=_COLUMNS)
 
