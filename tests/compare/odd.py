@@ -274,3 +274,11 @@ class Drawing(Callback):
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
         torch.rand(3)
+
+
+class Spoil(Callback):
+    """Makes all gradients NaN."""
+
+    def on_before_optimizer_step(self, trainer, pl_module, optimizer):
+        for parameter in pl_module.parameters():
+            parameter.grad.fill_(math.nan)
