@@ -63,10 +63,11 @@ class Question:
         return seed in self.design.seeds
 
     def to_json(self) -> dict[str, Any]:
-        """Return the question for JSON, with methods by their labels."""
+        """Return the question for JSON, with methods by their labels and identities."""
         design = self.design
         return {
             "methods": self.labels,
+            "identities": {method.label: method.identity for method in self.methods},
             "baseline": self.baseline,
             "candidates": {label: candidates.description for label, candidates in design.candidates.items()},
             "seeds": [*design.seeds],
