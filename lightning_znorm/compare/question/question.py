@@ -78,9 +78,9 @@ class Question:
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> "Question":
-        """Return the question of :meth:`to_json`, for a report: its methods have labels alone."""
+        """Return the question of :meth:`to_json`, for a report: its methods have labels and identities alone."""
         design = Design(
-            methods=[Method(label) for label in content["methods"]],
+            methods=[Method.of_identity(label, content["identities"][label]) for label in content["methods"]],
             baseline=content["baseline"],
             candidates={label: _read_candidates(found) for label, found in content["candidates"].items()},
             **{name: content[name] for name in ("seeds", "fresh_seeds", "pairs", "width", "varied")},
