@@ -20,7 +20,7 @@ from lightning_znorm.compare.question.draft import parse_question
 from lightning_znorm.compare.question.run import Run
 from lightning_znorm.compare.question.sweep import AUTO
 from lightning_znorm.compare.report.verdicts import answer
-from lightning_znorm.compare.runs.recipes import FactoryRecipe, check_trainer, has_parameter
+from lightning_znorm.compare.runs.recipes import FactoryRecipe, check_trainer, has_parameter, select_known
 from lightning_znorm.compare.runs.store import Store
 from lightning_znorm.errors import ArgumentValueError, ComparisonError, did_you_mean, join_names
 
@@ -168,7 +168,7 @@ def _check_factory(model_factory: Any, run: Run) -> None:
             " Every run needs a new module: pass `lambda: MyModule(…)`, or the class."
         )
     try:
-        inspect.signature(model_factory).bind(**run.setting.values)
+        inspect.signature(model_factory).bind(**select_known(model_factory, run))
     except TypeError as error:
         keys = join_names(list(run.setting.values))
         raise ArgumentValueError(

@@ -83,6 +83,7 @@ def check_keys(parser: Any, configuration: Mapping[str, Any], draft: Draft) -> N
                     run = replace(first[0], setting=Setting(0, {key: value}), varied=None)
                     _check_run(parser, recipe, run, f"`--compare.sweep {key}`", key)
             if (varied := first[0].varied) is not None:
+                _refuse_key(varied, "vary", "varied")
                 run = replace(first[0], setting=Setting(), varied=varied)
                 _check_run(parser, recipe, run, f"`--compare.vary {varied}`", varied)
             for run in first:
@@ -121,17 +122,17 @@ def flatten(configuration: Mapping[str, Any], prefix: str = "") -> dict[str, Any
     return flat
 
 
-def _refuse_key(key: str) -> None:
+def _refuse_key(key: str, option: str = "sweep", participle: str = "swept") -> None:
     group = key.partition(".")[0]
     remedies = {
         "seed_everything": "give the seeds with `--compare.confirm`",
         "znorm": "`--compare.methods` takes ZNorm's arguments, as in none,znorm(eps=1e-8),znorm(eps=1e-4)",
         "ckpt_path": "each run starts from the beginning",
-        GROUP: "the comparison itself cannot be swept",
+        GROUP: "it belongs to the comparison itself",
         "config": "all runs share one configuration",
     }
     if group in remedies:
-        raise ArgumentValueError(f"`--compare.sweep {key}`: this key cannot be swept: {remedies[group]}.")
+        raise ArgumentValueError(f"`--compare.{option} {key}`: this key cannot be {participle}: {remedies[group]}.")
 
 
 def _check_run(parser: Any, recipe: ConfiguredRecipe, run: Run, subject: str, key: str = "") -> None:

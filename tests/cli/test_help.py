@@ -25,7 +25,7 @@ def test_the_commands(capsys, args):
     main(args)
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) < 25
-    for command in ("fit", "validate", "test", "predict", "compare"):
+    for command in ("fit", "validate", "test", "predict", "compare", "report"):
         assert sum(line.startswith(f"  {command} ") for line in lines) == 1
 
 
@@ -56,6 +56,12 @@ def test_of_the_other_commands(help_of, command):
     assert "--znorm and --no_znorm switch it on and off" in text
     assert text.index("--znorm.eps") < text.index("--ckpt_path") < text.index("--trainer.help")
     assert "--trainer.max_epochs" not in text
+
+
+def test_of_report(help_of):
+    text = help_of("report", "--help")
+    assert text.startswith("usage: lightning-znorm report [-h] DIR [DIR ...]\n")
+    assert "the folder of a comparison (`--compare.out`)" in text
 
 
 @pytest.mark.parametrize("command", ["fit", "compare"])

@@ -59,8 +59,10 @@ def test_an_option_that_is_like_no_other(capsys, option):
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["--compare.seed=3"], "unrecognized arguments: --compare.seed=3. Did you mean '--compare.seeds'?"),
-        (["--compare.seeds", "abc"], "`compare.seeds`: expected int or list, but got 'abc'"),
+        (["--compare.confrim=3"], "unrecognized arguments: --compare.confrim=3. Did you mean '--compare.confirm'?"),
+        (["--compare.confirm", "abc"], "`compare.confirm`: expected int or list, but got 'abc'"),
+        (["--compare.trials=many"], "`compare.trials`: expected int, but got 'many'"),
+        (["--compare.width=wide"], "`compare.width`: expected float, but got 'wide'"),
         (["--compare.mode", "best"], "`compare.mode`: expected 'min' or 'max', but got 'best'"),
         (["--compare.dry_run=perhaps"], "`compare.dry_run`: expected bool, but got 'perhaps'"),
     ],
@@ -169,9 +171,9 @@ def test_a_wrong_optimizer_or_scheduler_of_a_model(capsys, command, args, messag
 
 
 def test_a_misspelt_key_of_compare_in_a_file(capsys):
-    Path("config.yaml").write_text(yaml.safe_dump({"compare": {"seed": 3}}))
+    Path("config.yaml").write_text(yaml.safe_dump({"compare": {"trails": 3}}))
     message = error_of(capsys, *COMPARE, "--config=config.yaml")
-    assert message == "there is no option `compare.seed`. Did you mean 'compare.seeds'?"
+    assert message == "there is no option `compare.trails`. Did you mean 'compare.trials'?"
 
 
 @pytest.mark.parametrize("command", BOTH)
@@ -192,7 +194,7 @@ def test_a_misspelt_command(capsys):
         assert message.startswith("Unknown command 'compre'. Did you mean 'compare'?")
     for none in ([], ["--foo"]):
         assert error_of(capsys, *none).startswith(
-            "A command is missing: fit, validate, test, predict, compare, doctor."
+            "A command is missing: fit, validate, test, predict, compare, report, doctor."
         )
 
 

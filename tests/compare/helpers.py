@@ -13,7 +13,7 @@ from lightning_znorm.compare.runs.result import RunResult
 from lightning_znorm.compare.runs.schedule import Schedule
 
 ROOT = Path(__file__).parents[2]
-TINY = "tests.compare.tiny"
+TINY, ODD = "tests.compare.tiny", "tests.compare.odd"
 SWEEP, MIDDLE = {"lr": [0.1, 0.01, 0.001]}, {"lr": 0.01}  # a setting that is no end
 FLAGS = [
     f"--model={TINY}.TinyModel",
@@ -27,6 +27,7 @@ FLAGS = [
     "--compare.jobs=2",
     "--compare.out=out",
 ]
+ALONE, TWO = ["--compare.methods=none", "--compare.confirm=1"], "--compare.confirm=2"  # where no pair is needed
 
 
 def compare(*flags):
@@ -38,9 +39,18 @@ def compare(*flags):
     return 0
 
 
-def refusal(capsys, *flags):
+def report(*args):
+    """Run `lightning-znorm report` in this process, and return its status."""
+    try:
+        main(["report", *args])
+    except SystemExit as error:
+        return error.code
+    return 0
+
+
+def refusal(capsys, *flags, command=compare):
     """The last line of an error, with its status checked."""
-    assert compare(*flags) == 2
+    assert command(*flags) == 2
     return capsys.readouterr().err.strip()
 
 

@@ -274,3 +274,60 @@ class Drawing(Callback):
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
         torch.rand(3)
+
+
+class Spoil(Callback):
+    """Makes all gradients NaN."""
+
+    def on_before_optimizer_step(self, trainer, pl_module, optimizer):
+        for parameter in pl_module.parameters():
+            parameter.grad.fill_(math.nan)
+
+
+class Misleading(TinyModel):
+    """Its `lr` has no effect."""
+
+    def __init__(self, lr: float = 0.1, step_size: float = 0.05):
+        super().__init__(step_size)
+
+
+class Renamed(TinyModel):
+    """Its `lr` has no effect, and its `learning_rate` has."""
+
+    def __init__(self, lr: float = 0.1, learning_rate: float = 0.05):
+        super().__init__(learning_rate)
+
+
+class Several(TinyModel):
+    """Two optimizers, with a learning rate each."""
+
+    def __init__(self, lr: float = 0.1, learning_rate: float = 0.2):
+        super().__init__(lr)
+        self.learning_rate, self.automatic_optimization = learning_rate, False
+
+    def training_step(self, batch, batch_idx):
+        loss = super().training_step(batch, batch_idx)
+        for optimizer in self.optimizers():
+            optimizer.zero_grad()
+        self.manual_backward(loss)
+        for optimizer in self.optimizers():
+            optimizer.step()
+        return loss
+
+    def configure_optimizers(self):
+        first, _, last = self.network
+        rates = [(first, self.lr), (last, self.learning_rate)]
+        return [torch.optim.SGD(layer.parameters(), lr=rate) for layer, rate in rates]
+
+
+class Split(TinyData):
+    """Half of the samples, chosen by a seed, and not shuffled."""
+
+    def __init__(self, batch_size: int = 40, seed: int = 0):
+        super().__init__(batch_size)
+        self.seed = seed
+
+    def _loader(self, split, shuffle=False):
+        inputs, labels = super()._loader(split).dataset.tensors
+        chosen = torch.randperm(len(inputs), generator=torch.Generator().manual_seed(self.seed))[: len(inputs) // 2]
+        return DataLoader(TensorDataset(inputs[chosen], labels[chosen]), self.batch_size)

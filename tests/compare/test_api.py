@@ -22,6 +22,7 @@ from tests.compare.odd import Destructive
 from tests.compare.tiny import Halve, TinyData, TinyModel, WithoutTest
 
 QUICK = {"max_epochs": 2, "accelerator": "cpu"}
+ONE = {"methods": "none", "sweep": None, "confirm": 1}
 
 
 @pytest.mark.slow
@@ -31,7 +32,7 @@ def test_the_same_as_the_report():
         TinyData(batch_size=20),
         "none,znorm",
         sweep={"lr": [0.3, 0.03]},
-        seeds=2,
+        confirm=6,
         monitor="val_acc",
         trainer=QUICK,
         jobs=2,
@@ -39,14 +40,19 @@ def test_the_same_as_the_report():
     )
     assert list(frame.index) == ["none", "znorm"]
     runs = pd.read_csv("out/runs.csv")
-    assert len(runs) == 8
+    assert len(runs) == 2 * (6 + 6)
     for method, row in frame.iterrows():
-        selected = runs[(runs["method"] == method) & (runs["lr"] == float(row["setting"].removeprefix("lr=")))]
-        assert row["test"] == pytest.approx(selected["test"].mean())
-        validation = runs[runs["method"] == method].groupby("lr")["validation"].mean()
-        assert row["validation"] == pytest.approx(validation.max())
+        own = runs[(runs["method"] == method) & (runs["stage"] == "confirmation")]
+        assert set(own["lr"]) == {float(row["setting"].removeprefix("lr="))}
+        assert row["test"] == pytest.approx(own["test"].mean())
+        assert row["validation"] == pytest.approx(own["validation"].mean())
+        selection = runs[(runs["method"] == method) & (runs["stage"] == "selection")].groupby("lr")["validation"]
+        assert selection.mean()[own["lr"].iloc[0]] == pytest.approx(selection.mean().max())
     assert len(frame.attrs["verdicts"]) == 1
     assert frame.attrs["verdicts"][0] in Path("out/summary.md").read_text()
+    assert frame.attrs["answer"] in Path("out/summary.md").read_text()
+    assert frame.loc["znorm", "answer"] in ("better", "worse", "undecided")
+    assert frame.loc["znorm", "pairs"] == 6
     assert "lightning-znorm fit" not in Path("out/summary.md").read_text()
     assert frame.loc["none", ["difference", "p_holm"]].isna().all()
     pd.concat([frame, frame])  # attrs that can be compared
@@ -83,14 +89,15 @@ def test_what_only_this_function_knows():
         LocalData,
         {"plain": None, "half": Halve(0.5), "both": [Halve(0.5), ZNorm()], "text": "znorm(min_ndim=2)"},
         sweep={"lr": [0.1]},
-        seeds=[7],
+        confirm=[7, 1, 2, 3, 4, 5, 6],
+        jobs=2,
         monitor="validation_step",
         mode="min",
         test_monitor="test_step",
         baseline="half",
-        trainer={**QUICK, "callbacks": Halve(1.0)},
+        trainer={**QUICK, "max_epochs": 1, "callbacks": Halve(1.0)},
     )
-    assert frame["seeds"].tolist() == [1, 1, 1, 1]
+    assert frame["runs"].tolist() == [7, 7, 7, 7]
     assert frame["test"].nunique() >= 3
     assert frame.loc["half", "difference"] != frame.loc["half", "difference"]
 
@@ -106,21 +113,21 @@ def test_a_sweep_of_objects_goes_on_as_well():
 
     sweep = {"optimizer": [torch.optim.Adam, torch.optim.AdamW], "betas": [(0.9, 0.99), (0.5, 0.9)]}
     arguments = {"methods": "none", "sweep": sweep, "monitor": "val_acc", "trainer": QUICK, "out": "out"}
-    frame = compare(make, TinyData(), seeds=1, **arguments)
+    frame = compare(make, TinyData(), confirm=1, **arguments)
     assert frame.loc["none", "setting"].startswith("optimizer=Adam")
     before = read_results("out")
-    assert compare(make, TinyData(), seeds=2, **arguments).loc["none", "seeds"] == 2
+    assert compare(make, TinyData(), confirm=2, **arguments).loc["none", "runs"] == 2
     assert before.items() <= read_results("out").items()
-    assert len(read_results("out")) == 8
+    assert len(read_results("out")) == 4 + 3 * 2 + 2
 
 
 @pytest.mark.slow
 def test_goes_on_and_refuses_another_configuration():
-    arguments = {"monitor": "val_acc", "trainer": QUICK, "out": "out", "methods": "none", "seeds": 1}
+    arguments = {"monitor": "val_acc", "trainer": QUICK, "out": "out", **ONE}
     compare(TinyModel, TinyData(), **arguments)
     before = read_results("out")
-    frame = compare(TinyModel, TinyData(), **{**arguments, "seeds": 2})
-    assert frame.loc["none", "seeds"] == 2
+    frame = compare(TinyModel, TinyData(), **{**arguments, "confirm": 2})
+    assert frame.loc["none", "runs"] == 2
     assert before.items() <= read_results("out").items()
     with pytest.raises(ValueError, match=r"another configuration \(trainer\.max_epochs is 3, was 2\)"):
         compare(TinyModel, TinyData(), **{**arguments, "trainer": {**QUICK, "max_epochs": 3}})
@@ -143,7 +150,7 @@ def test_another_experiment_is_never_answered_with_the_results_of_the_first():
         return lambda: TinyModel(width=number)
 
     first = {"model_factory": width(4), "datamodule": TinyData(20), "trainer": {**QUICK, "callbacks": [Halve(0.5)]}}
-    arguments = {"monitor": "val_acc", "out": "out", "methods": "none", "seeds": 1, "jobs": 1}
+    arguments = {"monitor": "val_acc", "out": "out", **ONE, "jobs": 1}
     compare(**first, **arguments)
     for name, value, message in [
         ("model_factory", partial(TinyModel, width=4), "model_factory.name is 'partial of"),
@@ -174,18 +181,19 @@ def test_methods_and_settings_that_are_objects_have_results_of_their_own():
         model.network[1] = kind()
         return model
 
-    arguments = {"monitor": "val_acc", "out": "out", "seeds": 1, "trainer": QUICK, "sweep": {"kind": [Small, nn.ReLU]}}
+    arguments = {"monitor": "val_acc", "out": "out", "confirm": 1, "trainer": QUICK, "jobs": 2}
+    arguments |= {"sweep": {"kind": [Small, nn.ReLU]}}
     frame = compare(make, TinyData(20), {"half": Steps([0.5, 1])}, **arguments)
-    assert set(frame["seeds"]) == {1}
-    assert len(read_results("out")) == 2
+    assert set(frame["runs"]) == {1}
+    assert len(read_results("out")) == 7
     compare(make, TinyData(20), {"half": Steps([0.1, 1])}, **arguments)
-    assert len(read_results("out")) == 4
+    assert len(read_results("out")) == 14
 
 
 @pytest.mark.slow
 def test_results_that_disappear():
     """An error, and no interruption."""
-    arguments = {"monitor": "val_acc", "seeds": 2, "trainer": QUICK, "jobs": 1, "out": "out"}
+    arguments = {"monitor": "val_acc", "sweep": None, "confirm": 2, "trainer": QUICK, "jobs": 1, "out": "out"}
     with pytest.raises(ComparisonError, match=r"Results have disappeared from .*: 1 of 2 are left\."):
         compare(Destructive, TinyData, "none", **arguments)
 
@@ -202,7 +210,7 @@ def test_each_comparison_has_the_environment_of_its_own_time(monkeypatch):
         monkeypatch.delenv("WIDTH_OF_TINY", raising=False)
         if width:
             monkeypatch.setenv("WIDTH_OF_TINY", width)
-        compare(make, TinyData, "none", seeds=1, monitor="val_acc", trainer=QUICK, out=f"out{width}")
+        compare(make, TinyData, confirm=1, methods="none", monitor="val_acc", trainer=QUICK, out=f"out{width}")
         hashes += [result["weights_hash"] for result in read_results(f"out{width}").values()]
     assert len(set(hashes)) == 3
 
@@ -219,16 +227,16 @@ def test_the_seed_reaches_functions_of_the_global_generators():
         return model
 
     arguments = {"monitor": "val_acc", "trainer": QUICK, "out": "out", "methods": "none,gc"}
-    compare(make, TinyData(20), seeds=[1, 2], **arguments)
+    compare(make, TinyData(20), confirm=[1, 2, 3, 4, 5, 6], **arguments)
     hashes = {(result["seed"], result["weights_hash"]) for result in read_results("out").values()}
-    assert len(hashes) == 2
-    assert len({value for _, value in hashes}) == 2
-    assert compare(make, TinyData(20), seeds=[1, 2, 3], **arguments)["seeds"].tolist() == [3, 3]
+    assert len(hashes) == 6
+    assert len({value for _, value in hashes}) == 6
+    assert compare(make, TinyData(20), confirm=[*range(1, 8)], **arguments)["runs"].tolist() == [7, 7]
 
 
 @pytest.mark.slow
 def test_what_no_other_process_recognizes_is_not_used_again():
-    arguments = {"monitor": "val_acc", "trainer": QUICK, "out": "out", "methods": "none", "seeds": 1}
+    arguments = {"monitor": "val_acc", "trainer": QUICK, "out": "out", **ONE}
     data = Clock()
     with pytest.warns(UserWarning, match=r"cannot be used again later.*look different in every process \(datamodule\)"):
         compare(TinyModel, data, **arguments)
@@ -271,7 +279,7 @@ class Other(torch.nn.ReLU):
     pass
 if __name__ == "__main__":
     quick = dict(max_epochs=1, accelerator="cpu")
-    frame = compare(Model, None, "none,znorm", sweep=dict(activation=[Mine, Other]), seeds=1, trainer=quick, jobs=1)
+    frame = compare(Model, None, "znorm", sweep=dict(activation=[Mine, Other]), confirm=1, trainer=quick, jobs=1)
     print(frame["setting"].tolist())
 """
 
@@ -298,7 +306,23 @@ def test_classes_of_a_script_where_one_lightning_package_is_installed(package, m
         ({"trainer": {"gradient_clip_val": 0.5}}, "already clip gradients"),
         ({"trainer": {"devices": 4}}, "ask for several devices"),
         ({"trainer": {"max_epoch": 4}}, "The Trainer has no argument `max_epoch`. Did you mean 'max_epochs'"),
-        ({"seeds": 0}, "argument `seeds`"),
+        ({"confirm": 0}, "argument `confirm`"),
+        ({"confirm": 5, "methods": "none,znorm"}, "asks for 5 pairs"),
+        ({"confirm": 8, "width": 0.1}, "`confirm` and `width` exclude each other"),
+        ({"margin": 0.0}, "argument `margin` to be a positive number"),
+        ({"vary": "seed"}, "neither `model_factory` nor a function `datamodule` has an argument of that name"),
+        ({"vary": "lr", "sweep": {"lr": [0.1]}}, "The key `lr` is swept"),
+        (
+            {"sweep": {"lr": {"none": [0.1], "adam": [0.2]}}},
+            "values of `lr` for none, adam, but the methods are none, clip",
+        ),
+        ({"sweep": {"lr": 0.1}}, "has 0.1 for the key `lr`; expected a list such as"),
+        ({"sweep": {"width": "auto", "lr": "auto"}}, "searches width, lr. Search one"),
+        ({"sweep": {"optimizer": "auto"}}, "`optimizer` has no positive number in the configuration"),
+        (
+            {"model_factory": lambda: TinyModel(), "sweep": "lr=auto"},
+            "no `lr` or `learning_rate` with a positive number",
+        ),
     ],
 )
 def test_wrong_arguments(changes, message):
@@ -316,6 +340,12 @@ def test_wrong_arguments(changes, message):
     ],
 )
 def test_refusals_after_a_trial(changes, message):
-    arguments = {"model_factory": TinyModel, "datamodule": TinyData(), "monitor": "val_acc", "trainer": QUICK}
+    arguments = {
+        "model_factory": TinyModel,
+        "datamodule": TinyData(),
+        "monitor": "val_acc",
+        "trainer": QUICK,
+        "sweep": None,
+    }
     with pytest.raises(ValueError, match=message):
         compare(**{**arguments, "methods": "none", **changes})

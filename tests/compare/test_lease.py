@@ -25,6 +25,9 @@ main({args!r})
 """
 
 
+HELD = ["--compare.methods=none", "--compare.confirm=[0,1]", "--model.init_args.fail=hold"]  # the second run, for good
+
+
 @pytest.fixture
 def machine(monkeypatch):
     """Be on a machine."""
@@ -33,18 +36,18 @@ def machine(monkeypatch):
 
 
 def start(machine, *flags):
-    code = ON_MACHINE.format(machine=machine, args=["compare", *FLAGS, "--compare.seeds=2", *flags])
+    code = ON_MACHINE.format(machine=machine, args=["compare", *FLAGS, *HELD, *flags])
     return warm.start("-c", code, env={"PYTHONPATH": str(ROOT)})
 
 
 @pytest.mark.long
 def test_a_command_on_another_machine_is_refused_while_the_first_is_at_work():
-    first = start("here", "--model.init_args.fail=hold")
+    first = start("here")
     for line in first.stderr:
-        if "[2/" in line:
+        if "[1/2]" in line:
             break
     before = read_results("out")
-    second = start("there", "--model.init_args.fail=hold")
+    second = start("there")
     _, err = second.communicate()
     assert second.returncode == 2, err
     assert f"Another comparison is at work in the folder `{Path('out').absolute()}` on the machine here (process" in err
@@ -53,7 +56,7 @@ def test_a_command_on_another_machine_is_refused_while_the_first_is_at_work():
     first.kill()
     first.communicate()
     # the dead one gives no sign of life, and its results are taken over
-    third = start("there", "--model.init_args.fail=hold", "--compare.minutes=0.02")
+    third = start("there", "--compare.minutes=0.02")
     _, err = third.communicate()
     assert "The folder is in use on the machine here (process" in err
     assert third.returncode == 130, err

@@ -7,6 +7,7 @@ import os
 import signal
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -147,6 +148,40 @@ def test_environment_and_threads_of_a_slot():
     assert found[0].error == f"ValueError: 7 {places.count_cores()} {os.getcwd()}"
 
 
+def test_a_task_may_have_its_own_number_of_threads():
+    def tell(run):
+        raise ValueError(torch.get_num_threads())
+
+    made = [replace(task, threads=threads) for task, threads in zip(tasks(tell, 2), (3, None), strict=True)]
+    events = ProcessExecutor([{}]).execute(made)
+    found = [event.result for event in events if event.result is not None]
+    assert [result.error for result in found] == [f"ValueError: {number}" for number in (3, places.count_cores())]
+    assert [result.threads for result in found] == [3, places.count_cores()]
+
+
+def test_tasks_that_depend_on_others_are_asked_for_when_these_have_ended():
+    """`None` says that there is none yet: with two slots, the second waits for the end of the first task."""
+    order = []
+
+    def dependent():
+        first, *others = tasks(lambda run: None, 3)
+        yield first
+        while not order:
+            yield None
+        yield from others
+
+    for event in ProcessExecutor([{}, {}]).execute(dependent()):
+        if event.kind == "done":
+            order.append(event.task.run.seed)
+        elif event.kind == "started":
+            assert event.task.run.seed == 0 or order
+    assert sorted(order) == [0, 1, 2]
+
+
+def test_nothing_is_left_where_no_task_follows():
+    assert list(ProcessExecutor([{}, {}]).execute(iter([None, None]))) == []
+
+
 def test_ends_its_processes_when_it_is_closed():
     def wait(run):
         Path(f"pid{run.seed}").write_text(str(os.getpid()))
@@ -199,7 +234,7 @@ def test_jobs_are_spread_over_the_gpus(monkeypatch, jobs, gpus, accelerator, exp
         monkeypatch.setattr(module, "count_cores", lambda: 6)
     slots = make_slots(jobs, accelerator)
     assert [slot.get("CUDA_VISIBLE_DEVICES") for slot in slots] == expected
-    assert ProcessExecutor(slots)._threads == 6 // len(expected)
+    assert ProcessExecutor(slots).threads == 6 // len(expected)
 
 
 @pytest.mark.parametrize("jobs", [0, -1, 1.5, True])

@@ -8,11 +8,10 @@ import psutil
 import pytest
 
 from tests import warm
-from tests.compare.helpers import FLAGS, ROOT
+from tests.compare.helpers import FLAGS, ODD, ROOT, TWO
 
-ODD = "tests.compare.odd"
 COMMAND = ["-m", "lightning_znorm", "compare", *FLAGS, f"--model={ODD}.Children"]
-COMMAND += [f"--data={ODD}.Working", "--compare.seeds=1", "--model.init_args.pause=0.05"]
+COMMAND += [f"--data={ODD}.Working", "--compare.methods=znorm", TWO, "--model.init_args.pause=0.05"]
 
 
 def start():

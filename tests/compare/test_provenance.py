@@ -18,6 +18,7 @@ from lightning_znorm.compare.identity import provenance
 from lightning_znorm.compare.identity.provenance import Provenance, find_provenance
 from lightning_znorm.compare.report.findings import make_findings
 from lightning_znorm.compare.report.pages import write_report
+from lightning_znorm.compare.runs.schedule import Schedule
 from lightning_znorm.compare.runs.store import Store
 from tests.compare.helpers import ROOT, find, question, read_results, result
 from tests.compare.tiny import TinyData, TinyModel
@@ -219,19 +220,20 @@ def runs_of(*provenances):
     """Results of one method, each of another code."""
     return [
         result("none", seed, commit=commit, dirty=dirty, versions={"lightning-znorm": version, "torch": "2"})
-        for seed, (version, commit, dirty) in enumerate(provenances)
+        for seed, (version, commit, dirty) in enumerate(provenances, start=3)
     ]
 
 
 def report(results):
     """The caveats, and the line about versions."""
     Path("out").mkdir()
-    asked = question(methods="none", sweep=None, seeds=len(results))
+    asked = question(methods="none", sweep=None, confirm=len(results))
     findings = find(asked, results)
-    write_report(asked, findings, Path("out"))
+    assert findings.is_finished
+    write_report(asked, findings, Path("out"), {})
     summary, page = Path("out/summary.md").read_text(), Path("out/report.html").read_text()
-    (line,) = [line for line in summary.splitlines() if line.startswith("lightning-znorm ")]
-    assert f"<footer>{line}</footer>" in page
+    (line,) = [line for line in summary.splitlines() if line.startswith("- lightning-znorm: ")]
+    assert line.removeprefix("- lightning-znorm: ") in page
     assert all(caveat in summary for caveat in findings.caveats)
     return findings.caveats, line
 
@@ -239,13 +241,13 @@ def report(results):
 def test_report_of_one_state():
     caveats, line = report(runs_of(*3 * [("1.0", OLD, False)]))
     assert not caveats
-    assert line.startswith("lightning-znorm 1.0 (commit 111111111111); torch 2; ")
+    assert line == "- lightning-znorm: 1.0 (commit 111111111111)"
 
 
 def test_uncommitted_changes_alone_are_no_caveat():
     caveats, line = report(runs_of(*3 * [("1.0", OLD, True)]))
     assert not caveats
-    assert line.startswith("lightning-znorm 1.0 (commit 111111111111, with uncommitted changes); torch 2; ")
+    assert line == "- lightning-znorm: 1.0 (commit 111111111111, with uncommitted changes)"
 
 
 @pytest.mark.parametrize(
@@ -264,36 +266,38 @@ def test_uncommitted_changes_alone_are_no_caveat():
 def test_runs_of_several_states(states, shown):
     (caveat,), line = report(runs_of(*states, states[0]))
     assert caveat == f"The runs were made by different versions or commits of this package ({shown}); see `runs.csv`."
-    assert line.startswith(f"lightning-znorm {shown.replace('; ', ', ')}; torch 2; ")
+    assert line == f"- lightning-znorm: {shown.replace('; ', ', ')}"
     frame = pd.read_csv("out/runs.csv", dtype=str, keep_default_na=False)
     rows = frame[["lightning-znorm", "commit", "dirty"]].to_numpy().tolist()
     assert rows == [["" if value is None else str(value) for value in state] for state in [*states, states[0]]]
 
 
-def test_results_from_before_it_was_recorded(tmp_path):
-    asked = question(methods="none", sweep=None, seeds=3)
+def test_results_without_a_version(tmp_path):
+    asked = question(methods="none", sweep=None, confirm=3)
     store = Store(tmp_path / "out")
-    for run in asked.runs:
+    runs = Schedule(asked).plan.runs
+    for run in runs:
         write_json(store.get_run_folder(run) / "result.json", result("none", run.seed))
-    results = store.read_results(asked.runs)
+    results = store.read_results(runs)
     assert [result.commit for result in results] == [None] * 3
     findings = make_findings(asked, results)
     assert findings.provenances == [Provenance(None)]
     assert not findings.caveats
-    write_report(asked, findings, store.folder)
-    assert "\nlightning-znorm unknown version; torch 2; " in (store.folder / "summary.md").read_text()
+    write_report(asked, findings, store.folder, {})
+    assert "\n- lightning-znorm: unknown version\n" in (store.folder / "summary.md").read_text()
 
 
 @pytest.mark.slow
 def test_frame_and_files_of_a_comparison():
     quick = {"max_epochs": 1, "accelerator": "cpu"}
-    frame = compare(TinyModel, TinyData, "none,znorm", seeds=1, monitor="val_acc", trainer=quick, jobs=1, out="out")
+    arguments = {"monitor": "val_acc", "trainer": quick, "jobs": 2, "out": "out", "sweep": None}
+    frame = compare(TinyModel, TinyData, "znorm", confirm=2, **arguments)
     here = find_provenance()
     assert frame.attrs["provenance"] == [{"version": here.version, "commit": here.commit, "dirty": here.dirty}]
     results = read_results("out")
     assert len(results) == 2
     assert {(each["versions"]["lightning-znorm"], each["commit"], each["dirty"]) for each in results.values()} == {here}
-    assert f"lightning-znorm {here}; torch" in Path("out/summary.md").read_text()
+    assert f"- lightning-znorm: {here}\n" in Path("out/summary.md").read_text()
 
 
 SCRIPT = """
@@ -303,13 +307,13 @@ from tests.compare.tiny import TinyData, TinyModel
 
 if __name__ == "__main__":
     checkout, *numbers = sys.argv[1:]
-    for seeds in map(int, numbers):
-        if seeds == 2:
+    for count in map(int, numbers):
+        if count == 2:
             with open(f"{checkout}/lightning_znorm/functional.py", "a") as file:
                 file.write("# another commit")
             subprocess.run(["git", "-C", checkout, "commit", "--quiet", "--all", "--message=Another"], check=True)
         compare(
-            TinyModel, TinyData, "none", seeds=seeds, monitor="val_acc", out="out", jobs=1,
+            TinyModel, TinyData, "none", sweep=None, confirm=count, monitor="val_acc", out="out", jobs=1,
             trainer={"max_epochs": 1, "accelerator": "cpu"},
         )
 """
@@ -322,8 +326,8 @@ def test_resumed_with_other_code(checkout):
     Path("script.py").write_text(SCRIPT)
     environment = {**os.environ, "PYTHONPATH": f"{checkout}{os.pathsep}{ROOT}"}
 
-    def run(*seeds):
-        command = [sys.executable, "script.py", checkout, *map(str, seeds)]
+    def run(*counts):
+        command = [sys.executable, "script.py", checkout, *map(str, counts)]
         done = subprocess.run(command, env=environment, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         results = read_results("out").values()
@@ -333,10 +337,10 @@ def test_resumed_with_other_code(checkout):
     runs, summary = run(1, 2)
     second = git(checkout, "rev-parse", "HEAD")
     assert second != first
-    assert runs == {(0, first, False), (1, first, False)}  # what a process has imported stays what it was
+    assert runs == {(3, first, False), (4, first, False)}  # what a process has imported stays what it was
     assert "different versions or commits" not in summary
     (checkout / "lightning_znorm" / "new.py").write_text("")
     runs, summary = run(3)
-    assert runs == {(0, first, False), (1, first, False), (2, second, True)}
+    assert runs == {(3, first, False), (4, first, False), (5, second, True)}
     before, after = Provenance(VERSION, first, False), Provenance(VERSION, second, True)
     assert f"The runs were made by different versions or commits of this package ({before}; {after})" in summary

@@ -12,7 +12,7 @@ from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
 
 from lightning_znorm.compare.runs import recorder as recorders
 from lightning_znorm.compare.runs.hashes import hash_random_states
-from lightning_znorm.compare.runs.recorder import DivergedError, Recorder
+from lightning_znorm.compare.runs.recorder import Recorder
 from lightning_znorm.compare.runs.training import compute_progress, find_end
 from tests.compare import odd
 from tests.compare.tiny import TinyData, TinyModel, Unshared
@@ -173,8 +173,33 @@ def test_a_training_whose_weights_are_lost_stops():
         def on_before_optimizer_step(self, optimizer):
             self.network[0].weight.grad.fill_(math.inf)
 
-    with pytest.raises(DivergedError, match="inf or NaN after epoch 1"):
-        record(model=Lost)
+    recorder, trainer, *_ = record(model=Lost, epochs=4, min_epochs=3)
+    assert recorder.divergence == "A weight is inf or NaN after epoch 1."
+    assert (recorder.steps, recorder.epochs) == (5, 1.0)
+    assert recorder.has_validated_last(trainer)  # whose metrics are those of the last weights
+    assert record()[0].divergence is None
+
+
+def test_whether_the_last_step_was_validated():
+    recorder, trainer, *_ = record(epochs=3, check_val_every_n_epoch=2)
+    assert not recorder.has_validated_last(trainer)
+    recorder, trainer, *_ = record(epochs=2, check_val_every_n_epoch=2)
+    assert recorder.has_validated_last(trainer)
+    recorder, trainer, *_ = record(limit_val_batches=0)
+    assert not recorder.has_validated_last(trainer)
+
+
+def test_the_learning_rates_are_those_before_any_schedule():
+    class Groups(TinyModel):
+        def configure_optimizers(self):
+            first, _, last = self.network
+            groups = [{"params": first.parameters(), "lr": 0.3}, {"params": last.parameters(), "lr": 0.2}]
+            optimizer = torch.optim.SGD(groups, lr=0.1)
+            return [optimizer], [torch.optim.lr_scheduler.LinearLR(optimizer, start_factor=1e-3)]
+
+    assert record()[0].learning_rates == [0.1]
+    assert record(model=Groups)[0].learning_rates == [0.3, 0.2]
+    assert record(model=odd.Untrained)[0].learning_rates == []
 
 
 def test_the_time_per_step_leaves_out_validations(monkeypatch):

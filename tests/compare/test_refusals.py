@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.compare.helpers import TINY, compare, figures, read_results, refusal
+from tests.compare.helpers import ALONE, TINY, compare, figures, read_results, refusal
 
 
 @pytest.mark.parametrize(
@@ -17,10 +17,10 @@ from tests.compare.helpers import TINY, compare, figures, read_results, refusal
         (["--compare.sweep=trainer.init_args.lr=1,2"], "Did you mean 'model.init_args.lr'?"),
         (["--compare.sweep=model.init_args.lr=fast,slow"], "`--compare.sweep model.init_args.lr`"),
         (["--compare.sweep=trainer.max_epoch=1,2"], "Did you mean 'trainer.max_epochs'?"),
-        (["--compare.sweep=seed_everything=1,2"], "cannot be swept: give the seeds with `--compare.seeds`"),
+        (["--compare.sweep=seed_everything=1,2"], "cannot be swept: give the seeds with `--compare.confirm`"),
         (["--compare.sweep=znorm.eps=1e-8,1e-4"], "cannot be swept: `--compare.methods` takes ZNorm's arguments"),
-        (["--compare.sweep=nonsense"], "expected `key=value,value,…`"),
-        (["--compare.seeds=0"], "Expected argument `seeds` to be an integer of at least 1, but got 0"),
+        (["--compare.sweep=nonsense"], "expected `key=values`"),
+        (["--compare.confirm=0"], "Expected argument `confirm` to be an integer of at least 1, but got 0"),
         (["--compare.jobs=0"], "Expected argument `jobs` to be an integer of at least 1, but got 0"),
         (["--compare.monitor=val_quality"], "Argument `mode` is needed"),
         (["--compare.baseline=adam"], "Expected argument `baseline` to be one of the methods (none, znorm)"),
@@ -31,6 +31,44 @@ from tests.compare.helpers import TINY, compare, figures, read_results, refusal
         (["--trainer.devices=2"], "ask for several devices"),
         (["--ckpt_path=last.ckpt"], "resumes from a checkpoint (`ckpt_path`)"),
         (["--compare.out=/proc/nowhere"], "cannot be written"),
+        (["--compare.confirm=5"], "Argument `confirm` asks for 5 pairs, with which no exact test of 1 comparisons"),
+        (["--compare.confirm=[3,4,5,6,7]"], "Ask for 6 or more."),
+        (["--compare.methods=none,znorm,clip"], "asks for 6 pairs, with which no exact test of 2 comparisons"),
+        (["--compare.methods=none,znorm,clip,gc,scale", "--compare.confirm=7"], "Ask for 8 or more."),
+        (["--compare.confirm=[1,2,3,4,5,5]"], "to be a number or a list of different seeds from 0 on"),
+        (["--compare.confirm=[-1,2,3,4,5,6]"], "to be a number or a list of different seeds from 0 on"),
+        (["--compare.confirm=[]"], "to be a number or a list of different seeds from 0 on, but got []"),
+        (["--compare.margin=0"], "Expected argument `margin` to be a positive number, but got 0"),
+        (["--compare.margin=-0.1"], "Give the smallest difference that matters."),
+        (["--compare.width=0"], "Expected argument `width` to be a positive number, but got 0"),
+        (["--compare.width=.nan"], "Expected argument `width` to be a positive number, but got nan"),
+        (["--compare.width=0.1"], "Arguments `confirm` and `width` exclude each other"),
+        (["--compare.trials=0"], "Expected argument `trials` to be an integer of at least 1, but got 0"),
+        (["--compare.sweep=lr=1e-1..1e-3"], "has the range 1e-1..1e-3 of `lr`, which ends before it begins"),
+        (["--compare.sweep=lr=0..1e-3"], "has '0' for the key `lr`; expected a positive number"),
+        (["--compare.sweep=lr=auto(-1)"], "has '-1' for the key `lr`; expected a positive number"),
+        (["--compare.sweep=lr=auto()"], "has '' for the key `lr`; expected a positive number"),
+        (["--compare.sweep=lr="], "has no value for the key `lr`; expected a list such as 1e-3,1e-2, a range"),
+        (["--compare.sweep=lr=0.1,0.10"], "has the value 0.1 of `lr` twice"),
+        (["--compare.sweep=lr=auto lr=0.1"], "has the key `lr` twice"),
+        (["--compare.sweep=lr=auto model.init_args.width=auto"], "searches lr, model.init_args.width. Search one"),
+        (
+            ["--compare.sweep=lr={none: 0.1, adam: 0.2}"],
+            "values of `lr` for none, adam, but the methods are none, znorm",
+        ),
+        (["--compare.sweep=model.init_args.optimizer=auto"], "`model.init_args.optimizer` has no positive number in"),
+        (["--compare.sweep=model.init_args.lrr=auto(0.1)"], "Did you mean 'model.init_args.lr'?"),
+        (
+            [f"--model={TINY}.Deaf", "--compare.sweep=lr=auto"],
+            "no `lr` or `learning_rate` with a positive number is in the configuration. Name the key",
+        ),
+        (["--compare.vary=data.init_args.sed"], "`--compare.vary data.init_args.sed`"),
+        (["--compare.vary=data.init_args.batch"], "Did you mean 'data.init_args.batch_size'?"),
+        (["--compare.vary=seed_everything"], "`--compare.vary seed_everything`: this key cannot be varied"),
+        (
+            ["--compare.vary=model.init_args.width", "--compare.sweep=model.init_args.width=4,8"],
+            "The key `model.init_args.width` is swept",
+        ),
     ],
 )
 def test_refusals_before_anything_runs(capsys, flags, message):
@@ -50,7 +88,7 @@ def test_a_foreign_folder(capsys):
     assert [path.name for path in Path("out").iterdir()] == ["thesis.tex"]
 
 
-@pytest.mark.parametrize("flag", ["--compare.mode=best", "--compare.seed=3", "--compare.dry_run=perhaps"])
+@pytest.mark.parametrize("flag", ["--compare.mode=best", "--compare.seeds=3", "--compare.dry_run=perhaps"])
 def test_the_parser_refuses(capsys, flag):
     assert "compare" in refusal(capsys, flag)
 
@@ -73,7 +111,7 @@ def test_the_parser_refuses(capsys, flag):
             ["--model.init_args.optimizer=LBFGS", "--compare.methods=znorm"],
             "`ZNorm` does not support the optimizer `LBFGS`",
         ),
-        (["--model.init_args.fail=raise", "--compare.seeds=[1]"], "RuntimeError: out of luck"),
+        (["--model.init_args.fail=raise", "--compare.confirm=[0]"], "RuntimeError: out of luck"),
     ],
 )
 def test_refusals_after_a_trial(capsys, flags, message):
@@ -84,8 +122,8 @@ def test_refusals_after_a_trial(capsys, flags, message):
 
 @pytest.mark.slow
 def test_of_another_configuration(capsys):
-    assert compare("--compare.seeds=1") == 0
+    assert compare(*ALONE) == 0
     before = figures(read_results("out"))
-    message = refusal(capsys, "--compare.seeds=1", "--model.init_args.width=8")
+    message = refusal(capsys, *ALONE, "--model.init_args.width=8")
     assert "another configuration (model.init_args.width is 8, was 4)" in message
     assert figures(read_results("out")) == before

@@ -17,7 +17,7 @@ from lightning_znorm.compare.runs import result as results
 from lightning_znorm.compare.runs.checkpoint import RunCheckpoint, find_checkpoint, prepare_resumption
 from lightning_znorm.compare.runs.recorder import Recorder
 from tests import warm
-from tests.compare.helpers import FLAGS, ROOT, figures, read_results
+from tests.compare.helpers import FLAGS, ODD, ROOT, TWO, figures, read_results
 from tests.helpers import PACKAGES
 
 PATH = Path("resume.ckpt")
@@ -157,7 +157,7 @@ def test_what_cannot_be_saved_is_trained_all_the_same(monkeypatch):
     assert not list(Path().glob("*resume*"))
 
 
-COMMAND = ["-m", "lightning_znorm", "compare", *FLAGS, "--model=tests.compare.odd.Resumable", "--compare.seeds=1"]
+COMMAND = ["-m", "lightning_znorm", "compare", *FLAGS, f"--model={ODD}.Resumable", "--compare.methods=znorm", TWO]
 
 
 @pytest.mark.slow

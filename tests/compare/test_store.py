@@ -74,10 +74,11 @@ def test_tuples_and_lists_are_the_same_configuration():
         (
             "comparison.json",
             '{"schema": 99}',
-            r"incompatible version, or is damaged \(schema 99; this version reads schema 1\)",
+            r"comparison\.json` was written by another version \(schema 99\); this version reads schema 2",
         ),
-        ("comparison.json", "not json", "was written by an incompatible version, or is damaged"),
-        ("comparison.json", '{"schema": 1}', "was written by an incompatible version, or is damaged"),
+        ("comparison.json", '{"schema": 1, "configuration": {}}', r"by another version \(schema 1\).* reads schema 2"),
+        ("comparison.json", "not json", r"comparison\.json` is damaged"),
+        ("comparison.json", '{"schema": 2}', r"comparison\.json` is damaged"),
     ],
 )
 def test_of_something_else(name, content, message):
@@ -118,18 +119,18 @@ def test_what_a_killed_process_has_left_is_no_obstacle():
     with Store(Path("out")).open(CONFIGURATION) as store:
         folder = store.get_run_folder(RUN)
         folder.mkdir(parents=True)
-        (folder / ".result.json.123.tmp").write_text('{"schema": 1')
+        (folder / ".result.json.123.tmp").write_text('{"schema": 2')
         assert store.read_result(RUN) is None
-        (folder / "result.json").write_text('{"schema": 1')
+        (folder / "result.json").write_text('{"schema": 2')
         assert store.read_result(RUN) is None
-        (folder / "result.json").write_text('{"schema": 0}')
+        write_json(folder / "result.json", {**CONTENT, "schema": 1})
         assert store.read_result(RUN) is None
 
 
 @pytest.mark.parametrize(
     "content",
     [
-        '{"schema": 1}',
+        '{"schema": 2}',
         json.dumps({**CONTENT, "test": {"test_acc": "high"}}),
         json.dumps({**CONTENT, "curve": None}),
         json.dumps({**CONTENT, "curve": [{"epoch": 1, "step": 1}]}),
@@ -226,6 +227,48 @@ def test_results_that_no_other_process_recognizes_are_not_used_again():
         store.write_result(RESULT)
     with pytest.raises(ValueError, match=r"cannot be used again.*look different in every process \(datamodule\)"):
         Store(Path("out")).check(CONFIGURATION)
+
+
+QUESTION = {"pairs": 6, "width": None, "margin": 0.1, "monitor": "val_acc"}
+
+
+def test_the_question_is_noted_and_the_plan_of_the_first_runs_is_kept():
+    with Store(Path("out")).open(CONFIGURATION) as store:
+        assert store.read_question() == store.read_planned() == store.read_about() == {}
+        store.write_question({**QUESTION, "margin": 0.5}, {"model": "a.B"})
+    # without a result, everything may be changed
+    with Store(Path("out")).open(CONFIGURATION) as store:
+        store.write_question(QUESTION, {"model": "a.B"})
+        store.write_result(RESULT)
+    with Store(Path("out")).open(CONFIGURATION) as store:
+        store.write_question({**QUESTION, "pairs": 9}, {"model": "a.C"})
+    again = Store(Path("out"))
+    assert again.read_question() == {**QUESTION, "pairs": 9}
+    assert again.read_planned() == {"pairs": 6, "width": None, "margin": 0.1}
+    assert again.read_about() == {"model": "a.C"}
+
+
+def test_the_number_of_threads_is_that_of_the_first_runs():
+    with Store(Path("out")).open(CONFIGURATION) as store:
+        assert store.fix_threads(3) == 3
+        assert store.fix_threads(4) == 3
+    with Store(Path("out")).open(CONFIGURATION) as store:
+        assert store.fix_threads(2) == 2  # there is no run yet
+        store.write_result(RESULT)
+    with Store(Path("out")).open(CONFIGURATION) as store:
+        assert store.fix_threads(5) == 2
+
+
+def test_results_by_name_without_those_that_are_damaged():
+    with Store(Path("out")).open(CONFIGURATION) as store:
+        store.write_result(RESULT)
+        for seed, text in enumerate(['{"name": ', "[]", "{}"], start=1):
+            folder = store.get_run_folder(Run(Method("none"), Setting(0, {"lr": 0.1}), seed))
+            folder.mkdir()
+            (folder / "result.json").write_text(text)
+        (named,) = store.read_named_results().items()
+    assert named == ("none, lr=0.1, seed 0", RESULT.to_json())
+    assert str(RUN) == named[0]
 
 
 def test_a_wrong_question_leaves_nothing_behind():

@@ -11,10 +11,10 @@ from lightning_znorm.__main__ import main
 from lightning_znorm.compare.question.methods import Method
 from lightning_znorm.compare.question.run import Run, Setting
 from lightning_znorm.compare.runs.perform import Task, locate_checkpoints
-from tests.compare.helpers import TINY, compare, read_results, refusal
+from tests.compare.helpers import ALONE as ONE
+from tests.compare.helpers import ODD, TINY, TWO, compare, read_results, refusal
 
-ODD = "tests.compare.odd"
-ALONE = ["--compare.methods=none", "--compare.seeds=1", "--compare.monitor=val_loss"]
+ALONE = [*ONE, "--compare.monitor=val_loss"]
 
 
 @pytest.mark.slow
@@ -57,7 +57,7 @@ def test_the_trial_sees_the_configuration_of_the_runs_and_ends_early(capsys):
     """The schedule of `OneCycle` is as long in the trial as it is in the run, whose steps are many more."""
     flags = [f"--model={ODD}.OneCycle", "--trainer.max_steps=1000000", "--compare.dry_run=true"]
     assert compare(*ALONE, *flags, "--trainer.max_epochs=-1") == 0
-    assert "1 runs (1 methods x 1 settings x 1 seeds)" in capsys.readouterr().out
+    assert "1 run (1 x 1 to compare)" in capsys.readouterr().out
 
 
 @pytest.mark.slow
@@ -72,12 +72,12 @@ def test_a_monitor_that_comes_later():
 @pytest.mark.slow
 def test_a_monitor_that_never_comes_stops_at_the_first_run(capsys):
     flags = ["--compare.monitor=val_accuracy", "--compare.test_monitor=test_acc"]
-    message = refusal(capsys, *flags, "--compare.seeds=3")
+    message = refusal(capsys, *flags)
     assert "does not log that in its validation. Did you mean 'val_acc'? It logs val_loss, val_acc." in message
     assert len(read_results("out")) <= 2
     # the run is not lost
     before = {path: path.stat().st_mtime_ns for path in Path("out").glob("runs/*/result.json")}
-    assert compare("--compare.monitor=val_acc", "--compare.seeds=1") == 0
+    assert compare(*ONE, "--compare.monitor=val_acc") == 0
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
@@ -102,7 +102,7 @@ def test_refusals_name_the_remedy_and_leave_nothing_behind(capsys, flags, messag
 @pytest.mark.slow
 def test_checkpoints_of_runs_and_trials_do_not_mix():
     flags = ["--trainer.callbacks+=lightning.pytorch.callbacks.ModelCheckpoint", "--trainer.callbacks.dirpath=kept"]
-    flags += ["--compare.methods=none"]
+    flags += ["--compare.methods=none", TWO]
     assert compare(*flags, "--compare.dry_run=true") == 0
     assert not Path("kept").exists()
     assert compare(*flags) == 0
@@ -113,9 +113,9 @@ def test_checkpoints_of_runs_and_trials_do_not_mix():
 @pytest.mark.slow
 def test_checkpoints_that_the_module_brings_do_not_mix():
     model = f"--model={ODD}.Saving"
-    assert compare(model, "--compare.methods=none", "--compare.dry_run") == 0
+    assert compare(model, *ONE, "--compare.dry_run") == 0
     assert not Path("kept").exists()
-    assert compare(model, "--compare.methods=none") == 0
+    assert compare(model, "--compare.methods=none", TWO) == 0
     assert {path.parent.name for path in Path("kept").rglob("*.ckpt")} == {*read_results("out")}
 
 
@@ -130,7 +130,7 @@ def test_code_that_has_changed_is_another_configuration(capsys):
     source = "from mine_below import WIDTH\nfrom tests.compare.tiny import TinyModel\nclass Model(TinyModel):\n"
     Path("mine_that_changes.py").write_text(source + "    def __init__(self): super().__init__(width=WIDTH)")
     Path("mine_below.py").write_text("WIDTH = 4")
-    flags = ["--model=mine_that_changes.Model", "--compare.methods=none", "--compare.seeds=1"]
+    flags = ["--model=mine_that_changes.Model", *ONE]
     assert compare(*flags) == 0
     Path("mine_below.py").write_text("WIDTH = 8")
     assert "another configuration (code.mine_below is" in refusal(capsys, *flags)
@@ -152,7 +152,7 @@ def test_a_split_without_batches(capsys, split):
 
 @pytest.mark.slow
 def test_results_that_disappear_are_told(capsys):
-    assert compare(f"--model={ODD}.Destructive", "--compare.methods=none", "--compare.jobs=1") == 130
+    assert compare(f"--model={ODD}.Destructive", "--compare.methods=none", TWO, "--compare.jobs=1") == 130
     printed = capsys.readouterr()
     assert "Results have disappeared from" in printed.err
     assert ": 1 of 2 are left. Run the same command again" in printed.err
@@ -162,7 +162,7 @@ def test_results_that_disappear_are_told(capsys):
 @pytest.mark.slow
 def test_each_run_imports_the_users_modules_itself():
     """As `fit` does: what a module makes when it is imported, a file that it opens, belongs to one run."""
-    assert compare(f"--data={ODD}.Salted", "--compare.methods=none,gc", "--compare.seeds=1") == 0
+    assert compare(f"--data={ODD}.Salted", "--compare.methods=none", TWO) == 0
     assert pd.read_csv("out/runs.csv")["batches_hash"].nunique() == 2
 
 
@@ -178,9 +178,9 @@ def test_loaders_with_workers_start_as_in_fit():
 def test_the_repeat_commands_repeat(capsys):
     """Again and again, from anywhere, with the same weights and the metric of the test."""
     sweep = "--compare.sweep=model.init_args.lr=0.3"
-    assert compare(sweep, "--compare.methods=none,znorm(min_ndim=2)", "--compare.seeds=[3]") == 0
+    assert compare(sweep, "--compare.methods=none,znorm(min_ndim=2)", "--trainer.max_epochs=1") == 0
     summary = Path("out/summary.md").read_text()
-    commands = [line for line in summary.splitlines() if line.startswith("lightning-znorm compare")]
+    commands = [line for line in summary.splitlines() if line.startswith("lightning-znorm compare --config=")]
     assert len(commands) == 2
     known = {name: result["test"] for name, result in read_results("out").items()}
     Path("elsewhere").mkdir()

@@ -182,8 +182,10 @@ def parse_question(
     if margin is not None:
         require_positive("margin", margin, MARGIN_REMEDY)
     configured = configured or {}
-    parsed_sweep: Sweep = {RATE: Range()} if sweep == AUTO else parse_sweep(sweep, labels)
-    _check_searched_key(parsed_sweep, configured)
+    swept: Sweep = {RATE: Range()} if sweep == AUTO else parse_sweep(sweep, labels)
+    if vary in swept:
+        raise ArgumentValueError(f"The key `{vary}` is swept, and cannot be set to the seed by `vary`, too.")
+    _check_searched_key(swept, configured)
     numbers = {key: number for key, value in configured.items() if (number := _find_number(value)) is not None}
     rates = {
         key: number
@@ -195,7 +197,7 @@ def parse_question(
     draft = Draft(
         parsed,
         baseline,
-        parsed_sweep,
+        swept,
         rates,
         {_shorten(key): number for key, number in numbers.items()} | numbers,
         require_count("trials", trials, least=1),

@@ -40,6 +40,13 @@ class Method:
     init_args: Mapping[str, Any] = field(default_factory=dict)
     callbacks: tuple[Callback, ...] = ()
 
+    @classmethod
+    def of_identity(cls, label: str, identity: Mapping[str, Any]) -> "Method":
+        """Return a method that names runs, and cannot make them, for a report."""
+        method = cls(label)
+        vars(method)["identity"] = dict(identity)  # where the property would keep it
+        return method
+
     @cached_property
     def identity(self) -> dict[str, Any]:
         """What distinguishes this method from others, for JSON."""

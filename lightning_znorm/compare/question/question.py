@@ -63,10 +63,11 @@ class Question:
         return seed in self.design.seeds
 
     def to_json(self) -> dict[str, Any]:
-        """Return the question for JSON, with methods by their labels."""
+        """Return the question for JSON, with methods by their labels and identities."""
         design = self.design
         return {
             "methods": self.labels,
+            "identities": {method.label: method.identity for method in self.methods},
             "baseline": self.baseline,
             "candidates": {label: candidates.description for label, candidates in design.candidates.items()},
             "seeds": [*design.seeds],
@@ -77,9 +78,9 @@ class Question:
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> "Question":
-        """Return the question of :meth:`to_json`, for a report: its methods have labels alone."""
+        """Return the question of :meth:`to_json`, for a report: its methods have labels and identities alone."""
         design = Design(
-            methods=[Method(label) for label in content["methods"]],
+            methods=[Method.of_identity(label, content["identities"][label]) for label in content["methods"]],
             baseline=content["baseline"],
             candidates={label: _read_candidates(found) for label, found in content["candidates"].items()},
             **{name: content[name] for name in ("seeds", "fresh_seeds", "pairs", "width", "varied")},

@@ -93,9 +93,9 @@ def parse_sweep(sweep: str | Sequence[str] | Mapping[str, Any] | None, labels: S
         (by_method,) = values if isinstance(values, list) and len(values) == 1 else (values,)
         if isinstance(by_method, Mapping) and by_method and {*by_method} <= {*labels}:
             swept[key] = {label: _parse_values(key, own) for label, own in by_method.items()}
-        elif isinstance(values, Mapping):
+        elif isinstance(values, Mapping) or (isinstance(by_method, Mapping) and {*by_method} & {*labels}):
             raise ArgumentValueError(
-                f"Argument `sweep` has values of `{key}` for {join_names(list(values))}, but the methods are"
+                f"Argument `sweep` has values of `{key}` for {join_names(list(by_method))}, but the methods are"
                 f" {join_names(labels)}."
             )
         else:

@@ -132,7 +132,7 @@ class FactoryRecipe:
     def make(self, run: Run, folder: Path, callbacks: Sequence[Any], is_trial: bool) -> Ingredients:
         """Call the functions."""
         import_lightning("").seed_everything(run.seed, workers=True, verbose=False)
-        model = self.model_factory(**_select_known(self.model_factory, run))
+        model = self.model_factory(**select_known(self.model_factory, run))
         pl = import_module(package_of(type(model)))
         is_function = callable(self.datamodule) and not isinstance(self.datamodule, pl.LightningDataModule)
         varied = {run.varied: run.seed} if run.varied and has_parameter(self.datamodule, run.varied) else {}
@@ -171,7 +171,7 @@ def has_parameter(function: Any, name: str) -> bool:
     return name in parameters or any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
 
 
-def _select_known(model_factory: Callable[..., Any], run: Run) -> dict[str, Any]:
+def select_known(model_factory: Callable[..., Any], run: Run) -> dict[str, Any]:
     """Return the values of a run without a varied key that only the data have."""
     values = run.values
     if run.varied and not has_parameter(model_factory, run.varied):

@@ -114,9 +114,19 @@ class Store:
         return self._read_manifest().get("about") or {}
 
     def read_named_results(self) -> dict[str, Any]:
-        """Return the content of all results by the names of their runs."""
+        """Return the content of the question's results by the names of their runs.
+
+        The folder may have others of the same name: of another method with that label, or without a varied key.
+        """
+        question = self.read_question()
+        identities, varied = question.get("identities", {}), question.get("varied")
         contents = [read_json(path) for path in self.folder.glob("runs/*/result.json")]
-        return {content["name"]: content for content in contents if isinstance(content, dict) and "name" in content}
+        return {
+            content["name"]: content
+            for content in contents
+            if isinstance(content, dict) and "name" in content and content.get("varied") == varied
+            if content.get("identity") == identities.get(content.get("method"), content.get("identity"))
+        }
 
     def _write_manifest(self) -> None:
         write_json(self.folder / _MANIFEST, self._manifest)
