@@ -41,9 +41,7 @@ class Page(HTMLParser):
     ("lrs", "others"),
     [
         ([0.3], ["znorm(min_ndim=2)"]),
-        pytest.param(
-            [0.3, 0.03], ["clip(max_norm=0.01)", "znorm(min_ndim=2)", f"{TINY}.Halve"], marks=pytest.mark.long
-        ),
+        pytest.param([0.3, 0.03], ["znorm(min_ndim=2)", f"{TINY}.Halve"], marks=pytest.mark.long),
     ],
 )
 def test_a_whole_comparison(capsys, lrs, others):

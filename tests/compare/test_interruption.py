@@ -151,7 +151,7 @@ def test_a_polite_interruption_reports_what_is_there(how):
 @pytest.mark.slow
 def test_an_unfinished_comparison_of_two_gives_no_answer_yet():
     pairs = ["--compare.methods=none,znorm", "--compare.confirm=[0,2,3,4,5,1]"]
-    process = start("--model.init_args.fail=hold", *pairs)
+    process = start("--model.init_args.fail=hold", "--model.init_args.pause=0", *pairs)
     wait_for(process, "[10/12]")  # the last pair has no end
     process.send_signal(signal.SIGINT)
     out, err = process.communicate()

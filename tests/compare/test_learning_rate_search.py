@@ -69,27 +69,21 @@ def test_the_default_is_a_search_from_the_configured_rate(capsys):
 @pytest.mark.parametrize(
     ("sweep", "values"),
     [
-        ("lr=auto(1e-2)", [0.00316, 0.01, 0.0316]),
-        pytest.param("model.init_args.lr=auto", AROUND, marks=pytest.mark.long),
-        ("model.init_args.lr=1e-2..1", AROUND),
-        pytest.param("lr=0.05..0.2", [0.1], marks=pytest.mark.long),
-        pytest.param("{znorm: 0.05,0.07}", [0.05, 0.07], marks=pytest.mark.long),
+        ("lr=auto(1e-2)", ["0.00316", "0.01", "0.0316"]),
+        ("model.init_args.lr=1e-2..1", ["0.0316", "0.1", "0.316"]),
+        ("lr=0.05..0.2", ["0.1"]),  # the others are beyond the ends
+        ("lr={znorm: [0.05, 0.07]}", ["0.05", "0.07"]),
     ],
 )
-def test_a_search_from_elsewhere(sweep, values):
-    """A start, a key with its name, a range; the last one is no search, and has values of its own for a method."""
-    assert compare(f"--compare.sweep={sweep if '=' in sweep else f'lr={sweep}'}", "--compare.trials=3") == 0
-    assert keys() == [KEY]
-    runs = pd.read_csv("out/runs.csv")
-    tried = runs.loc[(runs["stage"] == "selection") & (runs["seed"] == 0), KEY]
-    if "auto" in sweep or sweep.endswith("1"):
-        check_search(runs, KEY, values)
-    assert {*values} <= {*tried}
-    low, high = (float(end) for end in sweep.partition("=")[2].split("..")) if ".." in sweep else (0, 1)
-    assert tried.between(low, high).all()
+def test_a_search_from_elsewhere(capsys, sweep, values):
+    """A start, a range; the last one is no search, and has values of its own for a method."""
+    assert compare(f"--compare.sweep={sweep}", "--compare.dry_run") == 0
+    *runs, more, _ = (line.strip() for line in capsys.readouterr().out.splitlines())
+    assert runs == [f"znorm, lr={value}, seed 0" for value in values]
+    assert more == "… and what follows from these"
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_methods_may_have_ranges_of_their_own():
     sweep = "lr={none: [0.3], znorm: 1e-2..1e-1}"
     flags = ["--compare.methods=none,znorm", "--compare.confirm=6", "--compare.trials=2", "--trainer.max_epochs=1"]
@@ -171,7 +165,7 @@ def test_an_optimizer_of_the_command_line():
     assert [*pd.read_csv("out/runs.csv")["optimizer.init_args.lr"]] == [0.02, 0.02]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_an_end_of_what_was_tried_is_told(capsys):
     """The rate is far too low, so that the highest one is best."""
     flags = ["--compare.sweep=lr=auto(1e-4)", "--compare.methods=none", "--compare.monitor=val_loss"]

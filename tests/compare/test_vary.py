@@ -59,7 +59,7 @@ def test_runs_with_and_without_it_are_different_ones(capsys):
         assert pd.read_csv("out/runs.csv")["batches_hash"].tolist() == expected["batches_hash"].tolist()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_in_the_selection_too():
     sweep = "--compare.sweep=model.init_args.lr=0.3,0.03"
     assert compare(*SPLIT, VARY, sweep, "--compare.methods=none", "--compare.confirm=1") == 0
