@@ -17,7 +17,7 @@ from lightning.pytorch import seed_everything
 
 from lightning_znorm.compare.command import make_parser
 from lightning_znorm.compare.configuration import clean_configuration, write_configuration
-from lightning_znorm.compare.question.draft import parse_question
+from lightning_znorm.compare.question.arguments import parse_question
 from lightning_znorm.compare.runs.hashes import hash_batch, hash_weights
 from lightning_znorm.compare.runs.recipes import ConfiguredRecipe
 from lightning_znorm.vision.data._images import ImageDataModule

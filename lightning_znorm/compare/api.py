@@ -15,8 +15,8 @@ from lightning_znorm.compare.comparison import Comparison
 from lightning_znorm.compare.executors.processes import ProcessExecutor
 from lightning_znorm.compare.executors.slots import make_slots
 from lightning_znorm.compare.main_guard import check_main_guard
+from lightning_znorm.compare.question.arguments import parse_question
 from lightning_znorm.compare.question.directions import Mode
-from lightning_znorm.compare.question.draft import parse_question
 from lightning_znorm.compare.question.run import Run
 from lightning_znorm.compare.question.sweep import AUTO
 from lightning_znorm.compare.report.verdicts import answer

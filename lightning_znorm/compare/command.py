@@ -25,8 +25,8 @@ from lightning_znorm.compare.configuration import (
 from lightning_znorm.compare.executors.processes import ProcessExecutor
 from lightning_znorm.compare.executors.slots import make_slots
 from lightning_znorm.compare.identity.values import identify_code
+from lightning_znorm.compare.question.arguments import parse_question
 from lightning_znorm.compare.question.directions import Mode
-from lightning_znorm.compare.question.draft import parse_question
 from lightning_znorm.compare.question.sweep import AUTO
 from lightning_znorm.compare.report.pages import find_report_files, render_answer
 from lightning_znorm.compare.runs.recipes import ConfiguredRecipe

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from lightning_znorm.__main__ import main
-from lightning_znorm.compare.question.draft import parse_question
+from lightning_znorm.compare.question.arguments import parse_question
 from lightning_znorm.compare.question.run import format_values
 from lightning_znorm.compare.report.findings import make_findings
 from lightning_znorm.compare.runs.result import RunResult

@@ -111,7 +111,7 @@ def test_the_parser_refuses(capsys, flag):
             ["--model.init_args.optimizer=LBFGS", "--compare.methods=znorm"],
             "`ZNorm` does not support the optimizer `LBFGS`",
         ),
-        (["--model.init_args.fail=raise", "--compare.confirm=[0]"], "RuntimeError: out of luck"),
+        (["--model.init_args.fail=raise", "--compare.confirm=[1]"], "RuntimeError: out of luck"),
     ],
 )
 def test_refusals_after_a_trial(capsys, flags, message):
