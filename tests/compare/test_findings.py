@@ -8,7 +8,7 @@ import pytest
 
 from lightning_znorm.compare.report.inference import judge
 from lightning_znorm.compare.report.layout import format_summary, format_trials
-from lightning_znorm.compare.report.verdicts import answer, ask
+from lightning_znorm.compare.report.verdicts import answer, ask, describe_scope
 from tests.compare.helpers import MIDDLE, approx, confirmation, find, question, result, selected, selection
 
 CLEAR = {"none": [0.80, 0.82, 0.81, 0.80, 0.79, 0.83], "znorm": [0.85, 0.88, 0.86, 0.86, 0.84, 0.90]}
@@ -251,6 +251,15 @@ def test_a_verdict_at_one_shared_setting_is_not_settled_and_nothing_was_selected
     assert found.methods[0].startswith("All methods were trained at one shared setting; none was selected.")
     assert format_trials(asked, found) is None
     assert not [column for column in format_summary(asked, found) if "selected" in column]
+
+
+def test_methods_with_a_setting_of_their_own_each_are_not_said_to_share_one():
+    asked = question(methods="none,znorm", sweep={"lr": {"none": [0.1], "znorm": [0.01]}}, confirm=6)
+    results = confirmation(asked, {"none": CLEAR["none"]}, {"lr": 0.1})
+    found = find(asked, results + confirmation(asked, {"znorm": CLEAR["znorm"]}, {"lr": 0.01}))
+    assert selected(found) == {"none": "lr=0.1", "znorm": "lr=0.01"}
+    assert "shared setting" not in f"{found.verdicts[0].sentence} {describe_scope(asked)} {found.methods}"
+    assert found.verdicts[0].sentence.endswith("Not settled, as no setting was selected.")
 
 
 @pytest.mark.parametrize(

@@ -155,4 +155,4 @@ def test_the_methods_paragraphs_say_what_was_done():
     assert "All runs share one split of the data, and the answers are conditional on it" in listed[2]
     alone = find(question(methods="none", sweep=None, confirm=1), [result("none", 3)]).methods
     assert alone[0] == "There is one setting; none was selected. The method was trained with 1 seed."
-    assert alone[2] == "The interval is Student's t over the seeds, at 95%."
+    assert alone[2] == "The interval is Student's t over the seeds, at 95%, for one split of the data."

@@ -54,6 +54,12 @@ class Question:
         return all(candidates.only is not None for candidates in self.design.candidates.values())
 
     @property
+    def has_shared_setting(self) -> bool:
+        """Whether all methods have the same single setting."""
+        settings = [candidates.only for candidates in self.design.candidates.values()]
+        return None not in settings and len({*map(str, settings)}) == 1
+
+    @property
     def direction(self) -> str:
         """Which values of the metrics are better, in words."""
         return "higher is better" if self.mode == "max" else "lower is better"

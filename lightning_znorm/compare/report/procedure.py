@@ -80,10 +80,10 @@ def describe_methods(question: Question, plan: Plan, runs: pd.DataFrame, agreeme
 def _describe_selection(question: Question) -> list[str]:
     design = question.design
     if question.has_one_setting:
-        methods = (
-            "All methods were trained at one shared setting" if len(question.methods) > 1 else "There is one setting"
-        )
-        return [f"{methods}; none was selected."]
+        if len(question.methods) == 1:
+            return ["There is one setting; none was selected."]
+        shared = "at one shared setting" if question.has_shared_setting else "each at one setting that was given"
+        return [f"All methods were trained {shared}; none was selected."]
     each = "For each method" if len(question.methods) > 1 else "For the method"
     parts = []
     searches = [found.searches[0] if isinstance(found, Crossed) else found for found in design.candidates.values()]
@@ -151,7 +151,7 @@ def _describe_sharing(question: Question, agreements: Sequence[Agreement]) -> li
 def _describe_analysis(question: Question) -> list[str]:
     """Describe the tests and what the answers are conditional on."""
     if len(question.methods) < 2:
-        return ["The interval is Student's t over the seeds, at 95%."]
+        return ["The interval is Student's t over the seeds, at 95%, for one split of the data."]
     sentences = [
         f"The analysis was fixed before the runs: differences to {as_code(question.baseline)} are paired by seed and"
         " judged by an exact two-sided sign-flip test of their mean (by random flips beyond 14 pairs) at 5%, corrected"
@@ -172,7 +172,7 @@ def _describe_analysis(question: Question) -> list[str]:
         if varied
         else "All runs share one split of the data, and the answers are conditional on it"
     )
-    settings = "the shared setting" if question.has_one_setting else "the selected settings"
+    settings = "the settings" if question.has_one_setting else "the selected settings"
     sentences.append(f"{split}; they always are conditional on {settings}.")
     return sentences
 

@@ -79,7 +79,12 @@ def describe_scope(question: Question) -> str:
     if not question.has_one_setting:
         method = "Each method" if has_several else "The method"
         return f"{method} is judged at its best setting by {as_code(question.monitor)} on the validation split."
-    methods = "All methods ran at one shared setting, and each" if has_several else "The method ran at one setting, and"
+    if not has_several:
+        methods = "The method ran at one setting, and"
+    elif question.has_shared_setting:
+        methods = "All methods ran at one shared setting, and each"
+    else:
+        methods = "Each method ran at the one setting that was given for it, and"
     return f"{methods} may have a better one: sweep the learning rate (`--compare.sweep lr=auto`)."
 
 
@@ -124,7 +129,7 @@ def _find_doubts(question: Question, plan: Plan, pair: pd.DataFrame) -> list[str
     """Return why the settings, or the runs, of a method and the baseline are in doubt."""
     doubts = []
     if question.has_one_setting:
-        doubts.append("both ran at one shared setting")
+        doubts.append("both ran at one shared setting" if question.has_shared_setting else "no setting was selected")
     unsettled = [
         f"{as_code(method)} ({clean(str(plan.selected[str(method)]))})"
         for method in pair.index
@@ -254,8 +259,8 @@ def find_caveats(question: Question, plan: Plan, runs: pd.DataFrame, summary: pd
             if len(bad):
                 reasons = enumerate_names([_FAILURES[status] for status in dict.fromkeys(bad["status"])])
                 caveats.append(
-                    f"{len(bad)} of {format_count(int((own['stage'] == stage).sum()), 'run')} of {as_code(method)} in"
-                    f" the {stage} {reasons} (see `runs.csv`)."
+                    f"{len(bad)} of {int((own['stage'] == stage).sum())} runs of {as_code(method)} in the"
+                    f" {stage} {reasons} (see `runs.csv`)."
                 )
     stopped = [
         f"{int(row['stopped_early'])} of {as_code(method)}"
