@@ -1,8 +1,8 @@
-"""What does a comparison cost over the plain `fit` runs that it replaces?
+"""What does a comparison cost beside its trainings?
 
-Times, in one go on one machine, the same trainings of `examples/demo_digits.yaml` three times: each as a process of
-its own (`lightning-znorm fit`, without a test), all of them in `lightning-znorm compare --compare.jobs=1`, and with two
-side by side. Prints a table and writes it as JSON. About 8 minutes on 2 CPU cores; nothing else should run.
+Runs `lightning-znorm compare` on a small network, about a second of training per run, with 36 and with 100 runs, and
+compares the time of the whole command with the sum of the trainings over the jobs. Prints a table and writes it as
+JSON. About 4 minutes on 2 quiet CPU cores; nothing else should run.
 """
 
 import argparse
@@ -15,74 +15,85 @@ import time
 from importlib.metadata import version
 from pathlib import Path
 
+import lightning.pytorch as pl
 import pandas as pd
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
 ROOT = Path(__file__).parents[1]
-CONFIG = ROOT / "examples" / "demo_digits.yaml"
-METHODS = {"none": [], "znorm": ["--trainer.callbacks+=lightning_znorm.ZNorm"]}
-LR = "model.init_args.optimizer.init_args.lr"
+RESULT = ROOT / "benchmarks" / "results" / "compare_cost.json"
 
 
-def run(*arguments: str | Path) -> float:
-    """Run the command line in a process of its own, and return the seconds."""
-    start = time.perf_counter()
+class Network(pl.LightningModule):
+    """A perceptron on noise, with its own data."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.network = nn.Sequential(nn.Linear(64, 256), nn.ReLU(), nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, 2))
+
+    def training_step(self, batch: list[torch.Tensor], batch_idx: int) -> torch.Tensor:
+        """Return the loss."""
+        return nn.functional.cross_entropy(self.network(batch[0]), batch[1])
+
+    def validation_step(self, batch: list[torch.Tensor], batch_idx: int) -> None:
+        """Log the loss."""
+        self.log("val_loss", self.training_step(batch, batch_idx))
+
+    def test_step(self, batch: list[torch.Tensor], batch_idx: int) -> None:
+        """Log the loss."""
+        self.log("test_loss", self.training_step(batch, batch_idx))
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Return the optimizer."""
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+    def train_dataloader(self) -> DataLoader:
+        """Return batches of noise."""
+        generator = torch.Generator().manual_seed(0)
+        data = TensorDataset(torch.randn(512, 64, generator=generator), torch.randint(2, (512,), generator=generator))
+        return DataLoader(data, batch_size=64, shuffle=True)
+
+    val_dataloader = test_dataloader = train_dataloader
+
+
+def compare(folder: Path, runs: int, steps: int, jobs: int) -> dict[str, float]:
+    """Make one comparison; return its seconds, and those of its trainings and runs."""
+    options = {"methods": "znorm", "sweep": "null", "confirm": runs, "jobs": jobs, "out": folder}
+    command = [sys.executable, "-m", "lightning_znorm", "compare", "--model=benchmarks.compare_cost.Network"]
+    command += [f"--trainer.max_steps={steps}", "--trainer.max_epochs=-1", "--trainer.accelerator=cpu"]
+    command += ["--trainer.val_check_interval=1000000", "--trainer.check_val_every_n_epoch=null"]
+    command += [f"--compare.{name}={value}" for name, value in options.items()]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", "lightning_znorm", *map(str, arguments)]
-    subprocess.run(command, check=True, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    return time.perf_counter() - start
-
-
-def fit_each(folder: Path, flags: list[str], seeds: int) -> float:
-    """Run each training as a user would without `compare`."""
-    import yaml
-
-    config = yaml.safe_load(CONFIG.read_text())
-    del config["compare"]
-    file = folder / "fit.yaml"
-    file.write_text(yaml.safe_dump(config))
-    quiet = [f"--trainer.{name}=false" for name in ("enable_progress_bar", "enable_checkpointing")]
-    common = ["fit", f"--config={file}", f"--{LR}=0.01", f"--trainer.default_root_dir={folder}", *quiet, *flags]
-    return sum(run(*common, f"--seed_everything={seed}", *METHODS[name]) for seed in range(seeds) for name in METHODS)
-
-
-def compare(folder: Path, flags: list[str], seeds: int, jobs: int) -> tuple[float, float]:
-    """Run them in one comparison; return its seconds, and the seconds of the fits alone, added up."""
-    options = {"methods": ",".join(METHODS), "seeds": seeds, "jobs": jobs, "out": folder, "sweep": f"{LR}=0.01"}
-    wall = run(
-        "compare", f"--config={CONFIG}", *(f"--compare.{name}={value}" for name, value in options.items()), *flags
-    )
+    start = time.perf_counter()
+    subprocess.run(command, check=True, env=environment, cwd=ROOT, stdout=subprocess.DEVNULL)
+    wall = time.perf_counter() - start
     results = [json.loads(path.read_text()) for path in folder.glob("runs/*/result.json")]
-    return wall, sum(result["seconds"]["fit"] for result in results)
+    training = sum(result["seconds"]["fit"] for result in results)
+    everything = sum(result["seconds"]["all"] for result in results)
+    return {
+        "runs": len(results),
+        "jobs": jobs,
+        "seconds": wall,
+        "training per run": training / len(results),
+        "else per run": (everything - training) / len(results),
+        "ratio": wall / (training / jobs),
+    }
 
 
 def main() -> None:
     """Measure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=4, help="the number of runs is twice that (%(default)s)")
-    parser.add_argument("--epochs", type=int, default=6, help="epochs of each run (%(default)s)")
-    parser.add_argument("--out", type=Path, help="JSON file")
+    parser.add_argument("--runs", type=int, nargs="+", default=[36, 100], help="numbers of runs (%(default)s)")
+    parser.add_argument("--steps", type=int, default=170, help="steps of each training (%(default)s)")
+    parser.add_argument("--jobs", type=int, default=2, help="runs side by side (%(default)s)")
+    parser.add_argument("--out", type=Path, default=RESULT, help="JSON file (%(default)s)")
     options = parser.parse_args()
-    flags = [f"--trainer.max_epochs={options.epochs}"]
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        plain = fit_each(folder, flags, options.seeds)
-        one, fits_one = compare(folder / "one", flags, options.seeds, jobs=1)
-        two, fits_two = compare(folder / "two", flags, options.seeds, jobs=2)
-    table = pd.DataFrame(
-        {
-            "seconds": [plain, one, two],
-            "of which fit": [None, fits_one, fits_two],
-            "times the plain fits": [1.0, one / plain, two / plain],
-        },
-        index=["each a process of `fit`", "compare, jobs=1 (with trial, test and report)", "compare, jobs=2"],
-    )
-    runs = options.seeds * len(METHODS)
-    print(f"{runs} runs of {options.epochs} epochs\n{table.round(2).to_string()}")
-    if options.out is not None:
-        versions = {package: version(package) for package in ("torch", "lightning")}
-        about = {"runs": runs, "epochs": options.epochs, "cores": os.cpu_count(), **versions}
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text(json.dumps({**about, "table": table.to_dict("index")}, indent=1) + "\n")
+        rows = [compare(Path(name, str(runs)), runs, options.steps, options.jobs) for runs in options.runs]
+    print(pd.DataFrame(rows).round(2).to_string(index=False))
+    versions = {package: version(package) for package in ("torch", "lightning")}
+    options.out.write_text(json.dumps({"versions": versions, "cores": os.cpu_count(), "rows": rows}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -285,7 +285,10 @@ def test_a_crash_leaves_the_answer_open_until_it_is_mended(capsys):
     flags = ["--model=mine_that_is_mended.Model", "--compare.methods=none,znorm", "--compare.margin=0.5"]
     assert compare(*flags) == 0
     out = capsys.readouterr().out
-    assert "`znorm` against `none` is undecided, as 1 run of `none` has no `test_acc` (crashed) and 1 run of `znorm`" in out
+    assert (
+        "`znorm` against `none` is undecided, as 1 run of `none` has no `test_acc` (crashed) and 1 run of `znorm`"
+        in out
+    )
     summary = pd.read_csv("out/summary.csv").set_index("method")
     assert summary["crashed"].to_dict() == {"none": 1, "znorm": 1}
     assert summary.loc["znorm", "answer"] == "undecided"

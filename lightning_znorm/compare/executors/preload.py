@@ -5,9 +5,12 @@ import importlib
 
 import lightning_znorm.compare.executors.worker  # noqa: F401
 from lightning_znorm.compare.identity.provenance import find_provenance
+from lightning_znorm.compare.runs.recipes import warm_up_parser
 from lightning_znorm.fork_server import find_modules
 
 find_provenance()  # of the code with which runs are forked
+with contextlib.suppress(Exception):
+    warm_up_parser()
 
 for _name in find_modules():
     with contextlib.suppress(Exception):  # the run that needs it reports the error

@@ -75,6 +75,7 @@ class ProcessExecutor:
                         yield Event(task, "started")
                 if not workers:
                     return
+                running = len(workers)
                 for slot, worker in list(workers.items()):
                     has_ended = worker.has_ended()  # before the last messages are received
                     yield from self._receive(worker)
@@ -83,7 +84,7 @@ class ProcessExecutor:
                         yield Event(worker.task, "done", 1.0, result=worker.result or _make_crash_result(worker))
                         worker.process.close()
                         del workers[slot]
-                if workers:  # waiting for nothing would not end
+                if len(workers) == running:  # else a slot is free
                     deadline.check()
                     waitables = [waitable for worker in workers.values() for waitable in worker.find_waitables()]
                     connection.wait(waitables, min(_POLL_SECONDS, deadline.seconds_left))
