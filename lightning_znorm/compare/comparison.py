@@ -116,8 +116,9 @@ class Comparison:
 
     def _recall(self) -> None:
         """Take the key of the learning rate from the folder, if runs of it are there."""
-        keys = self.store.read_question().get("keys")
-        self.draft = self.draft if keys is None else self.draft.recall(keys)
+        known = self.store.read_question()
+        if known.get("is_verified") and (known["keys"] or self.draft.is_optional):
+            self.draft = self.draft.recall(known["keys"])
 
     def _read(self, run: Run) -> RunResult | None:
         """Return the result of a run unless it is to be repeated."""
@@ -137,7 +138,8 @@ class Comparison:
 
     def _make_schedule(self, question: Question) -> Schedule:
         """Return the schedule of a question, and note the question in the folder."""
-        self.store.write_question(question.to_json(), self._describe())
+        is_verified = self.draft.is_verified or bool(self.draft.list_probes())
+        self.store.write_question(question.to_json() | {"is_verified": is_verified}, self._describe())
         return Schedule(question)
 
     def _execute(self, schedule: Schedule, results: Sequence[RunResult]) -> bool:

@@ -205,3 +205,11 @@ def test_from_python_with_other_names_and_starts():
         compare_in_python(lambda lr: TinyModel(lr), TinyData, sweep={"lr": "auto"}, **arguments)
     with pytest.raises(ValueError, match="changing pause does not change the optimizer's learning rate"):
         compare_in_python(TinyModel, TinyData, sweep={"pause": "auto(1e-3)"}, **{**arguments, "out": None})
+
+
+@pytest.mark.slow
+def test_a_folder_without_a_sweep_does_not_keep_a_later_search_away():
+    assert compare("--compare.sweep=null") == 0
+    assert keys() == []
+    assert compare() == 0
+    assert keys() == [KEY]

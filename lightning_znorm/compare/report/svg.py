@@ -17,14 +17,14 @@ _DASHES = ("", "7 3", "2 3", "8 3 2 3")
 _CHARACTER = 6.7  # mean width at the font size of 13
 _STYLE = """
 svg.znorm{{font:13px system-ui,-apple-system,"Segoe UI",sans-serif}}
-svg.znorm{{--ink:#1f2733;--muted:#5b6675;--grid:#e4e8ed}}
+svg.znorm{{--ink:#1f2733;--muted:#5b6675;--grid:#e4e8ed;--paper:#fff}} .znorm .paper{{fill:var(--paper)}}
 .znorm text{{fill:var(--muted)}} .znorm .ink{{fill:var(--ink)}} .znorm .strong{{fill:var(--ink);font-weight:600}}
 .znorm .grid{{stroke:var(--grid)}} .znorm .axis{{stroke:var(--muted)}} .znorm .zone{{fill:var(--grid);opacity:.7}}
 .znorm .line{{stroke:var(--c);fill:none;stroke-width:2}} .znorm .thin{{stroke:var(--c);stroke-width:1.2;opacity:.6}}
 .znorm .fill{{fill:var(--c)}} .znorm .soft{{fill:var(--c);opacity:.55}} .znorm .band{{fill:var(--c);opacity:.15}}
 .znorm .ring{{stroke:var(--c);fill:none;stroke-width:2}} .znorm .mark:hover{{stroke:var(--ink);stroke-width:2}}
 {light}
-@media screen and (prefers-color-scheme:dark){{svg.znorm{{--ink:#e8ecf1;--muted:#a3adba;--grid:#343b45}}
+@media screen and (prefers-color-scheme:dark){{svg.znorm{{--ink:#e8ecf1;--muted:#a3adba;--grid:#343b45;--paper:#171b21}}
 {dark}}}
 """
 
@@ -143,16 +143,20 @@ class Drawing:
                 f'<clipPath id="{self.name}-clip"><rect x="{x}" y="{y}" width="{width}" height="{height}"/></clipPath>'
             )
             cut = f' clip-path="url(#{self.name}-clip)"'
-        self.elements.append(f"<g{f' class={css!r}'.replace(chr(39), chr(34)) if css else ''}{cut}>")
+        written = f' class="{css}"' if css else ""
+        self.elements.append(f"<g{written}{cut}>")
         yield
         self.elements.append("</g>")
 
     def render(self, description: str, methods: int) -> str:
         """Return the picture."""
+        height = _write(self.height)
+        # the reader's theme may not be that of the page around a picture
+        paper = f'<rect class="paper" width="{WIDTH}" height="{height}"/>'
         return (
             '<svg xmlns="http://www.w3.org/2000/svg" class="znorm" role="img"'
-            f' viewBox="0 0 {WIDTH} {_write(self.height)}">'
-            f"<title>{escape(description)}</title><style>{make_style(methods)}</style>{''.join(self.elements)}</svg>"
+            f' viewBox="0 0 {WIDTH} {height}">'
+            f"<title>{escape(description)}</title><style>{make_style(methods)}</style>{paper}{''.join(self.elements)}</svg>"
         )
 
 
