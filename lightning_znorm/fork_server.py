@@ -4,8 +4,12 @@ Importing Lightning takes seconds, so the command line starts this process first
 packages the user's modules need is known only after the configuration is parsed; their names are handed in later.
 """
 
+import atexit
 import contextlib
+import ctypes
 import os
+import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -17,6 +21,7 @@ PRELOAD = "LIGHTNING_ZNORM_PRELOAD"  # names of modules, separated by commas
 _FILE = "LIGHTNING_ZNORM_PRELOAD_FILE"  # the same, in a file that comes later
 _MODULE = "lightning_znorm.compare.executors.preload"
 _POLL_SECONDS = 0.01
+_PR_SET_PDEATHSIG = 1  # of Linux: the signal at the end of the parent
 
 _file: Path | None = None
 
@@ -27,9 +32,18 @@ def start_early() -> None:
     if sys.platform != "linux":
         return
     _file = Path(tempfile.mkdtemp(prefix="lightning-znorm-"), f"{os.getpid()}.txt")
+    atexit.register(clean_up)
     forkserver.set_forkserver_preload([_MODULE])
     with server_environment({_FILE: str(_file)}):
         forkserver.ensure_running()
+
+
+def clean_up() -> None:
+    """Remove the folder of a process that was started early and has been told nothing."""
+    global _file
+    if _file is not None:
+        shutil.rmtree(_file.parent, ignore_errors=True)
+        _file = None
 
 
 def hand_in(modules: Iterable[str]) -> None:
@@ -40,6 +54,14 @@ def hand_in(modules: Iterable[str]) -> None:
         temporary.write_text(",".join(modules))
         temporary.rename(_file)
         _file = None
+
+
+def end_with_command() -> None:
+    """Let the process itself, if it was started early, end with the command, and not after its imports."""
+    if file := os.environ.get(_FILE):
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != int(Path(file).stem):  # it ended before
+            os._exit(1)
 
 
 def find_modules() -> list[str]:

@@ -120,7 +120,7 @@ def flip_signs(differences):
     return float((abs(flips) >= abs(differences.sum()) - 1e-9).mean())
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_pictures_of_a_whole_comparison():
     flags = ["--compare.sweep=model.init_args.lr=0.3,0.03 data.init_args.batch_size=20,40", "--compare.confirm=6"]
     assert compare("--compare.methods=none,znorm(min_ndim=2)", *flags, "--trainer.max_epochs=1") == 0

@@ -50,7 +50,7 @@ def run(executor, asked=ASKED, **options):
     return Comparison(asked, recipe, store, executor, recipe.describe(), **options).run()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_another_executor_gives_the_same_table():
     frame = compare(TinyModel, TinyData, trainer=QUICK, out="processes", jobs=2, **ASKED)
     executor = InThisProcess()

@@ -11,7 +11,8 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PRELOAD = """
 import importlib
-from lightning_znorm.fork_server import find_modules
+from lightning_znorm.fork_server import end_with_command, find_modules
+end_with_command()
 for name in find_modules():
     importlib.import_module(name)
 """

@@ -94,7 +94,7 @@ def test_killed_at_random_moments(kills, flags, runs):
     assert figures(read_results("undisturbed")) == figures(results)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_selection_goes_on_with_the_same_plan():
     """Also with other runs side by side, and where only the folder knows the key of the learning rate."""
     process = start(*SEARCH)
@@ -164,7 +164,7 @@ def test_an_unfinished_comparison_of_two_gives_no_answer_yet():
     assert summary.loc["znorm", "pairs"] == 5
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_in_pieces():
     """Each command does what its time allows, the last one finishes, and the results are those of one command."""
     pieces = 0

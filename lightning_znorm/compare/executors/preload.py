@@ -3,10 +3,13 @@
 import contextlib
 import importlib
 
-import lightning_znorm.compare.executors.worker  # noqa: F401
-from lightning_znorm.compare.identity.provenance import find_provenance
-from lightning_znorm.compare.runs.recipes import warm_up_parser
-from lightning_znorm.fork_server import find_modules
+from lightning_znorm.fork_server import end_with_command, find_modules
+
+end_with_command()  # before the imports that take long
+
+import lightning_znorm.compare.executors.worker  # noqa: E402, F401
+from lightning_znorm.compare.identity.provenance import find_provenance  # noqa: E402
+from lightning_znorm.compare.runs.recipes import warm_up_parser  # noqa: E402
 
 find_provenance()  # of the code with which runs are forked
 with contextlib.suppress(Exception):
