@@ -61,9 +61,6 @@ class Comparison:
         prepare: Called before the trials, and with the folder acquired if one is used.
         about: What the report says of the comparison, see :func:`write_report`.
 
-    Attributes:
-        question: The question, once its learning rate is found.
-
     """
 
     draft: Draft
@@ -92,7 +89,7 @@ class Comparison:
         lines = [f"{'[done]' if str(run) in names else '      '} {run}" for run in schedule.update().runs]
         if not schedule.plan.is_complete:
             lines.append("       … and what follows from these")
-        return "\n".join([*lines, self._format_plan(schedule, question, self._estimate(trials))])
+        return "\n".join([*lines, self._format_plan(schedule, self._estimate(trials))])
 
     def run(self) -> Outcome:
         """Do the missing runs and write the report, also after an interruption."""
@@ -106,7 +103,10 @@ class Comparison:
             try:
                 with _sigterm_as_interrupt():
                     if schedule is None or not schedule.is_done():
-                        schedule, results = self._try()
+                        question = self._try()
+                        if schedule is None:
+                            schedule = self._make_schedule(question)
+                            results = schedule.load(self._read)
                         is_interrupted = not self._execute(schedule, results)
             except TimeUpError:
                 is_interrupted = True
@@ -125,16 +125,15 @@ class Comparison:
         result = self.store.read_result(run)
         return None if result is not None and self.retry and result.status == "crashed" else result
 
-    def _try(self) -> tuple[Schedule, list[RunResult]]:
-        """Try the methods; return the schedule of the question, with existing results."""
+    def _try(self) -> Question:
+        """Try the methods, and return the question."""
         print(
             f"Trying {format_count(len(self.draft.methods), 'method')} on a few batches …", file=sys.stderr, flush=True
         )
-        self.question, trials = try_methods(self.draft, self.recipe, self.executor, self.store, self.deadline)
+        question, trials = try_methods(self.draft, self.recipe, self.executor, self.store, self.deadline)
         self._warn_unstable(*trials)
         self._seconds = self._estimate(trials)
-        schedule = self._make_schedule(self.question)
-        return schedule, schedule.load(self._read)
+        return question
 
     def _make_schedule(self, question: Question) -> Schedule:
         """Return the schedule of a question, and note the question in the folder."""
@@ -145,9 +144,10 @@ class Comparison:
     def _execute(self, schedule: Schedule, results: Sequence[RunResult]) -> bool:
         """Do the runs, and return whether there was time for all."""
         self._durations = [result.seconds.all for result in results if result.seconds]
-        self._has_monitor = any(self.question.monitor in result.names for result in results)
-        print(self._format_plan(schedule, self.question, self._seconds), file=sys.stderr, flush=True)
-        display = Display(schedule, self.question.monitor, self.executor.jobs, self._seconds)
+        monitor = schedule.question.monitor
+        self._has_monitor = any(monitor in result.names for result in results)
+        print(self._format_plan(schedule, self._seconds), file=sys.stderr, flush=True)
+        display = Display(schedule, monitor, self.executor.jobs, self._seconds)
         with display, contextlib.closing(self.executor.execute(self._make_tasks(schedule), self.deadline)) as events:
             for event in events:
                 self.store.lease.check()
@@ -156,7 +156,7 @@ class Comparison:
                     schedule.add(event.result)
                 display.show(event)
                 if event.result is not None:
-                    self._check_monitor(event.result)
+                    self._check_monitor(event.result, monitor)
         return schedule.is_done()
 
     def _make_tasks(self, schedule: Schedule) -> Iterator[Task | None]:
@@ -221,9 +221,9 @@ class Comparison:
                 f" depend on objects that look different in every process ({join_names(list(parts))})."
             )
 
-    def _check_monitor(self, result: RunResult) -> None:
+    def _check_monitor(self, result: RunResult, monitor: str) -> None:
         """Stop at the first run that finished without logging the monitor."""
-        names, monitor = result.names, self.question.monitor
+        names = result.names
         if result.status == "finished" and monitor not in names and not self._has_monitor:
             raise ComparisonError(explain_missing_monitor(monitor, names))
         self._has_monitor = self._has_monitor or monitor in names
@@ -234,13 +234,13 @@ class Comparison:
     def _estimate(self, trials: Sequence[RunResult]) -> float | None:
         return estimate_seconds(trials, self.recipe.trainer)
 
-    def _format_plan(self, schedule: Schedule, question: Question, seconds: float | None) -> str:
+    def _format_plan(self, schedule: Schedule, seconds: float | None) -> str:
         total, done, jobs = schedule.count_runs(), schedule.count_done(), self.executor.jobs
         time = "time unknown"
         if seconds is not None:
             time = f"about {format_time(seconds * (total - done) / min(jobs, max(total - done, 1)))} to go"
         known = f", {done} of them done" if done else ""
-        return f"{describe_stages(question)}{known}; {jobs} side by side, {time}."
+        return f"{describe_stages(schedule.question)}{known}; {jobs} side by side, {time}."
 
 
 def describe_stages(question: Question) -> str:

@@ -3,7 +3,7 @@
 import re
 import tempfile
 from argparse import ArgumentError
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -107,7 +107,7 @@ def list_swept_values(draft: Draft) -> list[tuple[str, list[Any]]]:
     return list(values.items())
 
 
-def flatten(configuration: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(configuration: Mapping[str, Any]) -> dict[str, Any]:
     """Return the values of a nested configuration by their dotted keys.
 
     Example::
@@ -116,10 +116,7 @@ def flatten(configuration: Mapping[str, Any], prefix: str = "") -> dict[str, Any
         {'model.init_args.lr': 0.1}
 
     """
-    flat: dict[str, Any] = {}
-    for name, value in configuration.items():
-        flat |= flatten(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
-    return flat
+    return {key: value for key, value in _walk(configuration) if not isinstance(value, Mapping)}
 
 
 def _refuse_key(key: str, option: str = "sweep", participle: str = "swept") -> None:
@@ -139,7 +136,7 @@ def _check_run(parser: Any, recipe: ConfiguredRecipe, run: Run, subject: str, ke
     try:
         parser.parse_args(recipe.make_flags(run))
     except ArgumentError as error:
-        keys = _list_keys(yaml.safe_load(recipe.config_file.read_text()))
+        keys = [key for key, _ in _walk(yaml.safe_load(recipe.config_file.read_text()))]
         hint = _suggest_key(key, keys) if key else ""
         problem = shorten(str(error), parser)
         if hint:
@@ -168,13 +165,12 @@ def find_modules(configuration: Any) -> list[str]:
     return list(dict.fromkeys(modules))
 
 
-def _list_keys(configuration: Mapping[str, Any], prefix: str = "") -> list[str]:
-    keys = []
+def _walk(configuration: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the dotted keys of a nested configuration with their values, groups before what is in them."""
     for name, value in configuration.items():
-        keys.append(prefix + name)
+        yield prefix + name, value
         if isinstance(value, Mapping):
-            keys += _list_keys(value, f"{prefix}{name}.")
-    return keys
+            yield from _walk(value, f"{prefix}{name}.")
 
 
 def write_configuration(path: Path, configuration: Mapping[str, Any]) -> None:

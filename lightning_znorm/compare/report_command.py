@@ -44,7 +44,7 @@ def make_report(store: Store, question: Question) -> Findings:
     contents = store.read_named_results()
     results = Schedule(question).load(lambda run: RunResult.from_json(run, contents.get(str(run))))
     if not results:
-        raise ArgumentValueError(f"`{store.folder}` has no finished run yet. Wait for the first one.")
+        raise _refuse_empty(store)
     findings = make_findings(question, results, store.read_planned())
     write_report(question, findings, store.folder, store.read_about())
     return findings
@@ -54,5 +54,9 @@ def _read_question(store: Store) -> Question:
     store.check_schema()
     content = store.read_question()
     if not content:
-        raise ArgumentValueError(f"`{store.folder}` has no finished run yet. Wait for the first one.")
+        raise _refuse_empty(store)
     return Question.from_json(content)
+
+
+def _refuse_empty(store: Store) -> ArgumentValueError:
+    return ArgumentValueError(f"`{store.folder}` has no finished run yet. Wait for the first one.")

@@ -278,7 +278,7 @@ def test_results_without_a_version(tmp_path):
     runs = Schedule(asked).plan.runs
     for run in runs:
         write_json(store.get_run_folder(run) / "result.json", result("none", run.seed))
-    results = store.read_results(runs)
+    results = [store.read_result(run) for run in runs]
     assert [result.commit for result in results] == [None] * 3
     findings = make_findings(asked, results)
     assert findings.provenances == [Provenance(None)]

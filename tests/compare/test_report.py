@@ -170,6 +170,17 @@ def test_a_picture_that_cannot_be_drawn_is_left_out(name, monkeypatch):
     assert {path.name for path in find_report_files(Path("out"))} > before - same
 
 
+def test_pictures_of_others_are_left_alone():
+    asked, results = swept()
+    write(asked, results)
+    Path("out/mine.svg").write_text("mine")
+    Path("out/sweep-7.svg").write_text("of an earlier report")
+    write(asked, results)
+    assert Path("out/mine.svg").read_text() == "mine"
+    assert not Path("out/sweep-7.svg").exists()
+    assert Path("out/mine.svg") not in find_report_files(Path("out"))
+
+
 def test_spreadsheets_take_nothing_for_a_formula():
     labels = {"none": None, "=cmd|' /C calc'!A0": None, "-x": None}
     asked = question(methods=labels, sweep={"n": [-1.5], "t": ["'@t'"]}, mode="min")
@@ -187,10 +198,10 @@ def test_spreadsheets_take_nothing_for_a_formula():
 def test_labels_settings_and_metrics_are_no_markup():
     label, setting = "a\n\n## b|<script>`$c$`", "x\n|<i>"
     asked = question(methods={"none": None, label: None}, sweep={"name": [json.dumps(setting), "y"]})
-    results = selection(asked, lambda run: 0.5 + (run.setting.number == 0) / 10)
+    results = confirmation(asked, {"none": [0.5] * 8, label: [0.5] * 7 + [0.6]}, {"name": setting})
     for content in results:
-        content["test"] = {"test_acc": 0.5, "test_<b>|\n$": 0.5}
-    results += confirmation(asked, {"none": [0.5] * 8, label: [0.5] * 7 + [0.6]}, {"name": setting})
+        content["test"]["test_<b>|\n$"] = 0.5
+    results += selection(asked, lambda run: 0.5 + (run.setting.number == 0) / 10)
     summary, page = write(asked, results)
     assert [line for line in summary.splitlines() if line.startswith("#")] == [
         "# Does a ## b\\|\\<script>'\\$c\\$' beat none?",

@@ -29,7 +29,8 @@ def test_a_folder_is_taken_and_found_again():
     with Store(Path("new/folder")).open(CONFIGURATION) as store:
         store.write_result(RESULT)
     with Store(Path("new/folder")).open(CONFIGURATION) as store:
-        assert store.read_results([RUN, Run(Method("none"), Setting(0, {"lr": 0.1}), 1)]) == [RESULT]
+        other = Run(Method("none"), Setting(0, {"lr": 0.1}), 1)
+        assert [store.read_result(run) for run in (RUN, other)] == [RESULT, None]
         store.clear(RUN)
         assert store.read_result(RUN) is None
 

@@ -9,11 +9,8 @@ end_with_command()  # before the imports that take long
 
 import lightning_znorm.compare.executors.worker  # noqa: E402, F401
 from lightning_znorm.compare.identity.provenance import find_provenance  # noqa: E402
-from lightning_znorm.compare.runs.recipes import warm_up_parser  # noqa: E402
 
 find_provenance()  # of the code with which runs are forked
-with contextlib.suppress(Exception):
-    warm_up_parser()
 
 for _name in find_modules():
     with contextlib.suppress(Exception):  # the run that needs it reports the error

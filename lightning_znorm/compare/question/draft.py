@@ -11,8 +11,8 @@ from lightning_znorm.compare.question.stages import Design
 from lightning_znorm.compare.question.sweep import (
     Range,
     Sweep,
-    Values,
     find_searched_key,
+    find_values,
     is_open,
     make_candidates,
 )
@@ -102,20 +102,15 @@ class Draft:
             keys = [key]
         else:
             return {}
-        runs = self.list_first_runs()
-        searching = [run for run in runs if isinstance(self._get_values(keys[0], run.method.label), Range)]
+        runs, values = self.list_first_runs(), self.sweep.get(keys[0], Range())
+        searching = [run for run in runs if isinstance(find_values(values, run.method.label), Range)]
         first = (searching or runs)[0]
         probes = {}
         for name in keys:
             value = first.setting.values.get(name, self.rates.get(name))
-            values = {**first.setting.values, name: float(f"{value * _FACTOR:.3g}")}
-            probes[name] = replace(first, setting=Setting(0, values))
+            changed = {**first.setting.values, name: float(f"{value * _FACTOR:.3g}")}
+            probes[name] = replace(first, setting=Setting(0, changed))
         return probes
-
-    def _get_values(self, key: str, label: str) -> Values:
-        """Return the values of a key that are tried for a method."""
-        values = self.sweep.get(key, Range())
-        return values.get(label, Range()) if isinstance(values, Mapping) else values
 
     def list_first_runs(self) -> list[Run]:
         """Return a run of each method at the setting that it tries first, with the configured learning rate so far."""

@@ -60,6 +60,15 @@ class Question:
         return None not in settings and len({*map(str, settings)}) == 1
 
     @property
+    def search(self) -> Search | None:
+        """The search of the first method that has one, ``None`` if all settings are listed."""
+        for candidates in self.design.candidates.values():
+            found = candidates.searches[0] if isinstance(candidates, Crossed) else candidates
+            if isinstance(found, Search):
+                return found
+        return None
+
+    @property
     def direction(self) -> str:
         """Which values of the metrics are better, in words."""
         return "higher is better" if self.mode == "max" else "lower is better"

@@ -80,6 +80,11 @@ class Plan:
         """All runs, in the order in which they are made."""
         return self.selection + self.confirmation
 
+    @property
+    def pairs(self) -> int:
+        """Number of seeds of the confirmation, as far as it is known."""
+        return len({run.seed for run in self.confirmation})
+
 
 def make_plan(design: Design, validation: Mapping[str, float], test: Mapping[str, float]) -> Plan:
     """Return the runs that follow from finished ones.

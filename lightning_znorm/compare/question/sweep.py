@@ -59,6 +59,11 @@ Values = Sequence[Any] | Range
 Sweep = Mapping[str, Values | Mapping[str, Values]]  # by key; a mapping has other values for each method
 
 
+def find_values(values: Values | Mapping[str, Values], label: str) -> Values:
+    """Return the values that are tried for a method."""
+    return values.get(label, Range()) if isinstance(values, Mapping) else values
+
+
 def parse_sweep(sweep: str | Sequence[str] | Mapping[str, Any] | None, labels: Sequence[str] = ()) -> Sweep:
     """Parse ``key=values``, several keys separated by blanks or in a list, or a mapping of keys to values.
 
@@ -100,7 +105,7 @@ def parse_sweep(sweep: str | Sequence[str] | Mapping[str, Any] | None, labels: S
             )
         else:
             swept[key] = values
-    searched = [key for key, values in swept.items() if _is_searched(values)]
+    searched = [key for key, values in swept.items() if _list_ranges(values)]
     if len(searched) > 1:
         raise ArgumentValueError(
             f"Argument `sweep` searches {join_names(searched)}. Search one, and give lists of values of the others."
@@ -110,13 +115,12 @@ def parse_sweep(sweep: str | Sequence[str] | Mapping[str, Any] | None, labels: S
 
 def find_searched_key(sweep: Sweep) -> str | None:
     """Return the key of the number that is searched for, ``None`` if all values are listed."""
-    return next((key for key, values in sweep.items() if _is_searched(values)), None)
+    return next((key for key, values in sweep.items() if _list_ranges(values)), None)
 
 
 def is_open(values: Values | Mapping[str, Values]) -> bool:
     """Return whether a number is searched for without ends, by a method at least."""
-    every = [*values.values()] if isinstance(values, Mapping) else [values]
-    return any(isinstance(value, Range) and value.is_open for value in every)
+    return any(found.is_open for found in _list_ranges(values))
 
 
 def make_candidates(sweep: Sweep, label: str, configured: Mapping[str, float], trials: int) -> Candidates:
@@ -129,7 +133,7 @@ def make_candidates(sweep: Sweep, label: str, configured: Mapping[str, float], t
         trials: Number of values that a search tries.
 
     """
-    values = {key: own.get(label, Range()) if isinstance(own, Mapping) else own for key, own in sweep.items()}
+    values = {key: find_values(every, label) for key, every in sweep.items()}
     settings = make_settings({key: listed for key, listed in values.items() if not isinstance(listed, Range)})
     for key, own in values.items():
         if isinstance(own, Range):
@@ -151,9 +155,11 @@ def make_settings(sweep: Mapping[str, Sequence[Any]]) -> list[Setting]:
     return [Setting(number, dict(zip(sweep, values, strict=True))) for number, values in combinations]
 
 
-def _is_searched(values: Values | Mapping[str, Values]) -> bool:
-    every = [*values.values()] if isinstance(values, Mapping) else [values]
-    return any(isinstance(value, Range) for value in every)
+def _list_ranges(values: Values | Mapping[str, Values]) -> list[Range]:
+    """Return the ranges among the values of a key."""
+    return [
+        found for found in (values.values() if isinstance(values, Mapping) else [values]) if isinstance(found, Range)
+    ]
 
 
 def _split_pair(text: str) -> tuple[str, str]:

@@ -15,7 +15,7 @@ from lightning_znorm.compare.report.summary import judge_methods, make_differenc
 from lightning_znorm.compare.report.units import Unit, choose_unit
 from lightning_znorm.compare.report.verdicts import Verdict, find_caveats, find_changes, make_verdicts
 from lightning_znorm.compare.runs.result import RunResult
-from lightning_znorm.compare.runs.schedule import plan_from
+from lightning_znorm.compare.runs.schedule import Schedule
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,8 @@ class Findings:
     Attributes:
         plan: The runs.
         done: Number of runs with results.
+        total: Number of all runs, as far as it can be known.
+        is_finished: Whether all runs have results, and none will be added.
         runs: A row per run.
         trials: A row per method and setting that was tried in the selection.
         summary: A row per method.
@@ -44,6 +46,8 @@ class Findings:
 
     plan: Plan
     done: int
+    total: int
+    is_finished: bool
     runs: pd.DataFrame
     trials: pd.DataFrame
     summary: pd.DataFrame
@@ -59,11 +63,6 @@ class Findings:
     unit: Unit
     axis: str
 
-    @property
-    def is_finished(self) -> bool:
-        """Whether all runs have results, and none will be added."""
-        return self.plan.is_complete and self.done == len(self.plan.runs)
-
 
 def make_findings(
     question: Question, results: Sequence[RunResult], planned: Mapping[str, Any] | None = None
@@ -76,13 +75,15 @@ def make_findings(
         planned: ``pairs``, ``width`` and ``margin`` as they were before the first run, if known.
 
     """
-    plan = plan_from(question, results)
-    is_finished = plan.is_complete and len(results) == len(plan.runs)
+    schedule = Schedule(question)
+    schedule.add(*results)
+    plan = schedule.update()
     runs = tables.make_runs_table(question, results)
-    curves, losses = tables.make_curves_table(question, results), tables.make_losses_table(question, results)
+    confirming = [result for result in results if not question.is_selection(result.run.seed)]
+    curves, losses = tables.make_curves_table(question, confirming), tables.make_losses_table(confirming)
     trials, differences = tables.make_trials_table(question, runs, plan), make_differences_table(question, runs)
     judgements = judge_methods(question, runs, differences)
-    summary = make_summary(question, plan, runs, curves, judgements, is_finished)
+    summary = make_summary(question, plan, runs, curves, judgements, schedule.is_done())
     unit, axis = choose_unit(question, runs), tables.choose_axis(curves)
     agreements = find_agreements(question, results)
     caveats = find_changes(question, planned or {}) + find_caveats(question, plan, runs, summary)
@@ -105,14 +106,16 @@ def make_findings(
         caveats.append("The runs were made with different versions of PyTorch or Lightning; see `runs.csv`.")
     return Findings(
         plan=plan,
-        done=len(results),
+        done=schedule.count_done(),
+        total=schedule.count_runs(),
+        is_finished=schedule.is_done(),
         runs=runs,
         trials=trials,
         summary=summary,
         differences=differences,
         curves=curves,
         losses=losses,
-        metrics=tables.make_metrics_table(question, results),
+        metrics=tables.make_metrics_table(question, confirming),
         verdicts=make_verdicts(question, plan, runs, summary, unit, trials),
         caveats=caveats,
         methods=procedure.describe_methods(question, plan, runs, agreements),

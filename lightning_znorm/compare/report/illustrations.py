@@ -7,9 +7,9 @@ from typing import NamedTuple
 from lightning_znorm.compare.question.directions import Mode
 from lightning_znorm.compare.question.question import Question
 from lightning_znorm.compare.question.run import format_values, shorten_keys
-from lightning_znorm.compare.question.search import Crossed, Search
 from lightning_znorm.compare.report import pictures
 from lightning_znorm.compare.report.findings import Findings
+from lightning_znorm.compare.report.tables import list_key_columns
 from lightning_znorm.compare.report.units import Unit
 
 
@@ -52,8 +52,8 @@ def _list_sweeps(question: Question, findings: Findings) -> Iterator[Illustratio
     """Yield a picture for each combination of the keys that are not on its axis."""
     if findings.trials.empty:
         return
-    keys = dict(zip(question.keys, findings.trials.columns[-len(question.keys) :], strict=True))
-    axis = _find_axis(question)
+    keys = dict(zip(question.keys, list_key_columns(findings.trials), strict=True))
+    axis = question.keys[0] if question.search is None else question.search.key
     others = [key for key in keys if key != axis]
     panels = [
         format_values({key: row[keys[key]] for key in others}) for row in findings.trials.to_dict(orient="records")
@@ -72,12 +72,3 @@ def _list_sweeps(question: Question, findings: Findings) -> Iterator[Illustratio
                 name=name,
             ),
         )
-
-
-def _find_axis(question: Question) -> str:
-    """Return the key that is searched, or else the first one."""
-    for candidates in question.design.candidates.values():
-        search = candidates.searches[0] if isinstance(candidates, Crossed) else candidates
-        if isinstance(search, Search):
-            return search.key
-    return question.keys[0]

@@ -10,6 +10,7 @@ from lightning_znorm.compare.question.question import Question
 from lightning_znorm.compare.report import procedure
 from lightning_znorm.compare.report.findings import Findings
 from lightning_znorm.compare.report.formatting import align
+from lightning_znorm.compare.report.tables import list_key_columns
 
 
 def format_summary(question: Question, findings: Findings) -> pd.DataFrame:
@@ -106,7 +107,7 @@ def format_trials(question: Question, findings: Findings) -> pd.DataFrame | None
         (row["method"], row["setting"]): _format_trial(row, *text)
         for (_, row), text in zip(trials.iterrows(), texts, strict=True)
     }
-    keys = [*trials.columns[-len(question.keys) :]]
+    keys = list_key_columns(trials)
     settings = trials.drop_duplicates("setting")
     # methods may have tried different values of a searched number
     if all(are_numbers(settings[key]) for key in keys):

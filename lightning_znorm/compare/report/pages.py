@@ -22,6 +22,7 @@ from lightning_znorm.compare.report.verdicts import answer, ask, describe_scope
 from lightning_znorm.compare.runs.recipes import ConfiguredRecipe
 
 _FACTS = ("model", "data")
+_PICTURES = ("curves", "differences", "losses", "sweep", "sweep-*")
 
 
 def write_report(question: Question, findings: Findings, folder: Path, about: Mapping[str, Any]) -> None:
@@ -63,7 +64,12 @@ def write_report(question: Question, findings: Findings, folder: Path, about: Ma
 def find_report_files(folder: Path) -> list[Path]:
     """Return the existing files of a report."""
     names = ("report.html", "summary.md", "summary.csv", "runs.csv")
-    return [folder / name for name in names if (folder / name).exists()] + sorted(folder.glob("*.svg"))
+    return [folder / name for name in names if (folder / name).exists()] + _find_pictures(folder)
+
+
+def _find_pictures(folder: Path) -> list[Path]:
+    """Return the existing pictures of a report; the folder may have others."""
+    return sorted(path for pattern in _PICTURES for path in folder.glob(f"{pattern}.svg"))
 
 
 def render_answer(question: Question, findings: Findings) -> str:
@@ -72,11 +78,8 @@ def render_answer(question: Question, findings: Findings) -> str:
 
 
 def _make_context(question: Question, findings: Findings) -> dict[str, Any]:
-    progress = ""
-    if not findings.is_finished:
-        expected = len(findings.plan.runs)
-        known = "" if findings.plan.is_complete else f"at least {max(expected, question.design.count_runs())}"
-        progress = f"Unfinished: {findings.done} of {known or expected} runs are done."
+    least = "" if findings.plan.is_complete else "at least "
+    progress = "" if findings.is_finished else f"Unfinished: {findings.done} of {least}{findings.total} runs are done."
     return {
         "title": ask(question),
         "answer": answer(question, findings.verdicts),
@@ -99,7 +102,7 @@ class Picture(NamedTuple):
 
 def _write_pictures(question: Question, findings: Findings, folder: Path) -> list[Picture]:
     """Write the pictures; one that cannot be drawn becomes a caveat."""
-    for path in folder.glob("*.svg"):  # of an earlier report
+    for path in _find_pictures(folder):  # of an earlier report
         path.unlink()
     pictures = []
     for name, caption, draw in list_illustrations(question, findings):

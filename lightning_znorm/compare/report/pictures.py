@@ -7,9 +7,18 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from lightning_znorm.compare.question.candidates import are_numbers
 from lightning_znorm.compare.question.directions import Mode
 from lightning_znorm.compare.question.syntax import format_value
+from lightning_znorm.compare.report.panels import (
+    HEIGHT,
+    LEFT,
+    RIGHT,
+    TOP,
+    add_legend,
+    place_values,
+    scale_metric,
+    start_panel,
+)
 from lightning_znorm.compare.report.svg import (
     WIDTH,
     Drawing,
@@ -23,10 +32,8 @@ from lightning_znorm.compare.report.svg import (
 )
 from lightning_znorm.compare.report.units import Unit
 
-_LEFT, _RIGHT, _TOP, _HEIGHT, _BOTTOM = 50.0, WIDTH - 14.0, 30.0, 250.0, 44.0  # of a panel
 _ROW = 58.0  # of a method's differences
 _MOST_POINTS = 150  # of a curve
-_REACH = 3.0  # of an axis, as a multiple of the median distance from the best value
 
 
 def draw_differences(
@@ -156,81 +163,22 @@ def draw_sweep(
     """
     factor, classes = 100 if unit.is_share else 1, make_classes(labels, baseline)
     shown = [label for label in labels if label in {*trials["method"]}]
-    x, places, ticks = _place_values(list(trials["x"]))
+    x, places, ticks = place_values(list(trials["x"]))
     trials = trials.assign(place=[places[format_value(value)] for value in trials["x"]])
     means = factor * trials["mean"].dropna()
     if means.empty:
         return None
     chosen = trials[trials["selected"]] if trials["selected"].any() else trials
     spread = factor * chosen[["mean", "low", "high"]].to_numpy(dtype=float)
-    y = _scale_metric(means.to_numpy(), mode, list(spread[np.isfinite(spread)]))
-    drawing = _start_panel(name, len(shown), labels, x, y, ticks, key, f"{metric}{unit.heading}")
+    y = scale_metric(means.to_numpy(), mode, list(spread[np.isfinite(spread)]))
+    drawing = start_panel(name, len(shown), x, y, ticks, key, f"{metric}{unit.heading}")
     for number, label in enumerate(shown):
         own = trials[trials["method"] == label].sort_values("place")
         aside = (number - (len(shown) - 1) / 2) * min(4.0, 20 / len(shown))  # so that ranges do not hide one another
         with drawing.group(classes[label], aside=aside):
             _draw_trials(drawing, x, y, label, own, classes[label], factor, unit, key)
-    _add_legend(drawing, shown, classes)
+    add_legend(drawing, shown, classes)
     return drawing.render(f"{metric} against {key}", len(labels))
-
-
-def _place_values(values: Sequence[Any]) -> tuple[Scale, dict[str, float], list[tuple[float, str]]]:
-    """Return the axis of swept values, the place of each by its text, and the ticks."""
-    texts = list(dict.fromkeys(map(format_value, values)))
-    if are_numbers(values):
-        numbers = {format_value(value): float(value) for value in values}
-        low, high = min(numbers.values()), max(numbers.values())
-        if low > 0 and high >= 5 * low:
-            axis = Scale(low / 1.25, high * 1.25, _LEFT + 6, _RIGHT - 6, is_logarithmic=True)
-        else:
-            room = 0.06 * (high - low) or abs(high) or 1.0
-            axis = Scale(low - room, high + room, _LEFT + 6, _RIGHT - 6)
-        return axis, numbers, [(tick, format_tick(tick)) for tick in axis.list_ticks()]
-    places = {text: float(number) for number, text in enumerate(texts)}
-    width = (_RIGHT - _LEFT) / len(texts) - 6
-    axis = Scale(-0.5, len(texts) - 0.5, _LEFT, _RIGHT)
-    return axis, places, [(place, shorten(text, width)) for text, place in places.items()]
-
-
-def _scale_metric(values: "np.ndarray[Any, Any]", mode: str, held: Sequence[float], log: bool = False) -> Scale:
-    """Return the axis of a metric, on which values far from the best are cut off, but none that is to be held."""
-    sign = 1 if mode == "max" else -1
-    best = float(values.max() if mode == "max" else values.min())
-    distance = sign * (best - values)
-    farthest = float(distance.max())
-    if not log:
-        farthest = min(farthest, _REACH * float(np.median(distance)) or farthest)
-    ends = [best, best - sign * farthest, *held]
-    low, high = min(ends), max(ends)
-    if log:
-        return Scale(low / 1.1, high * 1.1, _TOP + _HEIGHT, _TOP, is_logarithmic=True)
-    room = 0.07 * (high - low) or 0.05 * abs(high) or 1.0
-    return Scale(low - room, high + room, _TOP + _HEIGHT, _TOP)
-
-
-def _start_panel(
-    name: str,
-    shown: int,
-    labels: Sequence[str],
-    x: Scale,
-    y: Scale,
-    ticks: Sequence[tuple[float, str]],
-    x_label: str,
-    y_label: str,
-) -> Drawing:
-    """Return a drawing with axes, and room for a legend."""
-    floor = _TOP + _HEIGHT
-    drawing = Drawing(floor + _BOTTOM + 20 * math.ceil(shown / 2) + 6, name)
-    for tick in y.list_ticks():
-        drawing.add("line", x1=_LEFT, x2=_RIGHT, y1=y(tick), y2=y(tick), css="grid")
-        drawing.write(_LEFT - 6, y(tick) + 4.5, format_tick(tick), anchor="end")
-    drawing.add("line", x1=_LEFT, x2=_RIGHT, y1=floor, y2=floor, css="axis")
-    for tick, text in ticks:
-        drawing.add("line", x1=x(tick), x2=x(tick), y1=floor, y2=floor + 4, css="axis")
-        drawing.write(x(tick), floor + 18, text, anchor="middle")
-    drawing.write(8, 16, shorten(y_label, WIDTH - 16), css="ink")
-    drawing.write((_LEFT + _RIGHT) / 2, floor + 36, shorten(x_label, WIDTH - 60), css="ink", anchor="middle")
-    return drawing
 
 
 def _draw_trials(
@@ -254,7 +202,7 @@ def _draw_trials(
         at, text = x(row["place"]), f"{label}, {key}={format_value(row['x'])}"
         if row["failed"]:
             title = f"{text}: {row['failed']} of {row['seeds']} runs have no metric"
-            drawing.write(at, _TOP + _HEIGHT - 4, "×", css="fill mark", anchor="middle", title=title)
+            drawing.write(at, TOP + HEIGHT - 4, "×", css="fill mark", anchor="middle", title=title)
             continue
         value, low, high = (factor * row[name] for name in ("mean", "low", "high"))
         seeds = f", {row['seeds']} seeds" if row["seeds"] > 1 else ""
@@ -303,16 +251,16 @@ def draw_curves(
     }
     means = np.concatenate([line["mean"].to_numpy() for line in lines.values()])
     is_log = name == "losses" and bool((curves["value"] > 0).all()) and means.max() > 10 * means.min()
-    y = _scale_metric(means, mode, [float(line["mean"].iloc[-1]) for line in lines.values()], is_log)
+    y = scale_metric(means, mode, [float(line["mean"].iloc[-1]) for line in lines.values()], is_log)
     first, last = float(curves[axis].min()), float(curves[axis].max())
-    x = Scale(first, last, _LEFT + 6, _RIGHT - 6) if last > first else Scale(first - 1, last + 1, _LEFT, _RIGHT)
+    x = Scale(first, last, LEFT + 6, RIGHT - 6) if last > first else Scale(first - 1, last + 1, LEFT, RIGHT)
     ticks = [(tick, format_tick(tick)) for tick in x.list_ticks() if tick == round(tick)]
-    drawing = _start_panel(name, len(shown), labels, x, y, ticks, axis, f"{metric}{unit.heading}")
-    with drawing.group(clip=(_LEFT, _TOP, _RIGHT - _LEFT, _HEIGHT)):
+    drawing = start_panel(name, len(shown), x, y, ticks, axis, f"{metric}{unit.heading}")
+    with drawing.group(clip=(LEFT, TOP, RIGHT - LEFT, HEIGHT)):
         for label in shown:
             with drawing.group(classes[label]):
                 _draw_line(drawing, x, y, label, lines[label], classes[label], is_alone=len(shown) <= 10)
-    _add_legend(drawing, shown, classes)
+    add_legend(drawing, shown, classes)
     return drawing.render(f"{metric} while training", len(labels))
 
 
@@ -342,16 +290,3 @@ def _draw_line(
 def _place_beyond(scale: Scale, value: float) -> float:
     """Return the place of a value, a little beyond the end of the axis for one beyond it."""
     return scale(value) + (0 if scale.holds(value) else 12 if value < scale.low else -12)
-
-
-def _add_legend(drawing: Drawing, shown: Sequence[str], classes: Mapping[str, str]) -> None:
-    """Add the methods in two columns below the panel."""
-    with drawing.group("legend"):
-        for number, label in enumerate(shown):
-            left = 14 + number % 2 * (WIDTH / 2)
-            top = _TOP + _HEIGHT + _BOTTOM + 20 * (number // 2) + 8
-            with drawing.group(classes[label]):
-                dash = find_dash(classes[label])
-                drawing.add("line", x1=left, x2=left + 22, y1=top, y2=top, css="line", stroke_dasharray=dash)
-                drawing.add("circle", cx=left + 11, cy=top, r=4, css="fill")
-                drawing.write(left + 30, top + 4.5, shorten(label, WIDTH / 2 - 50), css="ink")

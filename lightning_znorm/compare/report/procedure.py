@@ -6,7 +6,6 @@ import pandas as pd
 
 from lightning_znorm.compare.identity.provenance import Provenance
 from lightning_znorm.compare.question.question import Question
-from lightning_znorm.compare.question.search import Crossed, Search
 from lightning_znorm.compare.question.stages import Plan
 from lightning_znorm.compare.question.syntax import format_value
 from lightning_znorm.compare.report.agreements import Agreement, describe_agreements
@@ -86,8 +85,7 @@ def _describe_selection(question: Question) -> list[str]:
         return [f"All methods were trained {shared}; none was selected."]
     each = "For each method" if len(question.methods) > 1 else "For the method"
     parts = []
-    searches = [found.searches[0] if isinstance(found, Crossed) else found for found in design.candidates.values()]
-    first = next((search for search in searches if isinstance(search, Search)), None)
+    first = question.search
     best = "highest" if question.mode == "max" else "lowest"
     if first is not None:
         further = ", each further one beyond the end at which the best one was, or else beside it"
@@ -113,7 +111,7 @@ def _describe_selection(question: Question) -> list[str]:
 
 def _describe_confirmation(question: Question, plan: Plan) -> list[str]:
     design = question.design
-    pairs = len(plan.confirmation) // max(len(plan.selected), 1) or design.least_pairs
+    pairs = plan.pairs or design.least_pairs
     method = "Each method" if len(question.methods) > 1 else "The method"
     if question.has_one_setting:
         text = f"{method} was trained with {format_count(pairs, 'seed')}"

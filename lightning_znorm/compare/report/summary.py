@@ -118,7 +118,7 @@ def _find_time_to(goal: float, runs: pd.DataFrame, curves: pd.DataFrame, questio
 
 
 def find_good_range(question: Question, trials: pd.DataFrame, method: str) -> pd.DataFrame:
-    """Return the trials of a method beside its selected one whose first seed is nearly as good as the best.
+    """Return the trials of a method beside its selected one whose mean is nearly as good.
 
     That is within the margin, or else within a tenth of the spread of all trials.
     """

@@ -78,43 +78,42 @@ def name_key_column(key: str, columns: Container[str]) -> str:
     return f"sweep.{key}" if key in columns else key
 
 
+def list_key_columns(trials: pd.DataFrame) -> list[str]:
+    """Return the columns of the swept keys in the table of trials."""
+    return [*trials.columns[len(_TRIALS) :]]
+
+
 def name_metric_column(metric: str, columns: Container[str]) -> str:
     """Return the name of a metric's column that is none of some others."""
     return f"metric.{metric}" if metric in columns else metric
 
 
 def make_metrics_table(question: Question, results: Sequence[RunResult]) -> pd.DataFrame:
-    """Return the means of the other test metrics over the confirmation, a row per method."""
+    """Return the means of the other test metrics over confirming runs, a row per method."""
     metrics = [metric for metric in list_metrics(results) if metric != question.test_monitor]
     rows = {}
     for method in question.labels:
-        tests = [
-            result.test
-            for result in results
-            if result.run.method.label == method and not question.is_selection(result.run.seed) and result.test
-        ]
+        tests = [result.test for result in results if result.run.method.label == method and result.test]
         if tests:
             rows[method] = pd.DataFrame(tests, columns=metrics, dtype=float).mean().to_dict()
     return pd.DataFrame.from_dict(rows, orient="index", columns=metrics)
 
 
 def make_curves_table(question: Question, results: Sequence[RunResult]) -> pd.DataFrame:
-    """Return a row per validation of the confirmation: ``method``, ``seed``, ``epoch``, ``step``, ``value``."""
+    """Return a row per validation of confirming runs: ``method``, ``seed``, ``epoch``, ``step``, ``value``."""
     points = [
         {**_identify(result), "epoch": row.epoch, "step": row.step, "value": row.metrics[question.monitor]}
         for result in results
-        if not question.is_selection(result.run.seed)
         for row in result.find_validations(question.monitor)
     ]
     return _make_curves(points)
 
 
-def make_losses_table(question: Question, results: Sequence[RunResult]) -> pd.DataFrame:
-    """Return a row per epoch of the confirmation, with the columns of the curves; the value is the training loss."""
+def make_losses_table(results: Sequence[RunResult]) -> pd.DataFrame:
+    """Return a row per epoch of confirming runs, with the columns of the curves; the value is the training loss."""
     points = [
         {**_identify(result), "epoch": epoch, "value": value}
         for result in results
-        if not question.is_selection(result.run.seed)
         for epoch, value in enumerate(result.train_loss, start=1)
     ]
     return _make_curves(points)

@@ -162,7 +162,7 @@ def _make_verdict(
     answer = row["answer"] if isinstance(row["answer"], str) else "unfinished"
     if answer == "unfinished":
         so_far = f": so far, it is {_describe_difference(row, question, unit)} in {metric}" if pairs else ""
-        planned = f" of {len(plan.confirmation) // max(len(plan.selected), 1)}" if plan.is_complete else ""
+        planned = f" of {plan.pairs}" if plan.is_complete else ""
         counted = f"{pairs}{planned} pairs are done{so_far}" if pairs else "no pair is done yet"
         return Verdict(method, answer, f"{name} against {baseline}: {counted}; the answer comes with the last one.")
     if math.isnan(row["p"]):

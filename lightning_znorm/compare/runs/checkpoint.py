@@ -88,10 +88,15 @@ def prepare_resumption(checkpoint: Path) -> bool:
         warnings.warn(f"The checkpoint is damaged, so that the run starts again: {error}", stacklevel=2)
         checkpoint.unlink()
         return False
-    metrics = checkpoint.with_name("metrics.csv")
-    if metrics.is_file():  # CSVLogger would delete it
-        metrics.rename(metrics.with_name(f"metrics-{len([*metrics.parent.glob('metrics*.csv')])}.csv"))
+    keep_metrics(checkpoint.parent)
     return True
+
+
+def keep_metrics(folder: Path) -> None:
+    """Keep the metrics of a run before its interruption, which CSVLogger would delete."""
+    metrics = folder / "metrics.csv"
+    if metrics.is_file():
+        metrics.rename(folder / f"metrics-{len([*folder.glob('metrics*.csv')])}.csv")
 
 
 def get_random_states() -> dict[str, Any]:

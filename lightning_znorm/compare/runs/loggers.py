@@ -19,7 +19,7 @@ from lightning_znorm._lightning import (
 )
 from lightning_znorm.compare.files import read_json, write_json
 from lightning_znorm.compare.question.run import Run
-from lightning_znorm.compare.runs.checkpoint import find_checkpoint
+from lightning_znorm.compare.runs.checkpoint import find_checkpoint, keep_metrics
 
 _FILE, _LOCK = "loggers.json", ".loggers.lock"
 _MAX_TAG = 64  # characters that W&B takes
@@ -144,7 +144,7 @@ def identify_loggers(loggers: Sequence[Any], parts: Sequence[Any], identity: Ide
         found = find_arguments(type(logger), get_logger_arguments(logger), identity, identity.find_version(position))
         set_logger_arguments(logger, found)
         if identity.resumes and isinstance(logger, find_classes("loggers", "CSVLogger")):
-            _keep_metrics(Path(logger.log_dir))
+            keep_metrics(Path(logger.log_dir))
         try:
             # at once, as TensorBoard shows only the hyperparameters that come first
             logger.log_hyperparams({**identity.parameters, **own})
@@ -176,10 +176,3 @@ def close_loggers(loggers: Sequence[Any], failed: bool) -> None:
                 logger.experiment.finish(exit_code=int(failed))
             except Exception as error:
                 rank_zero_warn(f"The run of W&B did not end: {error}")
-
-
-def _keep_metrics(folder: Path) -> None:
-    """Keep the metrics of a run before its interruption, which CSVLogger would delete."""
-    metrics = folder / "metrics.csv"
-    if metrics.is_file():
-        metrics.rename(folder / f"metrics-{len([*folder.glob('metrics*.csv')])}.csv")

@@ -114,21 +114,6 @@ class ConfiguredRecipe:
         return Ingredients(cli.trainer, cli.model, cli.datamodule)
 
 
-def warm_up_parser() -> None:
-    """Parse a configuration and instantiate nothing, as the first time takes longer than later ones."""
-    package = import_lightning("").__name__
-
-    class Parser(make_cli_class(package, fit_schema=True)):  # type: ignore[misc]
-        def before_instantiate_classes(self) -> None:
-            """Skip the warnings of ``fit``."""
-
-        def instantiate_classes(self) -> None:
-            """Leave this to each run."""
-
-    model = f"--model={package}.demos.boring_classes.BoringModel"
-    Parser(args=[model, "--seed_everything=false"], run=False, parser_kwargs={"exit_on_error": False})
-
-
 @dataclass(frozen=True)
 class FactoryRecipe:
     """Makes runs from functions.

@@ -1,7 +1,7 @@
 """The runs to do, as they follow from the results so far."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 from lightning_znorm.compare.question.question import Question
 from lightning_znorm.compare.question.run import Run
@@ -85,10 +85,3 @@ def measure(question: Question, result: RunResult) -> tuple[float, float]:
         return math.nan, math.nan
     sign = 1 if question.mode == "max" else -1
     return sign * result.get_validation(question.monitor), sign * result.get_test(question.test_monitor)
-
-
-def plan_from(question: Question, results: Iterable[RunResult]) -> Plan:
-    """Return the plan that follows from results."""
-    metrics = {str(result.run): measure(question, result) for result in results}
-    validation = {name: value for name, (value, _) in metrics.items()}
-    return make_plan(question.design, validation, {name: value for name, (_, value) in metrics.items()})

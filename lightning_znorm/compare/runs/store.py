@@ -214,11 +214,6 @@ class Store:
         path = self.get_run_folder(run) / "result.json"
         return RunResult.from_json(run, read_json(path)) if path.is_file() else None
 
-    def read_results(self, runs: Iterable[Run]) -> list[RunResult]:
-        """Return the existing results."""
-        results = (self.read_result(run) for run in runs)
-        return [result for result in results if result is not None]
-
     def write_result(self, result: RunResult) -> None:
         """Write the result of a run."""
         write_json(self.get_run_folder(result.run) / "result.json", result.to_json())
