@@ -2,6 +2,8 @@
 
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
 from types import FrameType
 from typing import Any
 
@@ -12,7 +14,10 @@ from torch.optim import Optimizer
 from torch.optim import optimizer as _optimizer_module
 
 COMPILED_PREFIX = "_orig_mod."  # of parameter names in a module that `torch.compile` returns
+# of parameter names in wrapped modules
+WRAPPER_PREFIXES = (COMPILED_PREFIX, "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
 
+_FLAT_TABLES = ("_params", "_shapes", "_strides", "_shard_param_infos", "_param_extensions")
 _HOOKS = ("_optimizer_step_pre_hooks", "_optimizer_step_post_hooks")
 
 
@@ -39,9 +44,64 @@ def unscales_in_step(optimizer: Optimizer) -> bool | None:
     return bool(unscales)
 
 
+def find_timeout(process_group: Any, device: torch.device) -> timedelta | None:
+    """Return how long the ranks of a process group wait for each other, ``None`` if unknown."""
+    get_backend = getattr(process_group, "_get_backend", None)
+    options = None if get_backend is None else getattr(get_backend(device), "options", None)
+    timeout: timedelta | None = getattr(options, "_timeout", None)
+    return timeout
+
+
 def is_flattened(parameter: Tensor) -> bool:
     """Return whether the parameter is part of a flat parameter of FullyShardedDataParallel."""
     return "_fsdp_flattened" in vars(parameter)
+
+
+@dataclass(frozen=True)
+class FlatShard:
+    """A rank's shard of the flat parameter of a FullyShardedDataParallel module.
+
+    Attributes:
+        process_group: The ranks that hold the shards.
+        copies: Number of ranks that hold each shard.
+        device_type: Kind of the device on which the ranks communicate.
+        size: Number of elements of every shard; 0 if every rank holds the whole.
+        parts: For each parameter in it: the parameter, the shape of the whole, the position of its first element on
+            this rank in the flattened whole, the number of its elements there, and their position in the shard.
+
+    """
+
+    process_group: Any
+    copies: int
+    device_type: str
+    size: int
+    parts: list[tuple[Tensor, torch.Size, int, int, int]]
+
+
+def find_flat_shard(module: Any) -> FlatShard | None:
+    """Return the shard of a FullyShardedDataParallel module with ``use_orig_params=True``, ``None`` if unknown.
+
+    Left out are parameters whose rows do not follow each other in memory, and parts of DTensors.
+    """
+    flat: Any = getattr(module, "_flat_param", None)
+    tables = [getattr(flat, name, None) for name in _FLAT_TABLES]
+    if any(table is None for table in tables):
+        return None
+    parts = []
+    for parameter, shape, strides, info, extension in zip(*tables, strict=True):
+        has_rows = len(shape) < 2 or strides[0] == shape[1:].numel()
+        if has_rows and extension is None:
+            position = (info.intra_param_start_idx, info.numel_in_shard, info.offset_in_shard)
+            parts.append((parameter, shape, *(position if info.in_shard else (0, 0, 0))))
+    replicas = getattr(module, "_inter_node_pg", None)
+    is_sharded = module.sharding_strategy.name != "NO_SHARD"
+    return FlatShard(
+        module.process_group,
+        1 if replicas is None else replicas.size(),
+        module.compute_device.type,
+        flat._sharded_size.numel() if is_sharded else 0,
+        parts,
+    )
 
 
 def unwrap_compiled_module(module: nn.Module) -> nn.Module | None:

@@ -10,12 +10,20 @@ from lightning_znorm.engine.transform import LogStats
 from lightning_znorm.errors import require_positive, with_known_keywords
 from lightning_znorm.functional import (
     GradientStats,
+    RankGroup,
+    ShardedGradients,
     centralize_gradients_,
+    centralize_sharded_,
     check_center,
     check_eps,
     clip_gradients_,
+    clip_sharded_,
     list_gradients,
+    measure_moments,
+    measure_norms,
+    measure_rows,
     znorm_gradients_,
+    znorm_sharded_,
 )
 from lightning_znorm.transform import GradientTransform
 
@@ -107,6 +115,16 @@ class ZNorm(GradientTransform):
         """Normalize the gradients in place, as :func:`~lightning_znorm.znorm_` does."""
         return znorm_gradients_(list_gradients(parameters), self.eps, grad_scale, self.center)
 
+    def measure_shards(self, gradients: ShardedGradients) -> dict[RankGroup, Tensor]:
+        """Return two sums per parameter."""
+        return measure_moments(gradients)
+
+    def transform_shards(
+        self, gradients: ShardedGradients, sums: dict[RankGroup, Tensor], grad_scale: Tensor | None = None
+    ) -> GradientStats:
+        """Normalize by the statistics of the whole gradients."""
+        return znorm_sharded_(gradients, sums, self.eps, grad_scale, self.center)
+
 
 class GradientCentralization(GradientTransform):
     r"""Give the gradient of each output channel zero mean before every optimizer step.
@@ -179,6 +197,16 @@ class GradientCentralization(GradientTransform):
     def transform(self, parameters: Sequence[Tensor], grad_scale: Tensor | None = None) -> GradientStats:
         """Centralize the gradients in place, as :func:`~lightning_znorm.centralize_` does."""
         return centralize_gradients_(list_gradients(parameters), grad_scale)
+
+    def measure_shards(self, gradients: ShardedGradients) -> dict[RankGroup, Tensor]:
+        """Return sums for the statistics, and those of rows of which ranks hold parts."""
+        return measure_rows(gradients)
+
+    def transform_shards(
+        self, gradients: ShardedGradients, sums: dict[RankGroup, Tensor], grad_scale: Tensor | None = None
+    ) -> GradientStats:
+        """Centralize the rows of the whole gradients."""
+        return centralize_sharded_(gradients, sums, grad_scale)
 
 
 class GradientClipping(GradientTransform):
@@ -261,3 +289,14 @@ class GradientClipping(GradientTransform):
         return clip_gradients_(
             list_gradients(parameters), self.max_norm, self.norm_type, grad_scale, with_stats=bool(self.log_stats)
         )
+
+    def measure_shards(self, gradients: ShardedGradients) -> dict[RankGroup, Tensor]:
+        """Return the norms of what each rank holds."""
+        return measure_norms(gradients, self.norm_type, with_stats=bool(self.log_stats))
+
+    def transform_shards(
+        self, gradients: ShardedGradients, sums: dict[RankGroup, Tensor], grad_scale: Tensor | None = None
+    ) -> GradientStats:
+        """Clip by the norm of the whole gradients."""
+        with_stats = bool(self.log_stats)
+        return clip_sharded_(gradients, sums, self.max_norm, self.norm_type, grad_scale, with_stats)

@@ -19,6 +19,7 @@ from typing import NoReturn, ParamSpec
 __all__ = [
     "ArgumentTypeError",
     "ArgumentValueError",
+    "CollectiveError",
     "ComparisonError",
     "DataError",
     "DownloadError",
@@ -54,6 +55,10 @@ class ArgumentValueError(ZNormError, ValueError):
 
 class ArgumentTypeError(ZNormError, TypeError):
     """An argument, a gradient or a module is of a type that cannot be used."""
+
+
+class CollectiveError(ZNormError, RuntimeError):
+    """The ranks could not add up the statistics of gradients: one of them has ended or is late."""
 
 
 class ComparisonError(ZNormError, ValueError):

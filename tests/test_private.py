@@ -6,14 +6,18 @@ Then, what happens where one of them is missing: a public substitute, or a refus
 import ast
 import re
 from collections import OrderedDict
+from datetime import timedelta
 from importlib import import_module
 
 import pytest
 import torch
 from lightning.fabric import Fabric
+from torch import nn
 
 from lightning_znorm import GradientMonitor, ZNorm, _lightning, _torch, attach
 from lightning_znorm.engine.scaling import find_pending_scale
+from lightning_znorm.engine.selection import Selection
+from lightning_znorm.engine.sharding import Layouts
 from lightning_znorm.errors import ZNormError
 from tests import house
 from tests.helpers import PACKAGES, make_module, make_trainer, recording_logger, small_network
@@ -44,11 +48,23 @@ OF_TORCH = {
     "_patch_step_function",
     "_per_optimizer_states",
     "_step_supports_amp_scaling",
+    "_checkpoint_wrapped_module",
+    "_flat_param",
     "_fsdp_flattened",
+    "_fsdp_wrapped_module",
     "_foreach_copy_",
     "_foreach_mul_",
     "_foreach_norm",
+    "_get_backend",
     "_getframe",
+    "_inter_node_pg",
+    "_param_extensions",
+    "_params",
+    "_shapes",
+    "_shard_param_infos",
+    "_sharded_size",
+    "_strides",
+    "_timeout",
     "_version",
 }
 
@@ -157,16 +173,42 @@ def test_the_calls_of_step_are_found_on_the_stack():
     assert _torch.count_step_calls(optimizer) == 0
 
 
-@pytest.mark.filterwarnings("ignore:.*use_orig_params.*")
-def test_fsdp_marks_what_it_flattens(tmp_path):
-    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
-    try:
-        from torch.distributed.fsdp import FullyShardedDataParallel
+@pytest.fixture
+def process_group(tmp_path):
+    store = f"file://{tmp_path}/store"
+    torch.distributed.init_process_group("gloo", init_method=store, rank=0, world_size=1, timeout=timedelta(seconds=9))
+    yield torch.distributed.group.WORLD
+    torch.distributed.destroy_process_group()
 
-        wrapped = FullyShardedDataParallel(small_network(), device_id=torch.device("cpu"))
-        assert all("_fsdp_flattened" in vars(parameter) for parameter in wrapped.parameters())
-    finally:
-        torch.distributed.destroy_process_group()
+
+def wrap(**options):
+    from torch.distributed.fsdp import FullyShardedDataParallel
+
+    return FullyShardedDataParallel(small_network(), device_id=torch.device("cpu"), **options)
+
+
+@pytest.mark.usefixtures("process_group")
+@pytest.mark.filterwarnings("ignore:.*(use_orig_params|NO_SHARD).*")
+def test_fsdp_has_them():
+    assert all("_fsdp_flattened" in vars(parameter) for parameter in wrap().parameters())
+    wrapped = wrap(use_orig_params=True)
+    assert next(name for name, _ in wrapped.named_parameters()) == "_fsdp_wrapped_module.0.weight"
+    shard = _torch.find_flat_shard(wrapped)
+    assert [part[1] for part in shard.parts] == [parameter.shape for parameter in small_network().parameters()]
+    assert (shard.copies, shard.device_type, shard.size) == (1, "cpu", 0)
+    assert _torch.find_flat_shard(small_network()) is None
+
+
+def test_checkpointed_modules_have_them():
+    from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
+
+    network = nn.Sequential(checkpoint_wrapper(nn.Linear(3, 2)))
+    assert next(name for name, _ in network.named_parameters()) == "0._checkpoint_wrapped_module.weight"
+    assert Selection(network.named_parameters, ["0.weight"], 0, "ZNorm").name_of(network[0].weight) == "0.weight"
+
+
+def test_process_groups_have_them(process_group):
+    assert _torch.find_timeout(process_group, torch.device("cpu")) == timedelta(seconds=9)
 
 
 # where they are missing
@@ -262,3 +304,16 @@ def test_tensors_are_treated_one_by_one(monkeypatch):
 
 def test_a_version_that_is_not_known_is_none():
     assert _torch.version_of(object()) is None
+
+
+@pytest.mark.usefixtures("process_group")
+@pytest.mark.filterwarnings("ignore:.*NO_SHARD.*")
+def test_fsdp_without_them_is_refused(monkeypatch):
+    monkeypatch.setattr(_torch, "_FLAT_TABLES", ("_params", "renamed"))
+    wrapped = wrap(use_orig_params=True)
+    with pytest.raises(ZNormError, match="does not know which part of a parameter FullyShardedDataParallel"):
+        Layouts("ZNorm", wrapped.modules).find(next(wrapped.parameters()))
+
+
+def test_process_groups_without_them_have_an_unknown_timeout():
+    assert _torch.find_timeout(object(), torch.device("cpu")) is None

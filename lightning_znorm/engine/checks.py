@@ -8,9 +8,9 @@ from torch import Tensor, nn
 from torch.optim import LBFGS, Optimizer
 
 from lightning_znorm._lightning import MisconfigurationError
-from lightning_znorm._torch import is_flattened
 from lightning_znorm.backends.choice import is_capturing
 from lightning_znorm.engine.scaling import refuse_unknown_scaling
+from lightning_znorm.engine.transform import Transform
 
 
 def refuse_optimizer(owner: str, optimizer: Optimizer) -> None:
@@ -45,7 +45,6 @@ def refuse_parameters(
     for parameter in parameters:
         if not parameter.requires_grad:
             continue
-        refuse_flattened(owner, [parameter])
         kind = "sparse" if parameter in sparse else "complex" if parameter.dtype.is_complex else None
         if kind is not None:
             name = name_of(parameter)
@@ -62,12 +61,13 @@ def refuse_parameters(
             )
 
 
-def refuse_flattened(owner: str, parameters: Iterable[Tensor]) -> None:
-    """Raise :class:`MisconfigurationError` if FSDP has flattened or sharded one of the parameters."""
-    if any(map(is_flattened, parameters)):
+def refuse_shards(transform: Transform) -> None:
+    """Raise if a transform has no arithmetic for gradients of which ranks hold parts."""
+    if not transform._handles_shards():
         raise MisconfigurationError(
-            f"`{owner}` does not support parameters that FullyShardedDataParallel has flattened: their `.grad` holds a"
-            " shard. Use one device or DistributedDataParallel."
+            f"`{type(transform).__name__}` has no arithmetic for sharded gradients: implement `measure_shards` and"
+            " `transform_shards` in the class that implements `transform`, or use one device or"
+            " DistributedDataParallel."
         )
 
 

@@ -6,6 +6,9 @@ from typing import Any, Literal, NoReturn
 import torch
 from torch import Tensor
 
+from lightning_znorm._torch import norm_all
+from lightning_znorm.backends._memory import to_device
+from lightning_znorm.backends.gradients import group_by_device
 from lightning_znorm.engine.groups import Ranks
 from lightning_znorm.errors import NonfiniteGradientError
 
@@ -30,6 +33,10 @@ class SkipCounts:
         """Count a skipped step."""
         self.skipped_steps += 1
         self.consecutive_skips[optimizer_index] = self.consecutive_skips.get(optimizer_index, 0) + 1
+
+    def reset(self, optimizer_index: int) -> None:
+        """Note that a step of an optimizer is made."""
+        self.consecutive_skips.pop(optimizer_index, None)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the counters."""
@@ -104,6 +111,27 @@ def find_nonfinite_position(gradients: Sequence[Tensor | None]) -> int:
     if not nonempty or torch.nn.utils.get_total_norm(nonempty, norm_type=torch.inf).isfinite():
         return len(gradients)
     return next(i for i, value in values.items() if not value.isfinite().all())
+
+
+def flag_nonfinite(gradients: Sequence[Tensor | None]) -> Tensor:
+    """Return 1 for each gradient with an inf or NaN and 0 for the others, float64, without waiting for the device.
+
+    Example::
+
+        >>> flag_nonfinite([torch.ones(2), None, torch.tensor([0.0, torch.nan])])
+        tensor([0., 0., 1.], dtype=torch.float64)
+
+    """
+    values = [None if gradient is None else _view_values(gradient) for gradient in gradients]
+    places = [i for i, value in enumerate(values) if value is not None and value.numel()]
+    present = [value for value in values if value is not None and value.numel()]
+    flags = torch.zeros(len(gradients), dtype=torch.float64, device=present[0].device if present else "cpu")
+    for index, members in group_by_device(present).values():
+        # the largest absolute value: it never overflows, and NaN wins
+        norms = torch.stack([*norm_all(members, torch.inf, torch.float64)])
+        positions = to_device([places[i] for i in index], torch.int64, flags.device)
+        flags.index_copy_(0, positions, norms.isfinite().logical_not().to(flags))
+    return flags
 
 
 def _view_values(gradient: Tensor) -> Tensor:

@@ -9,12 +9,13 @@ from torch.optim import Optimizer
 
 from lightning_znorm.backends.choice import agree, is_capturing, may_use_triton
 from lightning_znorm.backends.gradients import are_plain, require_transformable
-from lightning_znorm.engine.checks import refuse_capture, refuse_flattened, refuse_parameters
+from lightning_znorm.engine.checks import refuse_capture, refuse_parameters, refuse_shards
 from lightning_znorm.engine.groups import Ranks
 from lightning_znorm.engine.nonfinite import SkipCounts, find_nonfinite_parameter, refuse_nonfinite, skip_step
 from lightning_znorm.engine.selection import NamedParameters, OptimizerParameters, Selection
+from lightning_znorm.engine.sharding import Layouts, add_up_with_verdict
 from lightning_znorm.engine.transform import Transform
-from lightning_znorm.functional import GradientStats
+from lightning_znorm.functional import GradientStats, add_up, collect_gradients
 
 
 @dataclass(frozen=True)
@@ -71,23 +72,28 @@ class Engine:
     Attributes:
         transform: The transform.
         counts: Counters of skipped steps.
-        selection: Selects parameters, and names them, see :class:`.Selection` for ``name_parameters``.
+        selection: Selects parameters, and names them, see :class:`.Selection` for ``name_parameters`` and ``layouts``.
 
     """
 
     def __init__(
-        self, transform: Transform, name_parameters: Callable[[], NamedParameters], counts: SkipCounts
+        self,
+        transform: Transform,
+        name_parameters: Callable[[], NamedParameters],
+        counts: SkipCounts,
+        layouts: Layouts | None = None,
     ) -> None:
         self.transform = transform
         self.counts = counts
         self._owner = type(transform).__name__
-        self.selection = Selection(name_parameters, transform.exclude, transform.min_ndim, self._owner)
-        self._checked_parameters: OptimizerParameters | None = None
+        self.selection = Selection(name_parameters, transform.exclude, transform.min_ndim, self._owner, layouts)
         self._has_agreed = False
 
     def check(self, modules: Iterable[nn.Module], parameters: Iterable[Tensor], under_scaler: bool = False) -> None:
         """Refuse parameters whose gradients cannot be transformed, see :func:`.refuse_parameters`."""
-        selected = filter(self.selection.is_selected, parameters)
+        selected = list(filter(self.selection.is_selected, parameters))
+        if any(self.selection.layouts.find(parameter) is not None for parameter in selected):
+            refuse_shards(self.transform)
         refuse_parameters(self._owner, modules, selected, self.selection.name_of, under_scaler)
 
     def __call__(self, step: Step) -> Outcome:
@@ -96,7 +102,9 @@ class Engine:
         All ranks of ``step.ranks`` must call this in the same step.
 
         Raises:
-            MisconfigurationError: If gradients are shards, or a CUDA graph captures a step that waits for the device.
+            MisconfigurationError: If a CUDA graph captures a step that waits for the device, or ranks hold parts of
+                gradients and it is unknown which.
+            CollectiveError: If another rank is gone or late when sums are added up.
             NonfiniteGradientError: Naming the parameter, with ``nonfinite="raise"`` or after ``max_skips`` skips.
             ArgumentTypeError: If a gradient cannot be transformed.
 
@@ -106,17 +114,15 @@ class Engine:
             return Outcome(was_due=False)
         refuse_capture(self._owner, nonfinite=transform.nonfinite, log_stats=transform.log_stats)
         parameters = self.selection.select(step.optimizer)
-        if parameters is not self._checked_parameters:
-            refuse_flattened(self._owner, parameters.selected)
-            self._checked_parameters = parameters
         self._agree(step, parameters)
-        nonfinite = self._find_nonfinite(step, parameters)
-        if nonfinite is not None:
-            name = self.selection.name_of(nonfinite)
-            if transform.nonfinite == "raise":
-                refuse_nonfinite(name, self._owner, step.scaler_skips)
-            skip_step(parameters.unique, name, step.optimizer_index, self.counts, transform.max_skips, self._owner)
-            return Outcome(nonfinite_name=name)
+        if parameters.layouts:
+            with torch.no_grad():
+                return self._transform_shards(step, parameters)
+        if self._looks_for_nonfinite(step):
+            nonfinite = find_nonfinite_parameter(parameters.unique, step.ranks)
+            if nonfinite is not None:
+                return self._skip(step, parameters, nonfinite)
+            self.counts.reset(step.optimizer_index)
         transformed, gradients = [], []
         for parameter in parameters.selected:
             gradient = parameter.grad
@@ -132,6 +138,24 @@ class Engine:
         with torch.no_grad():
             return Outcome(True, transformed, transform.transform(transformed, step.grad_scale))
 
+    def _transform_shards(self, step: Step, parameters: OptimizerParameters) -> Outcome:
+        refuse_shards(self.transform)
+        is_scaled = step.grad_scale is not None
+        gradients = collect_gradients(
+            parameters.selected, parameters.layouts.get, self.selection.name_of, scaled=is_scaled
+        )
+        sums = self.transform.measure_shards(gradients)
+        if not self._looks_for_nonfinite(step):
+            add_up(sums)
+        else:
+            nonfinite = add_up_with_verdict(sums, parameters.unique, step.ranks)
+            if nonfinite is not None:
+                return self._skip(step, parameters, nonfinite)
+            self.counts.reset(step.optimizer_index)
+        if not gradients.parameters:
+            return Outcome()
+        return Outcome(True, gradients.parameters, self.transform.transform_shards(gradients, sums, step.grad_scale))
+
     def _agree(self, step: Step, parameters: OptimizerParameters) -> None:
         """Let all ranks take the same backend, once and before a gradient is edited.
 
@@ -146,12 +170,14 @@ class Engine:
         if any(map(may_use_triton, devices)):
             agree(parameters.selected, lambda works: ranks.reduce_min(works, devices))
 
-    def _find_nonfinite(self, step: Step, parameters: OptimizerParameters) -> Tensor | None:
-        """Return a parameter with an inf or NaN, unless these propagate; without one, reset the consecutive skips."""
+    def _looks_for_nonfinite(self, step: Step) -> bool:
         mode = self.transform.nonfinite
-        if mode == "propagate" or (mode == "skip" and step.scaler_skips):
-            return None
-        nonfinite = find_nonfinite_parameter(parameters.unique, step.ranks)
-        if nonfinite is None:
-            self.counts.consecutive_skips.pop(step.optimizer_index, None)
-        return nonfinite
+        return mode == "raise" or (mode == "skip" and not step.scaler_skips)
+
+    def _skip(self, step: Step, parameters: OptimizerParameters, nonfinite: Tensor) -> Outcome:
+        """Skip a step because of a parameter with an inf or NaN, or raise."""
+        name = self.selection.name_of(nonfinite)
+        if self.transform.nonfinite == "raise":
+            refuse_nonfinite(name, self._owner, step.scaler_skips)
+        skip_step(parameters.unique, name, step.optimizer_index, self.counts, self.transform.max_skips, self._owner)
+        return Outcome(nonfinite_name=name)

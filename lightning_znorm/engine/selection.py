@@ -9,7 +9,9 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from lightning_znorm._lightning import MisconfigurationError
-from lightning_znorm._torch import COMPILED_PREFIX
+from lightning_znorm._torch import WRAPPER_PREFIXES
+from lightning_znorm.backends.layouts import Layout
+from lightning_znorm.engine.sharding import Layouts
 from lightning_znorm.errors import join_names
 
 NamedParameters = Iterable[tuple[str, Tensor]]
@@ -32,12 +34,14 @@ class OptimizerParameters:
         listed: The parameters in the order of the groups.
         unique: The same, each once.
         selected: The selected ones.
+        layouts: Layouts of those of which ranks hold parts.
 
     """
 
     listed: list[Tensor]
     unique: list[Tensor]
     selected: list[Tensor]
+    layouts: dict[Tensor, Layout]
 
 
 class Selection:
@@ -51,6 +55,7 @@ class Selection:
         exclude: :mod:`fnmatch` patterns.
         min_ndim: Smallest number of dimensions.
         owner: Name of the callback, for the error.
+        layouts: Finds the layouts and the shapes of whole parameters.
 
     Raises:
         MisconfigurationError: If a pattern matches no name.
@@ -58,9 +63,15 @@ class Selection:
     """
 
     def __init__(
-        self, name_parameters: Callable[[], NamedParameters], exclude: Sequence[str], min_ndim: int, owner: str
+        self,
+        name_parameters: Callable[[], NamedParameters],
+        exclude: Sequence[str],
+        min_ndim: int,
+        owner: str,
+        layouts: Layouts | None = None,
     ) -> None:
         self._name_parameters, self._owner = name_parameters, owner
+        self.layouts = Layouts(owner) if layouts is None else layouts
         self._exclude, self._min_ndim = exclude, min_ndim
         self._nameless: dict[Tensor, str] = {}
         self._match_patterns()
@@ -71,7 +82,7 @@ class Selection:
 
     def is_selected(self, parameter: Tensor) -> bool:
         """Return whether ``exclude`` and ``min_ndim`` select the parameter."""
-        return parameter not in self._excluded and parameter.ndim >= self._min_ndim
+        return parameter not in self._excluded and self.layouts.find_ndim(parameter) >= self._min_ndim
 
     def select(self, optimizer: Optimizer) -> OptimizerParameters:
         """Return the parameters of an optimizer; the same object until they change."""
@@ -84,7 +95,9 @@ class Selection:
             # parameters outside the module, which no pattern matches
             self._nameless |= {p: self.name_of(p) for p in unique if p not in self._names}
             self._names |= self._nameless
-        parameters = OptimizerParameters(listed, unique, list(filter(self.is_selected, unique)))
+        found = ((parameter, self.layouts.find(parameter)) for parameter in unique)
+        layouts = {parameter: layout for parameter, layout in found if layout is not None}
+        parameters = OptimizerParameters(listed, unique, list(filter(self.is_selected, unique)), layouts)
         self._selected[id(optimizer)] = parameters
         return parameters
 
@@ -94,7 +107,9 @@ class Selection:
         self._selected: dict[int, OptimizerParameters] = {}
         unmatched = dict.fromkeys(self._exclude)
         for raw_name, parameter in self._name_parameters():
-            name = raw_name.replace(COMPILED_PREFIX, "")
+            name = raw_name
+            for prefix in WRAPPER_PREFIXES:
+                name = name.replace(prefix, "")
             self._names.setdefault(parameter, name)
             for pattern in self._exclude:
                 if fnmatchcase(name, pattern):

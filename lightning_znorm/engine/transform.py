@@ -16,7 +16,7 @@ from lightning_znorm.errors import (
     to_integer,
     with_known_keywords,
 )
-from lightning_znorm.functional import GradientStats
+from lightning_znorm.functional import GradientStats, RankGroup, ShardedGradients
 
 LogStats = Literal[False, "summary", "layers"]
 
@@ -90,6 +90,34 @@ class Transform(ABC):
 
         """
 
+    def measure_shards(self, gradients: ShardedGradients) -> dict[RankGroup, Tensor]:
+        """Return what the ranks must add up before :meth:`transform_shards`.
+
+        Args:
+            gradients: The parts of gradients that this rank holds, of DTensors or under FullyShardedDataParallel.
+
+        Returns:
+            A float64 vector for each group of ranks, on its device, whose length follows from the layouts alone.
+
+        """
+        raise NotImplementedError
+
+    def transform_shards(
+        self, gradients: ShardedGradients, sums: dict[RankGroup, Tensor], grad_scale: Tensor | None
+    ) -> GradientStats:
+        """Edit the parts in place, as :meth:`transform` edits whole gradients.
+
+        Args:
+            gradients: Those of :meth:`measure_shards`.
+            sums: Its result, added up over the ranks.
+            grad_scale: As for :meth:`transform`.
+
+        Returns:
+            The statistics of the whole gradients.
+
+        """
+        raise NotImplementedError
+
     def should_transform(self, step: int, epoch: int) -> bool:
         """Return whether the transform runs in an optimizer step; override it for another schedule.
 
@@ -126,6 +154,13 @@ class Transform(ABC):
     @classmethod
     def _lineage(cls) -> "list[type[Transform]]":
         return [base for base in cls.__mro__ if issubclass(base, Transform)]
+
+    @classmethod
+    def _handles_shards(cls) -> bool:
+        """Return whether the class that implements the transform implements it for shards, too."""
+        names = ("transform", "measure_shards", "transform_shards")
+        of_whole, *of_shards = (next(i for i, base in enumerate(cls.__mro__) if name in vars(base)) for name in names)
+        return max(of_shards) <= of_whole
 
     def _kind(self) -> "type[Transform]":
         """Return the first concrete class of the hierarchy: subclasses of one transform are the same transform."""

@@ -10,22 +10,36 @@ from lightning_znorm.engine.transform import Transform
 if TYPE_CHECKING:
     import lightning.pytorch as pl
 
-_STRATEGIES = ("SingleDeviceStrategy", "DDPStrategy")
+_STRATEGIES = ("SingleDeviceStrategy", "DDPStrategy", "ModelParallelStrategy", "FSDPStrategy")
 _PRECISIONS = {
     "Precision": ("32-true",),
     "MixedPrecision": ("16-mixed", "bf16-mixed"),
     "HalfPrecision": ("16-true", "bf16-true"),
     "DoublePrecision": ("64-true",),
+    "FSDPPrecision": ("32-true", "bf16-mixed", "bf16-true"),
 }
 
 
-def refuse_unsupported(owner: str, strategy: Any, precision: Any) -> None:
+def refuse_unsupported(owner: str, strategy: Any, precision: Any, in_trainer: bool = True) -> None:
     """Raise if a strategy or precision plugin of a Trainer or of Fabric is not supported."""
-    if nearest_class(strategy) not in _STRATEGIES:
+    name = nearest_class(strategy)
+    if name not in _STRATEGIES:
         raise MisconfigurationError(
-            f"`{owner}` does not support `strategy={strategy.__class__.__name__}` yet: it may shard gradients or"
-            " store them elsewhere. Use one device or `strategy='ddp'`, or leave the transform out"
-            " (`enabled=False`)."
+            f"`{owner}` does not support `strategy={strategy.__class__.__name__}`: its gradients are not in `.grad`"
+            " when an optimizer steps, or it is unknown where they are. For a model that fits on one device use"
+            " `strategy='ddp'`, for a larger one `ModelParallelStrategy` (FSDP2, tensor parallelism) or"
+            " `strategy='fsdp'`, or leave the transform out (`enabled=False`)."
+        )
+    if name == "FSDPStrategy" and not in_trainer:
+        raise MisconfigurationError(
+            f"`attach` does not support `strategy={strategy.__class__.__name__}` of Fabric: with it, an optimizer does"
+            f" not know which parts of gradients its rank holds. Use `ModelParallelStrategy` (FSDP2), or `{owner}` as a"
+            " callback of a Trainer."
+        )
+    if name == "FSDPStrategy" and not strategy.kwargs.get("use_orig_params"):
+        raise MisconfigurationError(
+            f"`{owner}` does not support `FSDPStrategy(use_orig_params=False)`: many parameters are one, and their"
+            " statistics cannot be told apart. Use `use_orig_params=True`, the default."
         )
     if averages_models(strategy):
         raise MisconfigurationError(

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 import torch
+from torch import nn
 from torch.optim import Optimizer
 
 from lightning_znorm._lightning import batches_that_stepped, is_logging_due
@@ -16,6 +17,7 @@ from lightning_znorm.engine.numbering import OptimizerIndices
 from lightning_znorm.engine.pipeline import Engine, Outcome, Step
 from lightning_znorm.engine.scaling import find_pending_scale
 from lightning_znorm.engine.selection import NamedParameters
+from lightning_znorm.engine.sharding import Layouts
 from lightning_znorm.engine.stepping import StepHooks
 from lightning_znorm.engine.transform import Transform
 from lightning_znorm.hosts.clipping import ClippingWatch, conflicts_with_clipping, warn_about_clip_val
@@ -66,7 +68,8 @@ class Fit:
         """Match ``exclude``, and check optimizers and parameters, now that they exist."""
         self.close()
         trainer, pl_module = self._trainer, self._pl_module
-        self._engine = Engine(self.transform, self._name_parameters, self._counts)
+        layouts = Layouts(self._owner, self._list_modules)
+        self._engine = Engine(self.transform, self._name_parameters, self._counts, layouts)
         self._register(trainer.optimizers)
         is_scaled = scaler_of(trainer) is not None
         self._engine.check(pl_module.modules(), pl_module.parameters(), under_scaler=is_scaled)
@@ -150,7 +153,7 @@ class Fit:
             if detail == "summary":
                 prefix = prefix_of(prefix, step.optimizer_index, len(trainer.optimizers))
             names = [self._engine.selection.name_of(parameter) for parameter in outcome.parameters]
-            numel = [parameter.numel() for parameter in outcome.parameters]
+            numel = [*map(self._engine.selection.layouts.find_numel, outcome.parameters)]
             log_metrics(trainer, compute_metrics(prefix, detail, outcome.stats, names, numel))
 
     def _begin_step(self, optimizer: Optimizer) -> None:
@@ -163,6 +166,11 @@ class Fit:
         if not was_pending and self.transform.enabled and not self._has_warned:
             self._has_warned = True
             warn_about_bypass(self._owner, optimizer)
+
+    def _list_modules(self) -> Iterable[nn.Module]:
+        # those that a strategy has wrapped around the module, too
+        model: nn.Module = self._trainer.strategy.model or self._pl_module
+        return model.modules()
 
     def _name_parameters(self) -> NamedParameters:
         return self._pl_module.named_parameters(remove_duplicate=False)

@@ -23,7 +23,7 @@ def find_optimizer(optimizer: Any, owner: str, enabled: bool) -> Any:
         inner, strategy = wrapped
         if enabled and strategy is not None:
             precision = getattr(strategy, "precision", None) or strategy.precision_plugin
-            refuse_unsupported(owner, strategy, precision)
+            refuse_unsupported(owner, strategy, precision, in_trainer=hasattr(strategy, "precision_plugin"))
         return find_optimizer(inner, owner, enabled)
     if _ACCELERATED in {f"{cls.__module__}.{cls.__qualname__}" for cls in type(optimizer).__mro__}:
         if enabled:

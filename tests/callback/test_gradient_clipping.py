@@ -30,7 +30,7 @@ def clip_by_numpy(gradients, max_norm, norm_type=2.0):
 @pytest.fixture(params=["cpu", "generic", "without float64"])
 def backend(request, monkeypatch):
     if request.param != "cpu":
-        monkeypatch.setattr("lightning_znorm.functional.choose", lambda gradients: GENERIC)
+        monkeypatch.setattr("lightning_znorm.functional.plain.choose", lambda gradients: GENERIC)
     if request.param == "without float64":
         for module in (generic, clipping):
             monkeypatch.setattr(module, "widest_dtype", lambda device: torch.float32)
@@ -91,7 +91,9 @@ def test_what_is_not_finite_is_neither_spread_nor_hidden(backend, bad, norm_type
 
 
 def test_statistics_are_measured_only_to_be_logged(monkeypatch):
-    monkeypatch.setattr("lightning_znorm.functional.choose", lambda gradients: dataclasses.replace(CPU, measure=None))
+    monkeypatch.setattr(
+        "lightning_znorm.functional.plain.choose", lambda gradients: dataclasses.replace(CPU, measure=None)
+    )
     weight = parameter(torch.full((5,), 3.0))
     assert len(GradientClipping().transform([weight], None)) == 0
     assert weight.grad.norm().item() == pytest.approx(1.0)

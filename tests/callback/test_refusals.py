@@ -9,7 +9,9 @@ from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy, ModelParalle
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import nn
 
-from lightning_znorm import GradientTransform, ZNorm
+from lightning_znorm import GradientCentralization, GradientClipping, GradientStats, GradientTransform, ZNorm
+from lightning_znorm._lightning import MisconfigurationError
+from lightning_znorm.engine.checks import refuse_shards
 from tests.helpers import FIRST_PACKAGE, PACKAGES, make_module, make_trainer, small_network
 
 
@@ -74,22 +76,52 @@ def test_one_enabled_beside_a_disabled_one():
     make_trainer(max_steps=1, callbacks=[ZNorm(), ZNorm(enabled=False)]).fit(make_module())
 
 
-@pytest.mark.parametrize(
-    ("strategy", "plugin"),
-    [
-        (lambda: FSDPStrategy(process_group_backend="gloo"), FSDPPrecision("32-true")),
-        (lambda: ModelParallelStrategy(process_group_backend="gloo"), Precision()),
-    ],
-)
-def test_sharded_strategies(strategy, plugin):
-    trainer = make_trainer(max_steps=1, callbacks=[ZNorm()])
-    # Lightning itself takes FSDP on accelerators only
-    trainer.strategy.__class__, kind = type(strategy()), trainer.strategy.__class__
-    trainer.strategy._precision_plugin = plugin
-    name = type(trainer.strategy).__name__
-    with pytest.raises(MisconfigurationException, match=rf"`strategy={name}`.*strategy='ddp'.*enabled=False"):
-        trainer.callbacks[0].setup(trainer, Untouched.module(), "fit")
+@pytest.mark.parametrize("package", PACKAGES)
+def test_strategies_whose_gradients_are_elsewhere(package):
+    trainer = make_trainer(package, max_steps=1, callbacks=[ZNorm()])
+    # Lightning itself asks for the package `deepspeed`
+    deepspeed = import_module(f"{package}.strategies").DeepSpeedStrategy
+    trainer.strategy.__class__, kind = deepspeed, trainer.strategy.__class__
+    message = r"`strategy=DeepSpeedStrategy`.*strategy='ddp'.*`ModelParallelStrategy`.*strategy='fsdp'.*enabled=False"
+    with pytest.raises(MisconfigurationError, match=message):
+        trainer.callbacks[0].setup(trainer, Untouched.module(package), "fit")
     trainer.strategy.__class__ = kind
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_fsdp_with_flat_parameters_alone(package):
+    trainer = make_trainer(package, max_steps=1, callbacks=[ZNorm()])
+    # Lightning itself takes FSDP on accelerators only
+    strategy = import_module(f"{package}.strategies").FSDPStrategy(process_group_backend="gloo", use_orig_params=False)
+    trainer._accelerator_connector.strategy = strategy
+    with pytest.raises(MisconfigurationError, match=r"FSDPStrategy\(use_orig_params=False\).*use_orig_params=True"):
+        trainer.callbacks[0].setup(trainer, Untouched.module(package), "fit")
+
+
+def test_a_transform_without_arithmetic_for_shards():
+    class Sign(GradientTransform):
+        def transform(self, parameters, grad_scale):
+            return GradientStats({})
+
+    class Half(ZNorm):
+        def transform(self, parameters, grad_scale=None):
+            return super().transform(parameters, grad_scale)
+
+    class Both(Half):
+        def measure_shards(self, gradients):
+            return super().measure_shards(gradients)
+
+        def transform_shards(self, gradients, sums, grad_scale=None):
+            return super().transform_shards(gradients, sums, grad_scale)
+
+    class Renamed(ZNorm):
+        pass
+
+    for transform in (Sign(), Half()):
+        with pytest.raises(MisconfigurationError, match=f"`{type(transform).__name__}` has no arithmetic for sharded"):
+            refuse_shards(transform)
+    for transform in (Both(), Renamed(), ZNorm(), GradientCentralization(), GradientClipping()):
+        refuse_shards(transform)
 
 
 def test_strategies_by_their_place_in_lightning():
@@ -113,8 +145,9 @@ def test_strategies_by_their_place_in_lightning():
 
     Foreign.__abstractmethods__ = frozenset()
     assert [supported(cls) for cls in (SingleDeviceStrategy, DDPStrategy, MySingle, MyDDP)] == [True] * 4
-    others = (DeepSpeedStrategy, XLAStrategy, SingleDeviceXLAStrategy, FSDPStrategy, ModelParallelStrategy, Foreign)
-    assert [supported(cls) for cls in others] == [False] * 6
+    assert [supported(cls) for cls in (FSDPStrategy, ModelParallelStrategy)] == [True] * 2
+    others = (DeepSpeedStrategy, XLAStrategy, SingleDeviceXLAStrategy, Foreign)
+    assert [supported(cls) for cls in others] == [False] * 4
 
 
 def test_model_averaging():

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from lightning_znorm import functional
 from lightning_znorm.backends import choice, describing, generic, triton
+from lightning_znorm.functional import plain
 
 
 def pytest_collection_modifyitems(items):
@@ -19,6 +19,6 @@ def pytest_collection_modifyitems(items):
 def backend_of_cuda(request, monkeypatch):
     """Both backends in turn; the package chooses this one for CUDA while a test runs."""
     of_cuda = choice.GENERIC if request.param is generic else choice.load_triton()
-    for module in (functional, describing):
+    for module in (plain, describing):
         monkeypatch.setattr(module, "choose", lambda gradients: of_cuda if gradients[0].is_cuda else choice.CPU)
     return request.param

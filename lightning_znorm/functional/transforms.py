@@ -1,96 +1,26 @@
 """Gradient transforms as functions on parameters, in the manner of :func:`torch.nn.utils.clip_grad_norm_`."""
 
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
 
-from lightning_znorm.backends import clipping
-from lightning_znorm.backends._memory import to_device
-from lightning_znorm.backends.choice import choose
-from lightning_znorm.backends.gradients import are_plain, group_by_device, require_transformable
+from lightning_znorm._torch import is_flattened
+from lightning_znorm.backends.gradients import are_plain, require_transformable
+from lightning_znorm.backends.layouts import find_dtensor_layout, is_dtensor
 from lightning_znorm.errors import ArgumentTypeError, ArgumentValueError, describe, require_positive
-
-__all__ = ["DeviceStats", "GradientStats", "centralize_", "znorm_"]
-
-
-@dataclass(frozen=True)
-class DeviceStats:
-    """Statistics of the gradients on one device.
-
-    Attributes:
-        index: Positions of these gradients among all parameters that have a gradient, of length ``n``.
-        mean: Mean of each gradient before the transform, shape ``(n,)``, float64 (float32 if the device has
-            no float64), on the device.
-        std: Population standard deviation before the transform, shape ``(n,)``.
-        cosine: Cosine between the gradient before and after the transform, shape ``(n,)``.
-
-    """
-
-    index: tuple[int, ...]
-    mean: Tensor
-    std: Tensor
-    cosine: Tensor
-
-
-@dataclass(frozen=True)
-class GradientStats:
-    r"""Statistics of :func:`znorm_` or :func:`centralize_`: an entry per parameter with a gradient, in the same order.
-
-    The statistics stay on the devices of their gradients, so that computing them waits for no device. A gradient that
-    was left unchanged (one element, inf or NaN) has its statistics and a cosine of 1.
-
-    ``mean``, ``std`` and ``cosine`` are tensors of shape ``(n,)``: on the device if all gradients share one, otherwise
-    on the CPU (which waits for the devices). A positive cosine between the gradient before and after, for ZNorm
-    :math:`\sigma / \sqrt{\mu^2 + \sigma^2}`, means that the step still points downhill.
-
-    Attributes:
-        by_device: The statistics of each device, in the order of first appearance.
-
-    Example::
-
-        >>> parameter = torch.nn.Parameter(torch.zeros(4))
-        >>> parameter.grad = torch.tensor([1.0, 2.0, 3.0, 6.0])
-        >>> stats = znorm_(parameter)
-        >>> stats.mean
-        tensor([3.], dtype=torch.float64)
-        >>> len(stats)
-        1
-
-    """
-
-    by_device: Mapping[torch.device, DeviceStats]
-
-    def __len__(self) -> int:
-        return sum(len(stats.index) for stats in self.by_device.values())
-
-    @property
-    def mean(self) -> Tensor:
-        """Mean of each gradient before the transform."""
-        return self._gather("mean")
-
-    @property
-    def std(self) -> Tensor:
-        """Population standard deviation of each gradient before the transform."""
-        return self._gather("std")
-
-    @property
-    def cosine(self) -> Tensor:
-        """Cosine between each gradient before and after the transform."""
-        return self._gather("cosine")
-
-    def _gather(self, name: str) -> Tensor:
-        if not self.by_device:
-            return torch.empty(0, dtype=torch.float64, device="cpu")
-        groups = list(self.by_device.values())
-        if len(groups) == 1:
-            values: Tensor = getattr(groups[0], name)
-            return values
-        gathered = torch.cat([getattr(stats, name).cpu() for stats in groups])
-        order = torch.tensor([i for stats in groups for i in stats.index], device="cpu")
-        return torch.empty_like(gathered).index_copy_(0, order, gathered)
+from lightning_znorm.functional.plain import centralize_gradients_, list_gradients, list_unique, znorm_gradients_
+from lightning_znorm.functional.sharded import (
+    ShardedGradients,
+    add_up,
+    centralize_sharded_,
+    collect_gradients,
+    measure_moments,
+    measure_rows,
+    znorm_sharded_,
+)
+from lightning_znorm.functional.stats import GradientStats
 
 
 @torch.no_grad()
@@ -155,7 +85,13 @@ def znorm_(
 
     """
     eps, center = check_eps(eps), check_center(center)
-    return znorm_gradients_(_require_gradients(parameters, grad_scale), eps, grad_scale, center)
+    parameters = _require_parameters(parameters)
+    if not any(map(is_dtensor, parameters)):
+        return znorm_gradients_(_require_gradients(parameters, grad_scale), eps, grad_scale, center)
+    gradients = _collect(parameters, grad_scale)
+    sums = measure_moments(gradients)
+    add_up(sums)
+    return znorm_sharded_(gradients, sums, eps, grad_scale, center)
 
 
 @torch.no_grad()
@@ -197,84 +133,47 @@ def centralize_(parameters: Tensor | Iterable[Tensor], grad_scale: Tensor | None
         tensor([True, True])
 
     """
-    return centralize_gradients_(_require_gradients(parameters, grad_scale), grad_scale)
+    parameters = _require_parameters(parameters)
+    if not any(map(is_dtensor, parameters)):
+        return centralize_gradients_(_require_gradients(parameters, grad_scale), grad_scale)
+    gradients = _collect(parameters, grad_scale)
+    sums = measure_rows(gradients)
+    add_up(sums)
+    return centralize_sharded_(gradients, sums, grad_scale)
 
 
-def znorm_gradients_(
-    gradients: Sequence[Tensor], eps: float, grad_scale: Tensor | None = None, center: bool = True
-) -> GradientStats:
-    """Normalize as :func:`znorm_`, without its checks; a gradient that occurs twice is edited once."""
-    return _edit_by_device(gradients, lambda members: choose(members).znorm_(members, eps, grad_scale, center))
-
-
-def centralize_gradients_(gradients: Sequence[Tensor], grad_scale: Tensor | None = None) -> GradientStats:
-    """Centralize as :func:`centralize_`, without its checks; a gradient that occurs twice is edited once."""
-    return _edit_by_device(gradients, lambda members: choose(members).centralize_(members, grad_scale))
-
-
-def clip_gradients_(
-    gradients: Sequence[Tensor],
-    max_norm: float,
-    norm_type: float = 2.0,
-    grad_scale: Tensor | None = None,
-    with_stats: bool = True,
-) -> GradientStats:
-    """Scale all gradients by one factor so that their joint norm is at most ``max_norm``, and return their statistics.
-
-    The gradients are not checked; one that occurs twice counts once and is edited once. If an element is inf or NaN,
-    all stay unchanged. Statistics need two more passes over the gradients.
-    """
-    groups = group_by_device(gradients)
-    unique = {device: _unique(members) for device, (_, members) in groups.items()}
-    norms = [choose(members).norm(members, norm_type) for members in unique.values()]
-    norm = clipping.combine(norms, norm_type)
-    scale = 1.0 if grad_scale is None else grad_scale.to(norm).reshape(())
-    factor = clipping.bound(norm, max_norm, scale)
-    stats = {}
-    for device, (index, members) in groups.items():
-        if with_stats:
-            stats[device] = DeviceStats(index, *choose(members).measure(members).statistics(scale))
-        choose(members).scale_(unique[device], factor.to(device))
-    return GradientStats(stats)
-
-
-def list_gradients(parameters: Iterable[Tensor]) -> list[Tensor]:
-    """Return the gradients of the parameters that have one."""
-    return [gradient for parameter in parameters if (gradient := parameter.grad) is not None]
-
-
-def _edit_by_device(gradients: Sequence[Tensor], edit_: Callable[[list[Tensor]], Tensor]) -> GradientStats:
-    stats = {}
-    for device, (index, members) in group_by_device(gradients).items():
-        unique = _unique(members)
-        values = edit_(unique)
-        if len(unique) < len(members):  # parameters that share a gradient
-            columns = {id(member): column for column, member in enumerate(unique)}
-            values = values[:, to_device([columns[id(member)] for member in members], torch.int64, values.device)]
-        stats[device] = DeviceStats(index, *values)
-    return GradientStats(stats)
-
-
-def _unique(tensors: list[Tensor]) -> list[Tensor]:
-    """Return each tensor once; the hash of a tensor takes longer than its ``id``."""
-    if len({*map(id, tensors)}) == len(tensors):
-        return tensors
-    return list({id(tensor): tensor for tensor in tensors}.values())
-
-
-def _require_gradients(parameters: Tensor | Iterable[Tensor], grad_scale: Tensor | None) -> list[Tensor]:
-    """Return the gradients of the parameters, each once, or raise if one of them cannot be transformed."""
-    parameters = _unique(_require_tensors(parameters))
+def _require_parameters(parameters: Tensor | Iterable[Tensor]) -> list[Tensor]:
+    """Return the parameters, each once."""
+    parameters = list_unique(_require_tensors(parameters))
     if not parameters:
         warnings.warn(
             "`parameters` is empty (an exhausted generator?): no gradient was transformed.", UserWarning, stacklevel=4
         )
+    for i, parameter in enumerate(parameters):
+        if is_flattened(parameter):
+            raise ArgumentTypeError(
+                f"`parameters[{i}]` belongs to FullyShardedDataParallel, which does not say here which part of the"
+                " gradient this rank holds. Use the callback in a Trainer with `strategy='fsdp'`, or `fully_shard`"
+                " (FSDP2)."
+            )
+    return parameters
+
+
+def _require_gradients(parameters: Sequence[Tensor], grad_scale: Tensor | None) -> list[Tensor]:
+    """Return the gradients of the parameters, or raise if one of them cannot be transformed."""
     gradients = [gradient for gradient in list_gradients(parameters) if gradient.numel()]
     if not are_plain(gradients, scaled=grad_scale is not None):
         for i, parameter in enumerate(parameters):
             if parameter.grad is not None and parameter.grad.numel():
                 require_transformable(parameter.grad, f"parameters[{i}]", scaled=grad_scale is not None)
     return gradients
+
+
+def _collect(parameters: Sequence[Tensor], grad_scale: Tensor | None) -> ShardedGradients:
+    """Return this rank's parts of gradients some of which are DTensors."""
+    names = {parameter: f"parameters[{i}]" for i, parameter in enumerate(parameters)}
+    layouts = {parameter: find_dtensor_layout(parameter) for parameter in parameters if is_dtensor(parameter)}
+    return collect_gradients(parameters, layouts.get, names.__getitem__, scaled=grad_scale is not None)
 
 
 def _require_tensors(parameters: Tensor | Iterable[Tensor]) -> list[Tensor]:

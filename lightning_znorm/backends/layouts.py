@@ -1,0 +1,238 @@
+"""Where a rank's part of a parameter belongs in the whole, and which ranks hold the other parts."""
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from lightning_znorm._torch import find_timeout
+from lightning_znorm.errors import CollectiveError
+
+
+@dataclass(frozen=True)
+class RankGroup:
+    """Ranks that hold the parts of parameters together.
+
+    Attributes:
+        ranks: Their global ranks.
+        device_type: Kind of the device on which they communicate.
+
+    """
+
+    ranks: tuple[int, ...]
+    device_type: str
+
+    @property
+    def device(self) -> torch.device:
+        """The device of this rank on which the group communicates."""
+        return torch.device(self.device_type)
+
+    @property
+    def position(self) -> int:
+        """Position of this rank in the group."""
+        return self.ranks.index(dist.get_rank())
+
+    def has_all_ranks(self) -> bool:
+        """Return whether no rank is outside the group."""
+        return len(self.ranks) == dist.get_world_size()
+
+    def add_up(self, vector: Tensor) -> Tensor:
+        """Replace a vector by its sum over the ranks, all of which must call this together.
+
+        Raises:
+            CollectiveError: If another rank is gone or late.
+
+        """
+        group = _find_process_group(self.ranks)
+        try:
+            dist.all_reduce(vector, group=group)
+        except RuntimeError as error:
+            timeout = find_timeout(group, vector.device)
+            limit = "" if timeout is None else f" (the time-out of the group is {timeout.total_seconds():g} s)"
+            raise CollectiveError(
+                f"Rank {dist.get_rank()} could not add up the statistics of gradients over the ranks"
+                f" {list(self.ranks)}: one of them has ended, or did not come to the same optimizer step in"
+                f" time{limit}. Look for the cause in the output of the other ranks. {type(error).__name__}: {error}"
+            ) from error
+        return vector
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows, or a part of one or more rows, in a rank's part of a gradient.
+
+    Attributes:
+        count: Number of rows.
+        slot: Place of the first row among the rows whose sums are exchanged; ``None`` for whole rows, whose sums are
+            not.
+        span: Positions of the elements in a one-dimensional part; ``None`` if dimension 0 of the part is that of the
+            rows.
+
+    """
+
+    count: int
+    slot: int | None = None
+    span: tuple[int, int] | None = None
+
+    def view(self, part: Tensor) -> Tensor:
+        """Return the elements, dimension 0 being that of the rows."""
+        return part if self.span is None else part[slice(*self.span)].view(self.count, -1)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How the ranks of a group hold a parameter.
+
+    A row is an index of dimension 0, as for gradient centralization.
+
+    Attributes:
+        group: The ranks.
+        copies: Number of ranks that hold the same part as this one.
+        shape: Shape of the whole parameter.
+        rows: The rows of this rank's part, if whole rows have several elements.
+        slots: Number of rows whose sums are exchanged, on every rank the same.
+
+    """
+
+    group: RankGroup
+    copies: int
+    shape: torch.Size
+    rows: tuple[Rows, ...] = ()
+    slots: int = 0
+
+    @property
+    def row_length(self) -> int:
+        """Number of elements of a whole row."""
+        return self.shape[1:].numel() if len(self.shape) > 1 else 1
+
+
+@dataclass(frozen=True)
+class Shard:
+    """This rank's part of a gradient.
+
+    Attributes:
+        layout: How the ranks hold the parameter.
+        gradient: The part; ``None`` if it is empty, or if there is no gradient.
+
+    """
+
+    layout: Layout
+    gradient: Tensor | None
+
+
+def is_dtensor(tensor: Tensor) -> bool:
+    """Return whether a tensor is a DTensor."""
+    return type(tensor) not in (Tensor, nn.Parameter) and hasattr(tensor, "placements")
+
+
+@torch.no_grad()
+def find_dtensor_layout(tensor: Any) -> Layout:
+    """Return the layout of a DTensor, whatever its mesh and its placements."""
+    mesh = tensor.device_mesh
+    # also that of a _StridedShard, which is no Shard
+    dims = {i: placement.dim for i, placement in enumerate(tensor.placements) if hasattr(placement, "dim")}
+    copies = math.prod(mesh.size(i) for i in range(mesh.ndim) if i not in dims)
+    layout = Layout(_find_group_of_mesh(mesh), copies, tensor.shape)
+    if layout.row_length < 2:
+        return layout
+    count = len(tensor.to_local())
+    if not any(dims.values()):
+        return replace(layout, rows=(Rows(count),))
+    # ranks that hold parts of the same rows differ only in the other dimensions of the mesh
+    coordinates, chunk, chunks = mesh.get_coordinate(), 0, 1
+    for i in (i for i, dim in dims.items() if dim == 0):
+        chunk, chunks = chunk * mesh.size(i) + coordinates[i], chunks * mesh.size(i)
+    most = math.ceil(tensor.shape[0] / chunks)
+    return replace(layout, rows=(Rows(count, slot=chunk * most),), slots=chunks * most)
+
+
+@dataclass(frozen=True)
+class Fragment:
+    """This rank's part of a parameter that is a part of a flat one, of which ranks have equally long shards.
+
+    Attributes:
+        shape: Shape of the whole parameter.
+        start: Position of the first element in the flattened parameter.
+        length: Number of elements, which may be 0.
+        offset: Position of the first element in the shard of this rank.
+
+    """
+
+    shape: torch.Size
+    start: int
+    length: int
+    offset: int
+
+
+def find_fragment_layout(group: RankGroup, fragment: Fragment, shard: int, shards: int, shard_size: int) -> Layout:
+    """Return the layout of a parameter of which this rank holds a fragment.
+
+    Args:
+        group: The ranks, also those that hold copies of the same shards.
+        fragment: This rank's part.
+        shard: Number of this rank's shard, from 0.
+        shards: Number of shards.
+        shard_size: Number of elements of each.
+
+    Example::
+
+        >>> group = RankGroup((0, 1, 2), "cpu")
+        >>> fragment = Fragment(torch.Size([4, 3]), start=5, length=5, offset=0)
+        >>> layout = find_fragment_layout(group, fragment, shard=1, shards=3, shard_size=5)
+        >>> for rows in layout.rows:  # the end of row 1, which begins on rank 0, row 2, and the begin of row 3
+        ...     print(rows)
+        Rows(count=1, slot=0, span=(0, 1))
+        Rows(count=1, slot=None, span=(1, 4))
+        Rows(count=1, slot=1, span=(4, 5))
+
+    """
+    layout = Layout(group, len(group.ranks) // shards, fragment.shape)
+    length, row = fragment.length, layout.row_length
+    if row < 2:
+        return layout
+    before = fragment.start % row
+    head = min(-fragment.start % row, length)
+    tail = (length - head) % row
+    middle = length - head - tail
+    rows = []
+    # the slot of a row that is cut is the number of the shard in which it begins, where it is the last one
+    if head:
+        rows.append(Rows(1, shard - math.ceil((before - fragment.offset) / shard_size), (0, head)))
+    if middle:
+        rows.append(Rows(middle // row, None, (head, head + middle)))
+    if tail:
+        rows.append(Rows(1, shard, (head + middle, length)))
+    return replace(layout, rows=tuple(rows), slots=shards)
+
+
+# with the default process group of that time, so that none outlives it
+_process_groups: dict[tuple[int, ...], tuple[Any, Any]] = {}
+
+
+def make_group(ranks: tuple[int, ...], device_type: str, process_group: Any = None) -> RankGroup:
+    """Return a group of ranks, all of which must call this in the same order.
+
+    Args:
+        ranks: Global ranks.
+        device_type: Kind of the device on which they communicate.
+        process_group: Their process group, if they have one; otherwise one is made for the first call.
+
+    """
+    world = dist.group.WORLD
+    if len(ranks) < dist.get_world_size() and _process_groups.get(ranks, (None,))[0] is not world:
+        if process_group is None:
+            process_group = dist.new_group(list(ranks), use_local_synchronization=True)
+        _process_groups[ranks] = world, process_group
+    return RankGroup(ranks, device_type)
+
+
+def _find_group_of_mesh(mesh: Any) -> RankGroup:
+    ranks = tuple(mesh.mesh.flatten().tolist())
+    return make_group(ranks, mesh.device_type, mesh.get_group() if mesh.ndim == 1 else None)
+
+
+def _find_process_group(ranks: tuple[int, ...]) -> Any:
+    return dist.group.WORLD if len(ranks) == dist.get_world_size() else _process_groups[ranks][1]

@@ -1,0 +1,193 @@
+"""The transforms of gradients of which ranks hold parts, in two phases.
+
+The vectors of the first phase are added up over the ranks, with one collective per group of ranks, for the second.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightning_znorm.backends import clipping, sharded, sharded_rows
+from lightning_znorm.backends.choice import choose
+from lightning_znorm.backends.gradients import are_plain, group_by_device, require_transformable
+from lightning_znorm.backends.layouts import Layout, RankGroup, Shard, is_dtensor
+from lightning_znorm.functional.plain import centralize_gradients_, list_unique, znorm_gradients_
+from lightning_znorm.functional.stats import GradientStats, join_stats
+
+Sums = Mapping[RankGroup, Tensor]
+
+
+@dataclass(frozen=True)
+class ShardedGradients:
+    """This rank's parts of the gradients of some parameters, and the gradients that it holds whole.
+
+    Attributes:
+        parameters: The parameters that have statistics: those with a gradient, which may be empty on this rank.
+        plain: Gradients that this rank holds whole, by position among these parameters.
+        shards: Parts by group of ranks, in the order of the parameters, also of those without a gradient.
+        positions: Position of each part among these parameters, ``None`` for one without statistics.
+
+    """
+
+    parameters: list[Tensor]
+    plain: dict[int, Tensor]
+    shards: dict[RankGroup, list[Shard]]
+    positions: dict[RankGroup, list[int | None]]
+
+
+def collect_gradients(
+    parameters: Iterable[Tensor],
+    find_layout: Callable[[Tensor], Layout | None],
+    name_of: Callable[[Tensor], str],
+    scaled: bool = False,
+) -> ShardedGradients:
+    """Collect this rank's parts of gradients; those that are not placed as their parameter are redistributed first.
+
+    Args:
+        parameters: Parameters, each once, in the same order on every rank.
+        find_layout: Returns the layout of a parameter, ``None`` for one that each rank holds whole.
+        name_of: Returns the name of a parameter.
+        scaled: Whether the gradients are still multiplied by a GradScaler's scale.
+
+    Raises:
+        ArgumentTypeError: If a gradient cannot be transformed.
+
+    """
+    collected = ShardedGradients([], {}, {}, {})
+    for parameter in parameters:
+        gradient, layout = find_part(parameter), find_layout(parameter)
+        if gradient is not None and not are_plain([gradient], scaled):
+            require_transformable(gradient, name_of(parameter), scaled)
+        part = gradient if gradient is not None and gradient.numel() else None
+        # a rank may have no fragment of a gradient
+        has_statistics = gradient is not None or (layout is not None and not is_dtensor(parameter))
+        position = len(collected.parameters)
+        if layout is not None:
+            collected.shards.setdefault(layout.group, []).append(Shard(layout, part))
+            collected.positions.setdefault(layout.group, []).append(position if has_statistics else None)
+        elif part is not None:
+            collected.plain[position] = part
+        else:
+            continue
+        if has_statistics:
+            collected.parameters.append(parameter)
+    return collected
+
+
+def find_part(parameter: Any) -> Tensor | None:
+    """Return this rank's part of the gradient of a parameter, ``None`` if it has none."""
+    gradient = parameter.grad
+    if gradient is None or not is_dtensor(gradient):
+        return gradient  # type: ignore[no-any-return]
+    if is_dtensor(parameter) and gradient.placements != parameter.placements:  # such as partial sums
+        gradient = parameter.grad = gradient.redistribute(placements=parameter.placements)
+    part: Tensor = gradient.to_local()
+    return part
+
+
+def measure_moments(gradients: ShardedGradients) -> dict[RankGroup, Tensor]:
+    """Return the vectors for :func:`znorm_sharded_`."""
+    return {group: sharded.measure(shards) for group, shards in gradients.shards.items()}
+
+
+def znorm_sharded_(
+    gradients: ShardedGradients, sums: Sums, eps: float, grad_scale: Tensor | None = None, center: bool = True
+) -> GradientStats:
+    """Normalize by the statistics of whole gradients, from the vectors of :func:`measure_moments` added up."""
+    return _edit(
+        gradients,
+        lambda plain: znorm_gradients_(plain, eps, grad_scale, center),
+        lambda group, shards: sharded.znorm_(shards, sums[group], eps, grad_scale, center),
+    )
+
+
+def measure_rows(gradients: ShardedGradients) -> dict[RankGroup, Tensor]:
+    """Return the vectors for :func:`centralize_sharded_`."""
+    return {group: sharded_rows.measure(shards) for group, shards in gradients.shards.items()}
+
+
+def centralize_sharded_(gradients: ShardedGradients, sums: Sums, grad_scale: Tensor | None = None) -> GradientStats:
+    """Centralize whole rows, from the vectors of :func:`measure_rows` added up."""
+    return _edit(
+        gradients,
+        lambda plain: centralize_gradients_(plain, grad_scale),
+        lambda group, shards: sharded_rows.centralize_(shards, sums[group], grad_scale),
+    )
+
+
+def measure_norms(
+    gradients: ShardedGradients, norm_type: float = 2.0, with_stats: bool = True
+) -> dict[RankGroup, Tensor]:
+    """Return the vectors for :func:`clip_sharded_`."""
+    return {
+        group: torch.cat([sharded.measure_norm(shards, norm_type), *([sharded.measure(shards)] if with_stats else [])])
+        for group, shards in gradients.shards.items()
+    }
+
+
+def clip_sharded_(
+    gradients: ShardedGradients,
+    sums: Sums,
+    max_norm: float,
+    norm_type: float = 2.0,
+    grad_scale: Tensor | None = None,
+    with_stats: bool = True,
+) -> GradientStats:
+    """Scale all gradients so that the norm of the whole ones is bounded, from those of :func:`measure_norms` added up.
+
+    ``norm_type`` and ``with_stats`` are those of that call.
+    """
+    by_device = [list_unique(members) for _, members in group_by_device([*gradients.plain.values()]).values()]
+    norms = [clipping.combine(sums[group][: len(group.ranks)].unbind(), norm_type) for group in gradients.shards]
+    norms += [choose(members).norm(members, norm_type) for members in by_device]
+    norm = clipping.combine(norms, norm_type)
+    scale = 1.0 if grad_scale is None else grad_scale.to(norm).reshape(())
+    factor = clipping.bound(norm, max_norm, scale)
+
+    def scale_plain_(plain: list[Tensor]) -> GradientStats:
+        stats = [
+            (index, torch.stack(choose(members).measure(members).statistics(scale)))
+            for index, members in (group_by_device(plain).values() if with_stats else ())
+        ]
+        for members in by_device:
+            choose(members).scale_(members, factor.to(members[0].device))
+        return join_stats(stats)
+
+    def scale_shards_(group: RankGroup, shards: list[Shard]) -> Tensor | None:
+        sharded.scale_(shards, factor)
+        if not with_stats:
+            return None
+        moments = sharded.find_moments(shards, sums[group][len(group.ranks) :])
+        return torch.stack(moments.statistics(scale))
+
+    return _edit(gradients, scale_plain_, scale_shards_)
+
+
+def add_up(sums: Sums) -> None:
+    """Replace each vector by its sum over the ranks of its group, with one collective each."""
+    for group, vector in sums.items():
+        group.add_up(vector)
+
+
+def _edit(
+    gradients: ShardedGradients,
+    edit_plain: Callable[[list[Tensor]], GradientStats],
+    edit_shards: Callable[[RankGroup, list[Shard]], Tensor | None],
+) -> GradientStats:
+    """Edit plain gradients and the parts of each group, and return the statistics of all."""
+    columns: list[tuple[Sequence[int], Tensor]] = []
+    if gradients.plain:
+        places = [*gradients.plain]
+        for stats in edit_plain([*gradients.plain.values()]).by_device.values():
+            columns.append(([places[i] for i in stats.index], torch.stack([stats.mean, stats.std, stats.cosine])))
+    for group, shards in gradients.shards.items():
+        values = edit_shards(group, shards)
+        positions = gradients.positions[group]
+        if values is not None:
+            known = [column for column, position in enumerate(positions) if position is not None]
+            chosen = values if len(known) == len(positions) else values[:, known]
+            columns.append(([position for position in positions if position is not None], chosen))
+    return join_stats(columns)

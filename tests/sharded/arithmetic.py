@@ -1,0 +1,314 @@
+"""Gradients of every placement, transformed by the ranks together, against NumPy on the whole."""
+
+import itertools
+from contextlib import nullcontext
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
+
+from lightning_znorm import GradientClipping, ZNorm, attach, centralize_, znorm_
+from tests.helpers import centralize_by_numpy, relative_error, znorm_by_numpy
+from tests.sharded.ranks import count_collectives, on
+
+SHAPES = ((5,), (1,), (2,), (7, 3), (4, 6), (3, 1), (1, 8), (3, 4, 2, 2), (60, 70), ())
+
+
+def meshes():
+    """A mesh of one dimension, and of two if there are four ranks."""
+    count = dist.get_world_size()
+    yield init_device_mesh("cpu", (count,))
+    if count == 4:
+        yield init_device_mesh("cpu", (2, 2), mesh_dim_names=("dp", "tp"))
+
+
+def placements_for(mesh, shape):
+    """Every combination of placements that a tensor of this shape allows."""
+    choices = [Replicate(), *(Shard(dim) for dim in range(min(len(shape), 2)))]
+    if mesh.ndim == 1:
+        return [(choice,) for choice in choices]
+    return [(first, second) for first in choices for second in choices]
+
+
+def whole_gradients(dtype=torch.float32, offset=1.0, scale=0.3):
+    """The same on every rank."""
+    generator = torch.Generator().manual_seed(5)
+    return [
+        (torch.randn(shape, generator=generator, dtype=torch.float64) * scale + offset).to(dtype) for shape in SHAPES
+    ]
+
+
+def shard(gradient, mesh, placements):
+    """A parameter whose gradient is distributed."""
+    # without communication, as every rank has the whole
+    parameter = nn.Parameter(distribute_tensor(torch.zeros_like(gradient), mesh, placements, src_data_rank=None))
+    parameter.grad = distribute_tensor(gradient.clone(), mesh, placements, src_data_rank=None)
+    return parameter
+
+
+def shard_all(dtype=torch.float32, **options):
+    """Parameters of every shape, mesh and placement, and their whole gradients."""
+    gradients = whole_gradients(dtype, **options)
+    pairs = [
+        (shard(gradient, mesh, placements), gradient)
+        for mesh in meshes()
+        for gradient in gradients
+        for placements in placements_for(mesh, gradient.shape)
+    ]
+    return zip(*pairs, strict=True)
+
+
+def each_once(function, gradients):
+    """Apply a slow function to each gradient of a list that has them several times."""
+    results = {id(gradient): function(gradient) for gradient in {id(g): g for g in gradients}.values()}
+    return [results[id(gradient)] for gradient in gradients]
+
+
+def part_of(whole, parameter):
+    """What this rank should hold, without communication."""
+    mesh, placements = parameter.device_mesh, parameter.placements
+    return distribute_tensor(whole, mesh, placements, src_data_rank=None).to_local()
+
+
+def check(parameters, expected, tolerance):
+    """The error of this rank's part, over the norm of the whole."""
+    for parameter, exact in zip(parameters, expected, strict=True):
+        whole = torch.from_numpy(np.asarray(exact, dtype="float64"))
+        error = (parameter.grad.to_local().double() - part_of(whole, parameter)).norm()
+        assert error <= tolerance * whole.norm(), (parameter.placements, parameter.shape)
+
+
+def expect_znorm(gradient):
+    return znorm_by_numpy(gradient) if gradient.numel() > 1 else gradient.double().numpy().astype(np.longdouble)
+
+
+@on(2, 3, 4)
+def znorm_of_every_placement():
+    for offset, scale in ((1.0, 0.3), (0.0, 1e-30), (0.0, 1e30), (10.0, 1.0)):
+        parameters, gradients = shard_all(offset=offset, scale=scale)
+        with count_collectives() as found:
+            stats = znorm_(parameters)
+        check(parameters, each_once(expect_znorm, gradients), 1e-6)
+        assert found.count == 1, "all meshes are of all ranks"
+        assert found.bytes == 16 * len(parameters)
+        mean = torch.stack([gradient.double().mean() for gradient in gradients])
+        std = torch.stack([gradient.double().std(correction=0) for gradient in gradients])
+        torch.testing.assert_close(stats.mean, mean, rtol=0, atol=1e-7 * scale)
+        torch.testing.assert_close(stats.std, std, rtol=1e-7, atol=1e-7 * scale)
+
+
+@on(2, 4)
+def half_precision_is_rounded_once():
+    for dtype in (torch.bfloat16, torch.float16):
+        parameters, gradients = shard_all(dtype)
+        znorm_(parameters)
+        expected = each_once(lambda gradient: torch.from_numpy(expect_znorm(gradient).astype("float64")), gradients)
+        for parameter, whole in zip(parameters, expected, strict=True):
+            exact = part_of(whole, parameter)
+            bound = exact.abs() * torch.finfo(dtype).eps + torch.finfo(dtype).tiny
+            assert ((parameter.grad.to_local().double() - exact).abs() <= bound).all()
+
+
+@on(2, 3)
+def float64_is_exact():
+    parameters, gradients = shard_all(torch.float64)
+    znorm_(parameters)
+    check(parameters, each_once(expect_znorm, gradients), 1e-12)
+
+
+@on(3, 4)
+def constants_become_zero():
+    for value in (0.1, -3e7, 1e-30, 0.0):
+        gradients = [torch.full((size, 5), value) for size in (1, 2, 7, 1000)]
+        for mesh in meshes():
+            parameters = [shard(gradient, mesh, p) for gradient in gradients for p in placements_for(mesh, (1, 5))]
+            znorm_(parameters)
+            assert not any(parameter.grad.to_local().any() for parameter in parameters)
+            parameters = [shard(gradient, mesh, p) for gradient in gradients for p in placements_for(mesh, (1, 5))]
+            centralize_(parameters)
+            assert not any(parameter.grad.to_local().any() for parameter in parameters)
+            parameters = [shard(gradient, mesh, p) for gradient in gradients for p in placements_for(mesh, (1, 5))]
+            znorm_(parameters, center=False, eps=1e-38)
+            for parameter in parameters:
+                full = parameter.grad.to_local()
+                torch.testing.assert_close(full, torch.full_like(full, np.sign(value)), rtol=1e-6, atol=0)
+
+
+@on(2, 4)
+def without_centring():
+    parameters, gradients = shard_all()
+    stats = znorm_(parameters, center=False)
+    exact = (gradient.double().numpy() for gradient in gradients)
+    check(parameters, [g / np.sqrt(np.square(g).mean()) if g.size > 1 else g for g in exact], 1e-6)
+    torch.testing.assert_close(stats.cosine, torch.ones_like(stats.cosine))
+
+
+@on(2, 3, 4)
+def centralization_of_every_placement():
+    parameters, gradients = shard_all()
+    with count_collectives() as found:
+        stats = centralize_(parameters)
+    check(parameters, each_once(centralize_by_numpy, gradients), 1e-6)
+    assert found.count == 1
+    cosine = [
+        torch.nn.functional.cosine_similarity(
+            gradient.double().flatten(), torch.from_numpy(centralize_by_numpy(gradient).astype("float64")).flatten(), 0
+        )
+        if gradient.numel() > 1
+        else torch.ones((), dtype=torch.float64)
+        for gradient in gradients
+    ]
+    torch.testing.assert_close(stats.cosine, torch.stack(cosine), rtol=1e-6, atol=1e-6)
+
+
+@on(2, 3, 4)
+def rows_on_one_rank_are_not_exchanged():
+    mesh = init_device_mesh("cpu", (dist.get_world_size(),))
+    gradient = whole_gradients()[SHAPES.index((60, 70))]
+    parameter = shard(gradient, mesh, (Shard(0),))
+    with count_collectives() as found:
+        centralize_([parameter])
+    assert found.bytes == 24
+    assert relative_error(parameter.grad.full_tensor(), centralize_by_numpy(gradient)) < 1e-6
+
+
+@on(2, 3, 4)
+def clipping_by_the_norm_of_all():
+    for norm_type, max_norm in ((0.5, 0.7), (1.0, 0.7), (2.0, 0.7), (2.0, 1e9), (3.0, 0.7), (torch.inf, 0.7)):
+        parameters, gradients = shard_all()
+        plain = nn.Parameter(torch.zeros(6))
+        plain.grad = torch.linspace(-1, 2, 6)
+        everything = torch.cat([gradient.double().flatten() for gradient in (*gradients, plain.grad)])
+        norm = torch.linalg.vector_norm(everything, norm_type)
+        factor = min(1.0, max_norm / (norm.item() + 1e-6))
+        optimizer = torch.optim.SGD([*parameters, plain], lr=0.0)
+        expected = [gradient.double().numpy() * factor for gradient in gradients]
+        of_plain = plain.grad.double() * factor
+        handle = attach(optimizer, GradientClipping(max_norm, norm_type))
+        with count_collectives() as found:
+            optimizer.step()
+        handle.remove()
+        check(parameters, expected, 1e-6)
+        torch.testing.assert_close(plain.grad.double(), of_plain, rtol=1e-6, atol=0)
+        assert found.count == 1
+
+
+@on(2, 3, 4)
+def ranks_without_a_gradient_do_not_hold_up_the_others():
+    mesh, rank = next(meshes()), dist.get_rank()
+    gradients = [gradient for gradient in whole_gradients() if gradient.ndim]
+    parameters = [shard(gradient, mesh, (Shard(0),)) for gradient in gradients]
+    local = [parameter.grad.to_local() for parameter in parameters]
+    if rank == 1:
+        for parameter in parameters[::2]:
+            parameter.grad = None
+    for transform in (znorm_, centralize_):
+        transform(parameters)
+    # missing parts count as zeros
+    for number, (parameter, gradient, part) in enumerate(zip(parameters, gradients, local, strict=True)):
+        rows = gradient.split(-(-len(gradient) // dist.get_world_size()))
+        if number % 2 == 0 and len(rows) > 1:
+            gradient = torch.cat([torch.zeros_like(row) if i == 1 else row for i, row in enumerate(rows)])
+        exact = torch.from_numpy(expect_znorm(gradient).astype("float64"))
+        exact = torch.from_numpy(centralize_by_numpy(exact).astype("float64"))
+        chunk = -(-len(gradient) // dist.get_world_size())
+        own = exact[rank * chunk : (rank + 1) * chunk]
+        if parameter.grad is not None:
+            torch.testing.assert_close(part.double(), own, rtol=0, atol=3e-6)
+
+
+@on(2, 4)
+def partial_sums_are_added_up_first():
+    for mesh in meshes():
+        other = [Replicate()] * (mesh.ndim - 1)
+        gradient = torch.randn(4, 3, generator=torch.Generator().manual_seed(1))
+        parameter = nn.Parameter(distribute_tensor(torch.zeros(4, 3), mesh, [Replicate(), *other]))
+        part = gradient * (1 + mesh.get_local_rank(0)) if mesh.ndim > 1 else gradient * (1 + mesh.get_local_rank())
+        parameter.grad = DTensor.from_local(part, mesh, [Partial(), *other], run_check=False)
+        znorm_([parameter])
+        assert relative_error(parameter.grad.full_tensor(), znorm_by_numpy(gradient)) < 1e-6
+
+
+@on(2, 3, 4)
+def inf_and_nan_leave_the_whole_tensor_unchanged():
+    for bad in (torch.inf, -torch.inf, torch.nan):
+        for transform in (znorm_, centralize_):
+            parameters, gradients = shard_all()
+            for parameter in parameters:
+                part = parameter.grad.to_local()
+                if part.numel() and dist.get_rank() == 0:
+                    part.view(-1)[-1] = bad
+            before = [parameter.grad.to_local().clone() for parameter in parameters]
+            stats = transform(parameters)
+            for parameter, part in zip(parameters, before, strict=True):
+                torch.testing.assert_close(parameter.grad.to_local(), part, rtol=0, atol=0, equal_nan=True)
+            assert (stats.cosine == 1).all()
+            assert not stats.std[stats.mean.isfinite()].isfinite().any()
+            del gradients
+
+
+@on(2, 4)
+def replicas_get_the_same_bits():
+    parameters, _ = shard_all()
+    znorm_(parameters)
+    for mesh in meshes():
+        for dim in range(mesh.ndim):
+            copied = [p for p in parameters if p.device_mesh == mesh and p.placements[dim].is_replicate()]
+            part = torch.cat([parameter.grad.to_local().flatten() for parameter in copied])
+            copies = [torch.empty_like(part) for _ in range(mesh.size(dim))]
+            dist.all_gather(copies, part, group=mesh.get_group(dim))
+            assert all(torch.equal(part, copy) for copy in copies)
+
+
+@on(4)
+def meshes_of_some_ranks_have_a_collective_each():
+    world = init_device_mesh("cpu", (2, 2), mesh_dim_names=("outer", "inner"))
+    gradient = whole_gradients()[SHAPES.index((7, 3))]
+    parameters = [
+        shard(gradient, world["inner"], (Shard(0),)),
+        shard(gradient * 2, world["outer"], (Shard(1),)),
+        shard(gradient + 3, world["inner"], (Shard(1),)),
+        shard(gradient - 3, world, (Shard(0), Shard(1))),
+    ]
+    with count_collectives() as found:
+        znorm_(parameters)
+    assert found.count == 3
+    for parameter, exact in zip(parameters, (gradient, gradient * 2, gradient + 3, gradient - 3), strict=True):
+        assert relative_error(parameter.grad.full_tensor(), znorm_by_numpy(exact)) < 1e-6
+
+
+@on(4)
+def a_mesh_of_two_dimensions_within_more_ranks():
+    cube = init_device_mesh("cpu", (1, 2, 2), mesh_dim_names=("pipeline", "dp", "tp"))
+    mesh = cube["dp", "tp"]
+    gradient = whole_gradients()[SHAPES.index((60, 70))]
+    parameter = shard(gradient, mesh, (Shard(0), Shard(1)))
+    znorm_([parameter])
+    assert relative_error(parameter.grad.full_tensor(), znorm_by_numpy(gradient)) < 1e-6
+
+
+@on(2, 3, 4)
+def skip_and_raise_on_all_ranks_with_one_collective():
+    mesh, rank = next(meshes()), dist.get_rank()
+    gradient = torch.linspace(-1.0, 2.0, 12).view(4, 3)
+    for mode, bad_rank, name in itertools.product(("skip", "raise"), (0, 1), ("excluded", "second", "plain", None)):
+        everything = {key: shard(gradient, mesh, (Shard(0),)) for key in ("excluded", "first", "second")}
+        everything["plain"] = nn.Parameter(torch.zeros(3))
+        everything["plain"].grad = torch.arange(3.0)
+        optimizer = torch.optim.SGD(everything.items(), lr=0.0)
+        handle = attach(optimizer, ZNorm(nonfinite=mode, exclude="excluded"))
+        if rank == bad_rank and name is not None:
+            bad = everything[name].grad
+            (bad.to_local() if name != "plain" else bad).view(-1)[0] = torch.nan
+        raises = pytest.raises(RuntimeError, match=f"`{name}`") if mode == "raise" and name else nullcontext()
+        with count_collectives() as found, raises:
+            optimizer.step()
+        assert handle.skipped_steps == (mode == "skip" and name is not None)
+        assert all((parameter.grad is None) == handle.skipped_steps for parameter in everything.values())
+        # an optimizer's own arithmetic needs no collective
+        assert found.count == 1
+        handle.remove()

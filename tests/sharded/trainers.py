@@ -1,0 +1,300 @@
+"""The callback in Trainers that shard, and `attach` in Fabric, against training by hand."""
+
+import itertools
+from functools import partial
+from importlib import import_module
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
+from torch.distributed.fsdp.wrap import ModuleWrapPolicy
+from torch.utils.data import DataLoader, TensorDataset
+
+from lightning_znorm import GradientCentralization, GradientClipping, ZNorm, attach
+from tests.helpers import PACKAGES, QUIET, recording_logger
+from tests.sharded import training
+from tests.sharded.ranks import on
+from tests.sharded.training import STEPS, check_weights, compare_changes, gather, make_batch, make_network, make_sgd
+
+
+def make_module(package, shard, manual=False, accumulate=1, optimizer=make_sgd):
+    """A module that `shard`, if it is given, distributes in `configure_model`."""
+    pl = import_module(package)
+
+    class Regression(pl.LightningModule):
+        def __init__(self):
+            super().__init__()
+            self.network = make_network()
+            self.automatic_optimization = not manual
+
+        def configure_model(self):
+            if shard is not None:
+                self.network = shard(self.network, getattr(self, "_device_mesh", None)) or self.network
+
+        def training_step(self, batch, batch_idx):
+            loss = nn.functional.mse_loss(self.network(batch[0]), batch[1])
+            if manual:
+                stepper = self.optimizers()
+                if batch_idx % accumulate == 0:
+                    stepper.zero_grad()
+                self.manual_backward(loss / accumulate)
+                if (batch_idx + 1) % accumulate == 0:
+                    stepper.step()
+                return None
+            return loss
+
+        def configure_optimizers(self):
+            return optimizer(self.parameters())
+
+        def train_dataloader(self):
+            mesh = getattr(self, "_device_mesh", None)
+            mesh = None if mesh is None else mesh["data_parallel"]
+            ranks, rank = (self.trainer.world_size, self.trainer.global_rank)
+            if mesh is not None:
+                ranks, rank = mesh.size(), mesh.get_local_rank()
+            return make_loader(ranks, rank, STEPS * accumulate)
+
+    return Regression()
+
+
+def make_loader(ranks, rank, steps):
+    size = training.BATCH // ranks
+    batches = [[tensor[rank * size : (rank + 1) * size] for tensor in make_batch(step)] for step in range(steps)]
+    return DataLoader(TensorDataset(*map(torch.cat, zip(*batches, strict=True))), batch_size=size)
+
+
+def shard_by_fsdp2(network, mesh):
+    for layer in network:
+        if [*layer.parameters()]:
+            fully_shard(layer, mesh=mesh["data_parallel"])
+    fully_shard(network, mesh=mesh["data_parallel"])
+
+
+def shard_by_tp(network, mesh):
+    training.tensor_parallel(network, mesh["tensor_parallel"])
+
+
+def shard_by_both(network, mesh):
+    shard_by_tp(network, mesh)
+    fully_shard(network, mesh=mesh["data_parallel"])
+
+
+def model_parallel(package, data, tensor):
+    strategies = import_module(f"{package}.strategies")
+    return strategies.ModelParallelStrategy(
+        data_parallel_size=data, tensor_parallel_size=tensor, process_group_backend="gloo"
+    )
+
+
+def fsdp(package, **options):
+    """Lightning's FSDPStrategy; a subclass may run on a CPU, and must tell FullyShardedDataParallel to do so."""
+    base = import_module(f"{package}.strategies").FSDPStrategy
+
+    class FSDPOnCPU(base):
+        def _setup_model(self, model):
+            if any(isinstance(module, FullyShardedDataParallel) for module in model.modules()):
+                return model
+            device, mixed_precision = torch.device("cpu"), self.mixed_precision_config
+            options = {"sharding_strategy": self.sharding_strategy, "mixed_precision": mixed_precision}
+            return FullyShardedDataParallel(model, device_id=device, **options, **self.kwargs)
+
+    return FSDPOnCPU(process_group_backend="gloo", **options)
+
+
+def fit(package, strategy, *callbacks, shard=None, precision="32-true", accumulate=1, **options):
+    """Train, and return the whole weights."""
+    pl = import_module(package)
+    weights = {}
+
+    class Save(pl.Callback):
+        def on_train_end(self, trainer, pl_module):
+            with FullyShardedDataParallel.summon_full_params(trainer.strategy.model):
+                for name, parameter in gather(pl_module).items():
+                    weights[name.replace("_fsdp_wrapped_module.", "")] = parameter.clone()
+
+    manual = options.pop("manual", False)
+    module = make_module(package, shard, manual, accumulate, **options.pop("module", {}))
+    trainer = pl.Trainer(
+        strategy=strategy,
+        max_epochs=1,
+        precision=precision,
+        callbacks=[*callbacks, Save()],
+        accumulate_grad_batches=1 if manual else accumulate,
+        **{**QUIET, "devices": dist.get_world_size(), "use_distributed_sampler": False, **options},
+    )
+    trainer.fit(module)
+    assert trainer.global_step == STEPS
+    return {name.removeprefix("network."): weight for name, weight in weights.items()}
+
+
+MODEL_PARALLEL = {
+    2: {"FSDP2": (shard_by_fsdp2, 2, 1), "tensor parallel": (shard_by_tp, 1, 2)},
+    3: {"FSDP2": (shard_by_fsdp2, 3, 1)},
+    4: {"FSDP2 x tensor parallel": (shard_by_both, 2, 2)},
+}
+BY_HAND = {
+    "automatic": {},
+    "automatic, accumulating 2 batches": {"accumulate": 2},
+    "manual": {"manual": True},
+    "manual, accumulating 2 batches": {"accumulate": 2, "manual": True},
+}
+
+
+@on(2, 3, 4)
+def model_parallel_strategy():
+    package = PACKAGES[dist.get_world_size() % 2]
+    for (shard, data, tensor), options in itertools.product(
+        MODEL_PARALLEL[dist.get_world_size()].values(), BY_HAND.values()
+    ):
+        strategy = model_parallel(package, data, tensor)
+        weights = fit(package, strategy, ZNorm(), shard=shard, **options)
+        check_weights(weights, training.train_by_hand(training.znorm(), accumulate=options.get("accumulate", 1)))
+
+
+def wrap_in_configure_model(network, mesh):
+    """The network is FullyShardedDataParallel's, the LightningModule is not."""
+    del mesh
+    policy = ModuleWrapPolicy({nn.Linear})
+    return FullyShardedDataParallel(
+        network, device_id=torch.device("cpu"), use_orig_params=True, auto_wrap_policy=policy
+    )
+
+
+@on(2, 3, 4)
+def fsdp_strategy():
+    package = PACKAGES[dist.get_world_size() % 2]
+    for sharding, policy, accumulate in (
+        ("FULL_SHARD", None, 1),
+        ("SHARD_GRAD_OP", ModuleWrapPolicy({nn.Linear}), 1),
+        ("FULL_SHARD", ModuleWrapPolicy({nn.Linear}), 2),
+        ("NO_SHARD", None, 1),
+    ):
+        strategy = fsdp(package, sharding_strategy=sharding, auto_wrap_policy=policy)
+        weights = fit(package, strategy, ZNorm(), accumulate=accumulate)
+        check_weights(weights, training.train_by_hand(training.znorm(), accumulate=accumulate))
+
+
+@on(2, 3)
+def fsdp_strategy_in_manual_optimization():
+    """PyTorch allows it where the LightningModule itself is not wrapped."""
+    package = PACKAGES[dist.get_world_size() % 2]
+    for accumulate in (1, 2):
+        weights = fit(
+            package, fsdp(package), ZNorm(), shard=wrap_in_configure_model, manual=True, accumulate=accumulate
+        )
+        check_weights(weights, training.train_by_hand(training.znorm(), accumulate=accumulate))
+
+
+@on(4)
+def fsdp_strategy_with_copies():
+    """By a mesh, and by process groups of the user's."""
+    package = PACKAGES[0]
+    mesh = init_device_mesh("cpu", (2, 2))
+    groups = (mesh.get_group(1), mesh.get_group(0))
+    for options in ({"device_mesh": mesh}, {"process_group": groups}):
+        for callback, by_hand in ((ZNorm(), training.znorm()), (GradientCentralization(), training.centralization)):
+            strategy = fsdp(package, sharding_strategy="HYBRID_SHARD", **options)
+            check_weights(fit(package, strategy, callback), training.train_by_hand(by_hand))
+
+
+@on(2, 3, 4)
+def fsdp_strategy_with_other_transforms():
+    package = PACKAGES[0]
+    for wrap in (None, ModuleWrapPolicy({nn.Linear})):
+        for callback, by_hand in (
+            (GradientCentralization(), training.centralization),
+            (ZNorm(exclude=["network.0.weight", "network.3.bias"]), training.znorm(exclude=["0.weight", "3.bias"])),
+            (ZNorm(min_ndim=2), training.znorm(min_ndim=2)),
+            (ZNorm(center=False, nonfinite="raise"), training.znorm(center=False)),
+        ):
+            weights = fit(package, fsdp(package, auto_wrap_policy=wrap), callback)
+            check_weights(weights, training.train_by_hand(by_hand))
+        for norm_type in (1.0, 2.0, torch.inf):
+            weights = fit(package, fsdp(package, auto_wrap_policy=wrap), GradientClipping(0.05, norm_type))
+            check_weights(weights, training.train_by_hand(training.clipping(0.05, norm_type)), least=0.0)
+
+
+@on(2)
+def precisions():
+    """Half precision has the errors of half precision; `compare_changes` divides them by the change of weights."""
+    expected = training.train_by_hand(training.znorm())
+    found = {}
+    for name, package in zip(("FSDP2", "FSDP"), PACKAGES, strict=True):
+        for precision in ("32-true", "bf16-mixed", "bf16-true"):
+            if name == "FSDP2":
+                strategy, shard = model_parallel(package, 2, 1), shard_by_fsdp2
+            else:
+                strategy, shard = fsdp(package), None
+            weights = fit(package, strategy, ZNorm(), shard=shard, precision=precision)
+            found[name, precision] = compare_changes(weights, expected)
+    assert all(error < (1e-5 if precision == "32-true" else 0.1) for (_, precision), error in found.items()), found
+
+
+@on(2)
+def statistics_of_whole_tensors_are_logged():
+    package, means = PACKAGES[0], []
+
+    def remember(gradients):
+        means.append({name: gradient.mean().item() for name, gradient in gradients.items()})
+        return training.znorm()(gradients)
+
+    training.train_by_hand(remember)
+    for strategy, shard in ((model_parallel(package, 2, 1), shard_by_fsdp2), (fsdp(package), None)):
+        logger = recording_logger(package)
+        options = {"logger": logger, "log_every_n_steps": 1}
+        fit(package, strategy, ZNorm(log_stats="layers"), shard=shard, **options)
+        if dist.get_rank():
+            assert not logger.rows
+            continue
+        assert [step for step, _ in logger.rows] == [*range(STEPS)]
+        for (_, found), expected in zip(logger.rows, means, strict=True):
+            for name, mean in expected.items():
+                assert abs(found[f"znorm/mean/network.{name}"] - mean) < 1e-6
+
+
+@on(2, 3)
+def skipped_steps():
+    package = PACKAGES[0]
+    for strategy, shard in ((model_parallel(package, dist.get_world_size(), 1), shard_by_fsdp2), (fsdp(package), None)):
+        before, znorm = [], ZNorm(nonfinite="skip")
+
+        class Plant(import_module(package).Callback):
+            """A NaN in the first element of the network's first weight, in the second step."""
+
+            def on_before_optimizer_step(self, trainer, pl_module, optimizer, seen=before):
+                parameter = next(iter(pl_module.parameters()))
+                if trainer.global_step == 1 and trainer.global_rank == 0:
+                    part = parameter.grad
+                    (part.to_local() if hasattr(part, "to_local") else part).view(-1)[0] = torch.nan
+                seen.append(parameter.detach().clone())
+
+        fit(package, strategy, Plant(), znorm, shard=shard, module={"optimizer": partial(torch.optim.SGD, lr=0.02)})
+        assert znorm.skipped_steps == 1
+        if before[0].numel():
+            assert not torch.equal(before[0], before[1])
+            assert torch.equal(before[1], before[2]), "no rank has made the step"
+
+
+@on(2)
+def in_fabric():
+    for package in ("lightning.fabric", "lightning_fabric"):
+        module = import_module(package)
+        strategy = import_module(f"{package}.strategies").ModelParallelStrategy(
+            lambda network, mesh: shard_by_fsdp2(network, mesh) or network,
+            data_parallel_size=2,
+            tensor_parallel_size=1,
+        )
+        fabric = module.Fabric(accelerator="cpu", devices=2, strategy=strategy)
+        fabric.launch()
+        network = fabric.setup(make_network())
+        stepper = fabric.setup_optimizers(make_sgd(network.parameters()))
+        handle = attach(stepper, ZNorm(exclude="0.bias"), network, strict=True)
+        for step in range(STEPS):
+            stepper.zero_grad()
+            inputs, targets = training.Sharding(network, 2, dist.get_rank()).share_of(make_batch(step))
+            fabric.backward(nn.functional.mse_loss(network(inputs), targets))
+            stepper.step()
+        check_weights(gather(network.module), training.train_by_hand(training.znorm(exclude=["0.bias"])))
+        handle.remove()
