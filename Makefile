@@ -39,11 +39,12 @@ test-all: test
 test-fast: $(STAMP)
 	$(BIN)/python -m pytest -n $(JOBS) -m "not slow and not long"
 
-# write docs/matrix.md from the results of the tests, also where these disagree with the page that is there
+# write docs/matrix.md and docs/sharded_matrix.md from what the tests find, also where the pages say something else
 matrix: $(STAMP)
 	-$(BIN)/python -m pytest -n $(JOBS) tests/matrix -m long --junitxml=build/matrix.xml
 	$(BIN)/python -m tests.matrix.page build/matrix.xml
 	$(BIN)/python -m pytest -n $(JOBS) tests/matrix -m "long or not long"
+	$(BIN)/python -m tests.sharded.page
 
 lint: $(STAMP)
 	$(LINT)

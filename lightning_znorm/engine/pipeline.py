@@ -15,7 +15,7 @@ from lightning_znorm.engine.nonfinite import SkipCounts, find_nonfinite_paramete
 from lightning_znorm.engine.selection import NamedParameters, OptimizerParameters, Selection
 from lightning_znorm.engine.sharding import Layouts, add_up_with_verdict
 from lightning_znorm.engine.transform import Transform
-from lightning_znorm.functional import GradientStats, add_up, collect_gradients
+from lightning_znorm.functional import GradientStats, add_up, collect_gradients, require_transformable_parts
 
 
 @dataclass(frozen=True)
@@ -140,10 +140,8 @@ class Engine:
 
     def _transform_shards(self, step: Step, parameters: OptimizerParameters) -> Outcome:
         refuse_shards(self.transform)
-        is_scaled = step.grad_scale is not None
-        gradients = collect_gradients(
-            parameters.selected, parameters.layouts.get, self.selection.name_of, scaled=is_scaled
-        )
+        gradients = collect_gradients(parameters.selected, parameters.layouts.get)
+        require_transformable_parts(gradients, self.selection.name_of, scaled=step.grad_scale is not None)
         sums = self.transform.measure_shards(gradients)
         if not self._looks_for_nonfinite(step):
             add_up(sums)

@@ -32,23 +32,30 @@ class Layouts:
     Args:
         owner: Name of the transform, for errors.
         list_modules: Returns all modules, those of FullyShardedDataParallel included.
+        strict: Whether an unknown part of a flat parameter is an error; if not, it counts as whole.
 
     """
 
-    def __init__(self, owner: str, list_modules: Callable[[], Iterable[nn.Module]] = _list_nothing) -> None:
-        self._owner, self._list_modules = owner, list_modules
+    def __init__(
+        self, owner: str, list_modules: Callable[[], Iterable[nn.Module]] = _list_nothing, strict: bool = True
+    ) -> None:
+        self._owner, self._list_modules, self._strict = owner, list_modules, strict
         self._fragments: dict[Tensor, tuple[Layout | None, torch.Size]] = {}
 
     def find(self, parameter: Tensor) -> Layout | None:
         """Return the layout of a parameter, ``None`` if each rank holds the whole.
 
         Raises:
-            MisconfigurationError: If it is a part of a flat parameter, and it is unknown which.
+            MisconfigurationError: If it is a part of a flat parameter, it is unknown which, and this is an error.
 
         """
         if is_dtensor(parameter):
             return find_dtensor_layout(parameter)
         return self._find_fragment(parameter)[0] if is_flattened(parameter) else None
+
+    def knows(self, parameter: Tensor) -> bool:
+        """Return whether it is known which part of a parameter each rank holds."""
+        return not is_flattened(parameter) or parameter in self._list_fragments(parameter)
 
     def find_ndim(self, parameter: Tensor) -> int:
         """Return the number of dimensions of the whole parameter."""
@@ -59,18 +66,25 @@ class Layouts:
         return self._find_fragment(parameter)[1].numel() if is_flattened(parameter) else parameter.numel()
 
     def _find_fragment(self, parameter: Tensor) -> tuple[Layout | None, torch.Size]:
+        fragments = self._list_fragments(parameter)
+        if parameter in fragments:
+            return fragments[parameter]
+        if not self._strict:
+            return None, parameter.shape
+        raise MisconfigurationError(
+            f"`{self._owner}` does not know which part of a parameter FullyShardedDataParallel has left on this"
+            " rank. In a Trainer, use `FSDPStrategy(use_orig_params=True)`, the default, with contiguous"
+            " parameters; elsewhere `fully_shard` (FSDP2), for example with `ModelParallelStrategy`."
+        )
+
+    def _list_fragments(self, parameter: Tensor) -> dict[Tensor, tuple[Layout | None, torch.Size]]:
+        """Return what is known, after another search if it is not about this parameter."""
         if parameter not in self._fragments:
             for module in self._list_modules():
                 shard = find_flat_shard(module)
                 if shard is not None:
                     self._fragments |= _list_fragments(shard)
-        if parameter not in self._fragments:
-            raise MisconfigurationError(
-                f"`{self._owner}` does not know which part of a parameter FullyShardedDataParallel has left on this"
-                " rank. In a Trainer, use `FSDPStrategy(use_orig_params=True)`, the default, with contiguous"
-                " parameters; elsewhere `fully_shard` (FSDP2), for example with `ModelParallelStrategy`."
-            )
-        return self._fragments[parameter]
+        return self._fragments
 
 
 def _list_fragments(shard: FlatShard) -> dict[Tensor, tuple[Layout | None, torch.Size]]:

@@ -38,29 +38,17 @@ class ShardedGradients:
     positions: dict[RankGroup, list[int | None]]
 
 
-def collect_gradients(
-    parameters: Iterable[Tensor],
-    find_layout: Callable[[Tensor], Layout | None],
-    name_of: Callable[[Tensor], str],
-    scaled: bool = False,
-) -> ShardedGradients:
+def collect_gradients(parameters: Iterable[Tensor], find_layout: Callable[[Tensor], Layout | None]) -> ShardedGradients:
     """Collect this rank's parts of gradients; those that are not placed as their parameter are redistributed first.
 
     Args:
         parameters: Parameters, each once, in the same order on every rank.
         find_layout: Returns the layout of a parameter, ``None`` for one that each rank holds whole.
-        name_of: Returns the name of a parameter.
-        scaled: Whether the gradients are still multiplied by a GradScaler's scale.
-
-    Raises:
-        ArgumentTypeError: If a gradient cannot be transformed.
 
     """
     collected = ShardedGradients([], {}, {}, {})
     for parameter in parameters:
         gradient, layout = find_part(parameter), find_layout(parameter)
-        if gradient is not None and not are_plain([gradient], scaled):
-            require_transformable(gradient, name_of(parameter), scaled)
         part = gradient if gradient is not None and gradient.numel() else None
         # a rank may have no fragment of a gradient
         has_statistics = gradient is not None or (layout is not None and not is_dtensor(parameter))
@@ -75,6 +63,20 @@ def collect_gradients(
         if has_statistics:
             collected.parameters.append(parameter)
     return collected
+
+
+def require_transformable_parts(
+    gradients: ShardedGradients, name_of: Callable[[Tensor], str], scaled: bool = False
+) -> None:
+    """Raise if a gradient cannot be transformed in place, see :func:`.require_transformable`."""
+    parts = dict(gradients.plain)
+    for group, shards in gradients.shards.items():
+        for position, shard in zip(gradients.positions[group], shards, strict=True):
+            if position is not None and shard.gradient is not None:
+                parts[position] = shard.gradient
+    if not are_plain([*parts.values()], scaled):
+        for position, part in parts.items():
+            require_transformable(part, name_of(gradients.parameters[position]), scaled)
 
 
 def find_part(parameter: Any) -> Tensor | None:

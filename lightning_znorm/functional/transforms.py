@@ -18,6 +18,7 @@ from lightning_znorm.functional.sharded import (
     collect_gradients,
     measure_moments,
     measure_rows,
+    require_transformable_parts,
     znorm_sharded_,
 )
 from lightning_znorm.functional.stats import GradientStats
@@ -173,7 +174,9 @@ def _collect(parameters: Sequence[Tensor], grad_scale: Tensor | None) -> Sharded
     """Return this rank's parts of gradients some of which are DTensors."""
     names = {parameter: f"parameters[{i}]" for i, parameter in enumerate(parameters)}
     layouts = {parameter: find_dtensor_layout(parameter) for parameter in parameters if is_dtensor(parameter)}
-    return collect_gradients(parameters, layouts.get, names.__getitem__, scaled=grad_scale is not None)
+    gradients = collect_gradients(parameters, layouts.get)
+    require_transformable_parts(gradients, names.__getitem__, scaled=grad_scale is not None)
+    return gradients
 
 
 def _require_tensors(parameters: Tensor | Iterable[Tensor]) -> list[Tensor]:

@@ -16,7 +16,7 @@ _PRECISIONS = {
     "MixedPrecision": ("16-mixed", "bf16-mixed"),
     "HalfPrecision": ("16-true", "bf16-true"),
     "DoublePrecision": ("64-true",),
-    "FSDPPrecision": ("32-true", "bf16-mixed", "bf16-true"),
+    "FSDPPrecision": ("32-true", "16-mixed", "bf16-mixed", "16-true", "bf16-true"),
 }
 
 

@@ -8,14 +8,17 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from lightning_znorm._lightning import batches_that_stepped, is_logging_due, rank_zero_warn
-from lightning_znorm._torch import is_flattened, make_hookable
+from lightning_znorm._torch import make_hookable
 from lightning_znorm.engine.numbering import OptimizerIndices
 from lightning_znorm.engine.scaling import find_pending_scale, find_pending_scale_in_step
 from lightning_znorm.engine.selection import NamedParameters, Selection
+from lightning_znorm.engine.sharding import Layouts
 from lightning_znorm.engine.stepping import Keywords, StepHooks
+from lightning_znorm.functional import ShardedGradients, collect_gradients, find_part
 from lightning_znorm.hosts.reporting import log_metrics
 from lightning_znorm.hosts.support import scaler_of
-from lightning_znorm.monitor.records import GradientRecord, ParameterInfo, ThinnedRecords, compare_gradients
+from lightning_znorm.monitor.records import GradientRecord, ParameterInfo, ThinnedRecords
+from lightning_znorm.monitor.sharded import compare_sharded_gradients, copy_gradients
 
 if TYPE_CHECKING:
     import lightning.pytorch as pl
@@ -34,8 +37,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class _RawGradients:
-    parameters: list[Tensor]
-    gradients: list[Tensor]
+    gradients: ShardedGradients
     scale: Tensor | None
 
 
@@ -53,7 +55,8 @@ class GradientWatch:
         self.records: dict[int, ThinnedRecords] = {}
         self._owner, self._settings = owner, settings
         self._trainer, self._pl_module = trainer, pl_module
-        self._selection = Selection(self._name_parameters, settings.exclude, 0, owner)
+        layouts = Layouts(owner, (trainer.strategy.model or pl_module).modules, strict=False)
+        self._selection = Selection(self._name_parameters, settings.exclude, 0, owner, layouts)
         self._optimizers = OptimizerIndices()
         self._raw: dict[int, _RawGradients] = {}
         self._recorded_steps: dict[int, int] = {}
@@ -79,18 +82,20 @@ class GradientWatch:
         index = self._optimizers[optimizer]
         if self._recorded_steps.get(index) == self._trainer.global_step:
             return  # the closure is evaluated again within the step
-        parameters = self._list_readable(optimizer)
+        parameters, layouts = self._list_readable(optimizer), self._selection.select(optimizer).layouts
         if parameters:
-            gradients = [parameter.grad.detach().clone() for parameter in parameters if parameter.grad is not None]
+            gradients = collect_gradients(parameters, layouts.get)
             scale = find_pending_scale(scaler_of(self._trainer), optimizer)
-            self._raw[index] = _RawGradients(parameters, gradients, scale)
+            self._raw[index] = _RawGradients(copy_gradients(gradients), scale)
 
     def _register(self, optimizer: Optimizer) -> None:
         if optimizer in self._optimizers:
             return
         self._optimizers.add(optimizer)
-        # gradients are the same on all ranks of DDP, and only rank 0 records
-        if not isinstance(optimizer, Optimizer) or not self._trainer.is_global_zero:
+        # only rank 0 records; it needs the others only where ranks hold parts
+        if not isinstance(optimizer, Optimizer) or not (
+            self._trainer.is_global_zero or self._selection.select(optimizer).layouts
+        ):
             return
         if make_hookable(optimizer):
             self._hooks.add([optimizer])
@@ -109,15 +114,14 @@ class GradientWatch:
             return
         trainer, settings = self._trainer, self._settings
         self._recorded_steps[index] = trainer.global_step
-        values = compare_gradients(
-            raw.gradients,
-            [parameter.grad for parameter in raw.parameters],
-            settings.near_zero,
-            raw.scale,
-            find_pending_scale_in_step(optimizer, keywords),
-        )
+        received_scale = find_pending_scale_in_step(optimizer, keywords)
+        values = compare_sharded_gradients(raw.gradients, settings.near_zero, raw.scale, received_scale)
+        if not trainer.is_global_zero:
+            return
+        find_ndim, find_numel = self._selection.layouts.find_ndim, self._selection.layouts.find_numel
         info = tuple(
-            ParameterInfo(self._selection.name_of(p), self._position(p), p.ndim, p.numel()) for p in raw.parameters
+            ParameterInfo(self._selection.name_of(p), self._position(p), find_ndim(p), find_numel(p))
+            for p in raw.gradients.parameters
         )
         record = GradientRecord(batches_that_stepped(trainer), index, info, values)
         self.records.setdefault(index, ThinnedRecords(settings.max_records)).add(record)
@@ -132,10 +136,14 @@ class GradientWatch:
     def _list_readable(self, optimizer: Optimizer) -> list[Tensor]:
         """Return the parameters whose gradient can be recorded, in the order of the module."""
         readable, unreadable = [], {}
-        for parameter in self._selection.select(optimizer).selected:
-            if parameter.grad is None or not parameter.grad.numel():
+        parameters = self._selection.select(optimizer)
+        for parameter in parameters.selected:
+            gradient, is_sharded = find_part(parameter), parameter in parameters.layouts
+            if not is_sharded and (gradient is None or not gradient.numel()):
                 continue
-            obstacle = _find_obstacle(parameter, parameter.grad)
+            obstacle = (
+                "a shard" if not self._selection.layouts.knows(parameter) else _find_obstacle(parameter, gradient)
+            )
             if obstacle is None:
                 readable.append(parameter)
             elif parameter not in self._unreadable:
@@ -161,11 +169,11 @@ class GradientWatch:
         return self._pl_module.named_parameters(remove_duplicate=False)
 
 
-def _find_obstacle(parameter: Tensor, gradient: Tensor) -> str | None:
-    if gradient.layout != torch.strided:
+def _find_obstacle(parameter: Tensor, gradient: Tensor | None) -> str | None:
+    if gradient is not None and gradient.layout != torch.strided:
         return "sparse"
-    if not gradient.is_floating_point():
-        return "complex" if gradient.is_complex() else str(gradient.dtype)
-    if type(gradient) not in (Tensor, torch.nn.Parameter):
+    if not parameter.is_floating_point():
+        return "complex" if parameter.is_complex() else str(parameter.dtype)
+    if gradient is not None and type(gradient) not in (Tensor, torch.nn.Parameter):
         return f"a {type(gradient).__name__}"
-    return "a shard" if is_flattened(parameter) else None
+    return None

@@ -4,7 +4,7 @@ from importlib import import_module
 
 import pytest
 import torch
-from lightning.pytorch.plugins import FSDPPrecision, MixedPrecision, Precision
+from lightning.pytorch.plugins import MixedPrecision, Precision
 from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy, ModelParallelStrategy, SingleDeviceStrategy
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import nn
@@ -171,7 +171,6 @@ class Foreign(Precision):
     [
         (Unknown, r"`precision='8-mixed'` \(Unknown\).*Use one of '32-true', '16-mixed'.*enabled=False"),
         (Foreign, r"`precision='transformer-engine'` \(Foreign\)"),
-        (lambda: FSDPPrecision("16-true"), r"`precision='16-true'` \(FSDPPrecision\)"),
     ],
 )
 def test_other_precisions(plugin, message):

@@ -39,12 +39,12 @@ def read_results(path):
     return rows
 
 
-def render(rows):
+def render(rows, introduction=INTRODUCTION):
     """Return the page: a table per mode, optimizers down, precisions across, refusals as notes."""
     cells = {(row["mode"], row["optimizer"], row["precision"]): row for row in rows}
     modes, optimizers, precisions = ([*dict.fromkeys(key[axis] for key in cells)] for axis in range(3))
     notes = {}
-    page = [INTRODUCTION.format(versions=rows[0]["versions"])]
+    page = [introduction.format(versions=rows[0]["versions"])]
     for mode in modes:
         page += [f"## {mode[0].upper()}{mode[1:]}", ""]
         page += [f"| optimizer | {' | '.join(f'`{precision}`' for precision in precisions)} |"]
@@ -79,12 +79,17 @@ def main():
             list(values).index(row[field]) for field, values in zip(FIELDS, (MODES, DTYPES, OPTIMIZERS), strict=False)
         ]
     )
-    TABLE.parent.mkdir(exist_ok=True)
-    with open(TABLE, "w", newline="") as file:
+    write_table(rows, TABLE)
+    PAGE.write_text(render(rows))
+
+
+def write_table(rows, path):
+    """Write the rows as CSV."""
+    path.parent.mkdir(exist_ok=True)
+    with open(path, "w", newline="") as file:
         writer = csv.DictWriter(file, FIELDS, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-    PAGE.write_text(render(rows))
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import itertools
 from functools import partial
 from importlib import import_module
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import nn
@@ -12,14 +13,14 @@ from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
 from torch.distributed.fsdp.wrap import ModuleWrapPolicy
 from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_znorm import GradientCentralization, GradientClipping, ZNorm, attach
+from lightning_znorm import GradientCentralization, GradientClipping, GradientMonitor, ZNorm, attach
 from tests.helpers import PACKAGES, QUIET, recording_logger
 from tests.sharded import training
 from tests.sharded.ranks import on
 from tests.sharded.training import STEPS, check_weights, compare_changes, gather, make_batch, make_network, make_sgd
 
 
-def make_module(package, shard, manual=False, accumulate=1, optimizer=make_sgd):
+def make_module(package, shard, manual=False, accumulate=1, optimizer=make_sgd, per_epoch=STEPS):
     """A module that `shard`, if it is given, distributes in `configure_model`."""
     pl = import_module(package)
 
@@ -54,14 +55,15 @@ def make_module(package, shard, manual=False, accumulate=1, optimizer=make_sgd):
             ranks, rank = (self.trainer.world_size, self.trainer.global_rank)
             if mesh is not None:
                 ranks, rank = mesh.size(), mesh.get_local_rank()
-            return make_loader(ranks, rank, STEPS * accumulate)
+            first = self.trainer.global_step * accumulate
+            return make_loader(ranks, rank, range(first, first + per_epoch * accumulate))
 
     return Regression()
 
 
 def make_loader(ranks, rank, steps):
     size = training.BATCH // ranks
-    batches = [[tensor[rank * size : (rank + 1) * size] for tensor in make_batch(step)] for step in range(steps)]
+    batches = [[tensor[rank * size : (rank + 1) * size] for tensor in make_batch(step)] for step in steps]
     return DataLoader(TensorDataset(*map(torch.cat, zip(*batches, strict=True))), batch_size=size)
 
 
@@ -103,7 +105,7 @@ def fsdp(package, **options):
     return FSDPOnCPU(process_group_backend="gloo", **options)
 
 
-def fit(package, strategy, *callbacks, shard=None, precision="32-true", accumulate=1, **options):
+def fit(package, strategy, *callbacks, shard=None, precision="32-true", accumulate=1, steps=STEPS, **options):
     """Train, and return the whole weights."""
     pl = import_module(package)
     weights = {}
@@ -116,16 +118,19 @@ def fit(package, strategy, *callbacks, shard=None, precision="32-true", accumula
 
     manual = options.pop("manual", False)
     module = make_module(package, shard, manual, accumulate, **options.pop("module", {}))
+    checkpoint, resumed = options.pop("checkpoint", None), options.pop("resumed", None)
     trainer = pl.Trainer(
         strategy=strategy,
-        max_epochs=1,
+        max_steps=steps,
         precision=precision,
         callbacks=[*callbacks, Save()],
         accumulate_grad_batches=1 if manual else accumulate,
         **{**QUIET, "devices": dist.get_world_size(), "use_distributed_sampler": False, **options},
     )
-    trainer.fit(module)
-    assert trainer.global_step == STEPS
+    trainer.fit(module, ckpt_path=resumed)
+    assert trainer.global_step == steps
+    if checkpoint is not None:
+        trainer.save_checkpoint(checkpoint)
     return {name.removeprefix("network."): weight for name, weight in weights.items()}
 
 
@@ -153,12 +158,12 @@ def model_parallel_strategy():
         check_weights(weights, training.train_by_hand(training.znorm(), accumulate=options.get("accumulate", 1)))
 
 
-def wrap_in_configure_model(network, mesh):
+def wrap_in_configure_model(network, mesh, **options):
     """The network is FullyShardedDataParallel's, the LightningModule is not."""
     del mesh
     policy = ModuleWrapPolicy({nn.Linear})
     return FullyShardedDataParallel(
-        network, device_id=torch.device("cpu"), use_orig_params=True, auto_wrap_policy=policy
+        network, device_id=torch.device("cpu"), use_orig_params=True, auto_wrap_policy=policy, **options
     )
 
 
@@ -252,6 +257,46 @@ def statistics_of_whole_tensors_are_logged():
         for (_, found), expected in zip(logger.rows, means, strict=True):
             for name, mean in expected.items():
                 assert abs(found[f"znorm/mean/network.{name}"] - mean) < 1e-6
+
+
+@on(2, 3, 4)
+def monitored_gradients():
+    """The statistics of whole gradients, from those that training by hand sees."""
+    package, count = PACKAGES[0], dist.get_world_size()
+    raw, received = [], []
+
+    def remember(gradients):
+        raw.append({name: gradient.clone() for name, gradient in gradients.items()})
+        received.append(
+            {name: torch.as_tensor(np.asarray(g, float)) for name, g in training.znorm()(gradients).items()}
+        )
+        return received[-1]
+
+    training.train_by_hand(remember)
+    by_layer = fsdp(package, auto_wrap_policy=ModuleWrapPolicy({nn.Linear}))
+    kinds = [(model_parallel(package, *sizes), shard) for shard, *sizes in MODEL_PARALLEL[count].values()]
+    for strategy, shard in [*kinds, (by_layer, None)]:
+        monitor = GradientMonitor(every_n_steps=1, detail="layers", near_zero=0.1)
+        fit(package, strategy, ZNorm(), monitor, shard=shard)
+        if dist.get_rank():
+            assert not monitor.history
+            continue
+        assert len(monitor.history) == STEPS * len(raw[0])
+        for row in monitor.history:
+            name = row["name"].removeprefix("network.")
+            before, after = raw[row["step"]][name], received[row["step"]][name]
+            assert row["ndim"] == before.ndim
+            for gradient, prefix in ((before, ""), (after, "received_")):
+                expected = {
+                    "norm": gradient.norm(),
+                    "mean": gradient.mean(),
+                    "std": gradient.std(correction=0),
+                    "near_zero": (gradient.abs() <= 0.1).double().mean(),
+                }
+                for key, value in expected.items():
+                    assert abs(row[prefix + key] - value) < 1e-5, (name, prefix + key)
+            cosine = nn.functional.cosine_similarity(before.flatten(), after.flatten(), 0)
+            assert abs(row["cosine"] - cosine) < 1e-6, name
 
 
 @on(2, 3)
