@@ -12,12 +12,15 @@ shows that this is another method.
 import argparse
 import copy
 import os
+from typing import Any, cast
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import nn
+from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_znorm import ZNorm, znorm_
@@ -37,7 +40,7 @@ class LanguageModel(LightningModule):
 
     def configure_model(self) -> None:
         """Shard the weights over all ranks, layer by layer."""
-        mesh = self.device_mesh["data_parallel"]
+        mesh = cast(DeviceMesh, self.device_mesh)["data_parallel"]
         for layer in self.layers:
             fully_shard(layer, mesh=mesh)
         fully_shard(self, mesh=mesh)
@@ -48,7 +51,8 @@ class LanguageModel(LightningModule):
         hidden = self.embedding(words)
         for layer in self.layers:
             hidden = layer(hidden, src_mask=mask)
-        return self.head(hidden).clone()  # FSDP2 warns about an output that is a view
+        scores: torch.Tensor = self.head(hidden)
+        return scores.clone()  # FSDP2 warns about an output that is a view
 
     def training_step(self, batch: list[torch.Tensor]) -> torch.Tensor:
         """Return the cross-entropy."""
@@ -71,19 +75,24 @@ class CompareWithOneProcess(Callback):
         self.copy.to(trainer.strategy.root_device)
         self.optimizer = self.copy.configure_optimizers()
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs, batch, batch_idx: int) -> None:
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
         """Make the same step with the copy."""
         self.optimizer.zero_grad()
         loss = self.copy.training_step([self.batches[batch_idx].to(trainer.strategy.root_device)])
         loss.backward()
         if self.by_shard:
             for parameter in self.copy.parameters():
+                assert parameter.grad is not None
                 for shard in parameter.grad.chunk(trainer.world_size):
                     shard.sub_(shard.mean()).div_(shard.std(correction=0) + 1e-10)
         else:
             znorm_(self.copy.parameters())
         self.optimizer.step()
-        whole = [parameter.full_tensor() for parameter in pl_module.parameters()]  # all ranks must call this
+        whole = [
+            cast(DTensor, parameter).full_tensor() for parameter in pl_module.parameters()
+        ]  # all ranks must call it
         pairs = zip(whole, self.copy.parameters(), strict=True)
         distance = max((one - other).abs().max().item() for one, other in pairs)
         if trainer.is_global_zero:

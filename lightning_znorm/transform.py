@@ -26,12 +26,14 @@ class GradientTransform(Transform, Callback):
     :meth:`should_transform` replaces the schedule.
 
     Gradients are edited in place. Under DDP they are the same on all ranks when the hook runs, so no communication is
-    needed.
+    needed. Where ranks hold parts of gradients (FSDP2, tensor parallelism, FSDP), the transforms of this package treat
+    whole gradients, with one all-reduce per step over a few numbers per parameter; a subclass of your own implements
+    :meth:`measure_shards` and :meth:`transform_shards` for that, or is refused.
 
-    Supported are one device and DDP, every precision of the Trainer but ``transformer-engine`` and quantization,
-    automatic and manual optimization. Everything else is refused before the first step. (An optimizer other than LBFGS
-    that evaluates its closure again can only be detected during its first step.) Outside a Trainer, see
-    :func:`~lightning_znorm.attach`.
+    Supported are one device, DDP, ``ModelParallelStrategy`` and ``FSDPStrategy``, every precision of the Trainer but
+    ``transformer-engine`` and quantization, automatic and manual optimization. Everything else is refused before the
+    first step. (An optimizer other than LBFGS that evaluates its closure again can only be detected during its first
+    step.) Outside a Trainer, see :func:`~lightning_znorm.attach`.
 
     The learning-rate finder and the batch-size scaler remove the Trainer's callbacks while they search; a transform
     among these callbacks keeps working.

@@ -1,9 +1,12 @@
 """Every code block of README and docs is executed, every command line is run or resolved."""
 
+import os
 import re
 import shlex
 import subprocess
+import sys
 from pathlib import Path
+from subprocess import PIPE
 
 import pytest
 
@@ -50,10 +53,28 @@ def test_python(source):
     assert done.returncode == 0, done.stderr
 
 
+def run_all(words):
+    """Run torchrun as a user does, for all nodes on this machine, whichever the command names."""
+    nodes = int(words[words.index("--nnodes") + 1]) if "--nnodes" in words else 1
+    programs = []
+    for node in range(nodes):
+        arguments = [*words[1:-1], str(ROOT / words[-1]), "--steps", "1"]
+        if nodes > 1:
+            arguments[arguments.index("--node-rank") + 1] = str(node)
+            arguments[arguments.index("--master-port") + 1] = os.environ["MASTER_PORT"]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        command = [sys.executable, "-m", "torch.distributed.run", *arguments]
+        programs.append(subprocess.Popen(command, env=environment, stdout=PIPE, stderr=PIPE, text=True))
+    outputs = [program.communicate() for program in programs]
+    output, errors = ("".join(texts) for texts in zip(*outputs, strict=True))
+    code = max(abs(program.returncode) for program in programs)
+    return subprocess.CompletedProcess(words, code, output, errors)
+
+
 def marks_of(command):
     """Trainings are long, but for those of the README."""
     trains = command.startswith("lightning-znorm ") and command != "lightning-znorm doctor"
-    is_long = trains and not COMMANDS[command].startswith("README")
+    is_long = command.startswith("torchrun") or (trains and not COMMANDS[command].startswith("README"))
     return [pytest.mark.long] if is_long else [pytest.mark.slow]
 
 
@@ -70,6 +91,9 @@ def test_command(command):
         done = run(*words[1:], *QUICK)
     elif words[0] == "python":
         done = run(ROOT / words[1], *words[2:], "--help")
+    elif words[0] == "torchrun":
+        done = run_all(words)
+        assert float(re.search(r"largest difference of a weight (\S+)", done.stdout)[1]) < 1e-6
     elif words[0] == "make":
         # running `make test` in itself would not end, and test_examples.py runs the demo
         done = subprocess.run(["make", "-C", ROOT, "--dry-run", *words[1:]], capture_output=True, text=True)

@@ -66,8 +66,7 @@ def require_transformable(gradient: Tensor, name: str, scaled: bool = False) -> 
         )
     if type(gradient) not in (Tensor, torch.nn.Parameter):
         raise ArgumentTypeError(
-            f"The gradient of parameter `{name}` is a {type(gradient).__name__}, expected a plain tensor: the"
-            " statistics of a sharded or wrapped gradient are not supported yet."
+            f"The gradient of parameter `{name}` is a {type(gradient).__name__}, expected a plain tensor or a DTensor."
         )
     if any(stride == 0 and size > 1 for size, stride in zip(gradient.shape, gradient.stride(), strict=True)):
         raise ArgumentValueError(

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -128,25 +129,37 @@ def is_dtensor(tensor: Tensor) -> bool:
     return type(tensor) not in (Tensor, nn.Parameter) and hasattr(tensor, "placements")
 
 
-@torch.no_grad()
 def find_dtensor_layout(tensor: Any) -> Layout:
     """Return the layout of a DTensor, whatever its mesh and its placements."""
     mesh = tensor.device_mesh
-    # also that of a _StridedShard, which is no Shard
-    dims = {i: placement.dim for i, placement in enumerate(tensor.placements) if hasattr(placement, "dim")}
+    process_group = mesh.get_group() if mesh.ndim == 1 else None
+    ranks = _list_ranks(mesh)
+    group = make_group(ranks, mesh.device_type, process_group)
+    return _find_layout(group, mesh, tensor.placements, tensor.shape, len(tensor.to_local()) if tensor.ndim else 0)
+
+
+@lru_cache(maxsize=1024)
+def _find_layout(group: RankGroup, mesh: Any, placements: tuple[Any, ...], shape: torch.Size, count: int) -> Layout:
+    """Return the layout of a DTensor of whose dimension 0 this rank holds ``count`` indices."""
+    # also of a _StridedShard, which is no Shard
+    dims = {i: placement.dim for i, placement in enumerate(placements) if hasattr(placement, "dim")}
     copies = math.prod(mesh.size(i) for i in range(mesh.ndim) if i not in dims)
-    layout = Layout(_find_group_of_mesh(mesh), copies, tensor.shape)
+    layout = Layout(group, copies, shape)
     if layout.row_length < 2:
         return layout
-    count = len(tensor.to_local())
     if not any(dims.values()):
         return replace(layout, rows=(Rows(count),))
     # ranks that hold parts of the same rows differ only in the other dimensions of the mesh
     coordinates, chunk, chunks = mesh.get_coordinate(), 0, 1
     for i in (i for i, dim in dims.items() if dim == 0):
         chunk, chunks = chunk * mesh.size(i) + coordinates[i], chunks * mesh.size(i)
-    most = math.ceil(tensor.shape[0] / chunks)
+    most = math.ceil(shape[0] / chunks)
     return replace(layout, rows=(Rows(count, slot=chunk * most),), slots=chunks * most)
+
+
+@lru_cache(maxsize=64)
+def _list_ranks(mesh: Any) -> tuple[int, ...]:
+    return tuple(mesh.mesh.flatten().tolist())
 
 
 @dataclass(frozen=True)
@@ -227,11 +240,6 @@ def make_group(ranks: tuple[int, ...], device_type: str, process_group: Any = No
             process_group = dist.new_group(list(ranks), use_local_synchronization=True)
         _process_groups[ranks] = world, process_group
     return RankGroup(ranks, device_type)
-
-
-def _find_group_of_mesh(mesh: Any) -> RankGroup:
-    ranks = tuple(mesh.mesh.flatten().tolist())
-    return make_group(ranks, mesh.device_type, mesh.get_group() if mesh.ndim == 1 else None)
 
 
 def _find_process_group(ranks: tuple[int, ...]) -> Any:

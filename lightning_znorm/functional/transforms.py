@@ -50,6 +50,9 @@ def znorm_(
     constant gradient becomes exactly zero (with ``center=False``, each of its elements becomes 1 or -1 but for ``eps``,
     and zeros stay).
 
+    Of a DTensor, :math:`d` counts the elements of the whole tensor, whatever its placements: all ranks must call this
+    with the same parameters, and one all-reduce of 16 bytes per parameter makes the statistics of all.
+
     Args:
         parameters: A tensor, or an iterable of tensors, of any shape, device and dtype float16, bfloat16, float32 or
             float64, whose ``.grad`` is normalized.
@@ -66,8 +69,9 @@ def znorm_(
     Raises:
         ValueError: If ``eps`` is not a positive finite number, ``center`` is neither true nor false, or the elements of
             a gradient share memory.
-        TypeError: If a gradient is sparse, complex, of an unsupported dtype or a tensor subclass (a sharded DTensor),
-            or float16 and still scaled.
+        TypeError: If a gradient is sparse, complex, of an unsupported dtype or a tensor subclass other than DTensor, or
+            float16 and still scaled, or if ``FullyShardedDataParallel`` has flattened the parameter.
+        RuntimeError: If ranks hold parts of gradients, and one of them does not come.
 
     Reference:
         Yun, *ZNorm: Z-Score Gradient Normalization Accelerating Skip-Connected Network Training without Architectural

@@ -67,6 +67,7 @@ def list_stages(out, gpus=1):
         Stage("streams and graphs", [*PYTEST, f"{tests}/test_streams.py", "-k", "not two_gpus"], 60),
         Stage("extremes", [*PYTEST, f"{tests}/test_exactness.py", "-k", rest], 60),
         Stage("trainings", [*PYTEST, f"{tests}/test_trainings.py"], 60),
+        Stage("one rank with NCCL", [*PYTEST, f"{tests}/test_sharded.py"], 60),
         Stage("errors", [*ERRORS, "--out", out], 60),
         Stage("speed", [*OVERHEAD, "--out", out], 90),
         Stage("speed in bfloat16", [*OVERHEAD, "--dtype", "bfloat16", "--out", f"{out}/bfloat16"], 60),

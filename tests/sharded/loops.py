@@ -13,7 +13,7 @@ from torch.distributed.tensor import DTensor, Shard
 
 from lightning_znorm import GradientCentralization, GradientClipping, ZNorm, attach
 from tests.sharded import training
-from tests.sharded.ranks import count_collectives, on
+from tests.sharded.ranks import DEVICE, count_collectives, on
 from tests.sharded.training import STEPS, check_weights, gather, make_batch, make_network, make_sgd, train_by_hand
 
 
@@ -48,6 +48,7 @@ def advance(network, stepper, sharding, steps):
 
 
 SHARDINGS = {
+    1: [training.fsdp2, training.fsdp2_by_layer, training.tensor_parallel],
     2: [training.fsdp2, training.fsdp2_by_layer, training.tensor_parallel],
     3: [training.fsdp2, training.fsdp2_by_layer],
     4: [training.fsdp2_by_layer, training.hsdp, training.tensor_parallel, training.fsdp2_over_tp],
@@ -59,7 +60,7 @@ def count_meshes(shard):
     return 2 if shard is training.fsdp2_over_tp else 1
 
 
-@on(2, 3, 4)
+@on(1, 2, 3, 4)
 def every_sharding_with_znorm():
     expected = train_by_hand(training.znorm())
     for shard in SHARDINGS[dist.get_world_size()]:
@@ -68,7 +69,7 @@ def every_sharding_with_znorm():
         assert counts == [count_meshes(shard)] * STEPS
 
 
-@on(2, 4)
+@on(1, 2, 4)
 def every_sharding_with_centralization():
     expected = train_by_hand(training.centralization)
     for shard in SHARDINGS[dist.get_world_size()]:
@@ -77,7 +78,7 @@ def every_sharding_with_centralization():
         assert counts == [count_meshes(shard)] * STEPS
 
 
-@on(2, 4)
+@on(1, 2, 3)
 def every_sharding_with_clipping():
     for norm_type in (2.0, torch.inf):
         expected = train_by_hand(training.clipping(0.05, norm_type))
@@ -86,7 +87,7 @@ def every_sharding_with_clipping():
             check_weights(weights, expected, least=0.0)
 
 
-@on(2, 3)
+@on(1, 2, 3)
 def accumulation():
     expected = train_by_hand(training.znorm(), accumulate=3)
     weights, counts = train(training.fsdp2, ZNorm(), accumulate=3)
@@ -94,14 +95,14 @@ def accumulation():
     assert counts == [1] * STEPS
 
 
-@on(2, 3, 4)
+@on(1, 3)
 def parameters_that_are_left_out():
     for options in ({"exclude": ["0.weight", "3.bias"]}, {"min_ndim": 2}, {"center": False}):
         weights, _ = train(training.fsdp2, ZNorm(**options))
         check_weights(weights, train_by_hand(training.znorm(**options)))
 
 
-@on(2, 3)
+@on(1, 2, 3)
 def adam():
     def make_adam(parameters):
         return torch.optim.Adam(parameters, lr=0.01, eps=1e-4)
@@ -111,7 +112,7 @@ def adam():
     assert counts == [1] * STEPS
 
 
-@on(2, 4)
+@on(1, 2, 4)
 def parameters_frozen_on_the_way():
     def freeze(step, network):
         if step == 1:
@@ -157,7 +158,7 @@ def a_gradient_that_is_missing_on_one_rank():
     assert counts == [1] * STEPS
 
 
-@on(2, 3)
+@on(1, 2, 3)
 def tied_weights():
     def tie(network):
         network.append(nn.Linear(1, 6))
@@ -194,10 +195,10 @@ def plain_tensors_beside_dtensors():
 @on(4)
 def several_meshes():
     def shard(network):
-        fully_shard(network[0], mesh=init_device_mesh("cpu", (4,)))
-        fully_shard(network[2], mesh=init_device_mesh("cpu", (2, 2), mesh_dim_names=("replicate", "shard")))
+        fully_shard(network[0], mesh=init_device_mesh(DEVICE.type, (4,)))
+        fully_shard(network[2], mesh=init_device_mesh(DEVICE.type, (2, 2), mesh_dim_names=("replicate", "shard")))
         for layer in network[3:]:
-            fully_shard(layer, mesh=init_device_mesh("cpu", (4,)))
+            fully_shard(layer, mesh=init_device_mesh(DEVICE.type, (4,)))
         return training.Sharding(network, 4, dist.get_rank())
 
     weights, counts = train(shard, ZNorm())
@@ -223,7 +224,7 @@ def columns_sharded_and_offloaded():
             assert counts == [1] * STEPS
 
 
-@on(2)
+@on(1, 2)
 def gradients_in_bfloat16():
     policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
     weights, _ = train(lambda network: training.fsdp2(network, mp_policy=policy), ZNorm())
@@ -242,7 +243,7 @@ def gradients_in_bfloat16():
     assert counts == [1] * STEPS
 
 
-@on(2, 3)
+@on(1, 2, 3)
 def an_optimizer_per_part():
     network = make_network()
     sharding = training.fsdp2_by_layer(network)
@@ -263,7 +264,7 @@ def an_optimizer_per_part():
         handle.remove()
 
 
-@on(2, 3)
+@on(1, 2, 3)
 def skipped_steps():
     def plant(step, network):
         if step == 1 and (dist.get_rank() == 0 or not isinstance(network[0].weight, DTensor)):
@@ -301,7 +302,7 @@ def resumed_by_fewer_ranks():
     handle.remove()
 
     network = make_network()
-    mesh = init_device_mesh("cpu", (2, ranks // 2), mesh_dim_names=("copy", "shard"))["shard"]
+    mesh = init_device_mesh(DEVICE.type, (2, ranks // 2), mesh_dim_names=("copy", "shard"))["shard"]
     fully_shard(network, mesh=mesh)
     sharding = training.Sharding(network, mesh.size(), mesh.get_local_rank())
     stepper = make_sgd(network.parameters())

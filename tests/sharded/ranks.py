@@ -28,6 +28,8 @@ if __name__ == "__main__":
     ranks.call({module!r})
 """
 TIMEOUT = timedelta(seconds=60)
+DEVICE = torch.device(os.environ.get("TESTS_SHARDED_DEVICE", "cpu"))
+BACKEND = "gloo" if DEVICE.type == "cpu" else "nccl"
 _cases = defaultdict(dict)
 
 
@@ -41,12 +43,12 @@ def on(*counts):
     return register
 
 
-def launch(module, count):
+def launch(module, count, run_ranks=warm.run_ranks):
     """Run the cases of a module on a number of ranks; return what failed on which rank, and what the cases returned."""
     script = Path(f"{module}.{count}.py").absolute()
     script.write_text(SCRIPT.format(root=str(ROOT), module=module))
     failures = []
-    for rank, done in enumerate(warm.run_ranks(script, count)):
+    for rank, done in enumerate(run_ranks(script, count)):
         if done.returncode:
             failures.append(f"rank {rank} ended with {done.returncode}: {done.stderr[-3000:]}")
     found = [torch.load(path) for path in sorted(Path().glob(f"outcome*.of{count}.pt"))]
@@ -62,7 +64,9 @@ def call(module):
     os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
     torch.set_num_threads(1)
     import_module(module)
-    dist.init_process_group("gloo", rank=rank, world_size=count, timeout=TIMEOUT)
+    if DEVICE.type == "cuda":
+        torch.cuda.set_device(rank)
+    dist.init_process_group(BACKEND, rank=rank, world_size=count, timeout=TIMEOUT)
     outcomes = {}
     for name, (case, counts) in _cases[module].items():
         if count not in counts:

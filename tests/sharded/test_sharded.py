@@ -13,7 +13,7 @@ BOUNDS = {"32-true": 2e-6, "bf16-mixed": 0.1, "16-mixed": 0.01, "bf16-true": 0.2
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("count", [2, 3, 4])
+@pytest.mark.parametrize("count", [1, 2, 3, 4])
 @pytest.mark.parametrize("module", ["arithmetic", "loops", "trainers"])
 def test_cases(module, count):
     failures, _ = launch(f"tests.sharded.{module}", count)

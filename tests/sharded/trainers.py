@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from lightning_znorm import GradientCentralization, GradientClipping, GradientMonitor, ZNorm, attach
 from tests.helpers import PACKAGES, QUIET, recording_logger
 from tests.sharded import training
-from tests.sharded.ranks import on
+from tests.sharded.ranks import BACKEND, DEVICE, on
 from tests.sharded.training import STEPS, check_weights, compare_changes, gather, make_batch, make_network, make_sgd
 
 
@@ -86,7 +86,7 @@ def shard_by_both(network, mesh):
 def model_parallel(package, data, tensor):
     strategies = import_module(f"{package}.strategies")
     return strategies.ModelParallelStrategy(
-        data_parallel_size=data, tensor_parallel_size=tensor, process_group_backend="gloo"
+        data_parallel_size=data, tensor_parallel_size=tensor, process_group_backend=BACKEND
     )
 
 
@@ -98,11 +98,11 @@ def fsdp(package, **options):
         def _setup_model(self, model):
             if any(isinstance(module, FullyShardedDataParallel) for module in model.modules()):
                 return model
-            device, mixed_precision = torch.device("cpu"), self.mixed_precision_config
+            device, mixed_precision = DEVICE, self.mixed_precision_config
             options = {"sharding_strategy": self.sharding_strategy, "mixed_precision": mixed_precision}
             return FullyShardedDataParallel(model, device_id=device, **options, **self.kwargs)
 
-    return FSDPOnCPU(process_group_backend="gloo", **options)
+    return FSDPOnCPU(process_group_backend=BACKEND, **options)
 
 
 def fit(package, strategy, *callbacks, shard=None, precision="32-true", accumulate=1, steps=STEPS, **options):
@@ -125,7 +125,13 @@ def fit(package, strategy, *callbacks, shard=None, precision="32-true", accumula
         precision=precision,
         callbacks=[*callbacks, Save()],
         accumulate_grad_batches=1 if manual else accumulate,
-        **{**QUIET, "devices": dist.get_world_size(), "use_distributed_sampler": False, **options},
+        **{
+            **QUIET,
+            "accelerator": DEVICE.type,
+            "devices": dist.get_world_size(),
+            "use_distributed_sampler": False,
+            **options,
+        },
     )
     trainer.fit(module, ckpt_path=resumed)
     assert trainer.global_step == steps
@@ -135,6 +141,7 @@ def fit(package, strategy, *callbacks, shard=None, precision="32-true", accumula
 
 
 MODEL_PARALLEL = {
+    1: {"FSDP2": (shard_by_fsdp2, 1, 1)},
     2: {"FSDP2": (shard_by_fsdp2, 2, 1), "tensor parallel": (shard_by_tp, 1, 2)},
     3: {"FSDP2": (shard_by_fsdp2, 3, 1)},
     4: {"FSDP2 x tensor parallel": (shard_by_both, 2, 2)},
@@ -147,7 +154,7 @@ BY_HAND = {
 }
 
 
-@on(2, 3, 4)
+@on(1, 2, 3, 4)
 def model_parallel_strategy():
     package = PACKAGES[dist.get_world_size() % 2]
     for (shard, data, tensor), options in itertools.product(
@@ -162,9 +169,7 @@ def wrap_in_configure_model(network, mesh, **options):
     """The network is FullyShardedDataParallel's, the LightningModule is not."""
     del mesh
     policy = ModuleWrapPolicy({nn.Linear})
-    return FullyShardedDataParallel(
-        network, device_id=torch.device("cpu"), use_orig_params=True, auto_wrap_policy=policy, **options
-    )
+    return FullyShardedDataParallel(network, device_id=DEVICE, use_orig_params=True, auto_wrap_policy=policy, **options)
 
 
 @on(2, 3, 4)
@@ -196,7 +201,7 @@ def fsdp_strategy_in_manual_optimization():
 def fsdp_strategy_with_copies():
     """By a mesh, and by process groups of the user's."""
     package = PACKAGES[0]
-    mesh = init_device_mesh("cpu", (2, 2))
+    mesh = init_device_mesh(DEVICE.type, (2, 2))
     groups = (mesh.get_group(1), mesh.get_group(0))
     for options in ({"device_mesh": mesh}, {"process_group": groups}):
         for callback, by_hand in ((ZNorm(), training.znorm()), (GradientCentralization(), training.centralization)):
@@ -204,7 +209,7 @@ def fsdp_strategy_with_copies():
             check_weights(fit(package, strategy, callback), training.train_by_hand(by_hand))
 
 
-@on(2, 3, 4)
+@on(3)
 def fsdp_strategy_with_other_transforms():
     package = PACKAGES[0]
     for wrap in (None, ModuleWrapPolicy({nn.Linear})):
@@ -259,7 +264,7 @@ def statistics_of_whole_tensors_are_logged():
                 assert abs(found[f"znorm/mean/network.{name}"] - mean) < 1e-6
 
 
-@on(2, 3, 4)
+@on(1, 2, 3, 4)
 def monitored_gradients():
     """The statistics of whole gradients, from those that training by hand sees."""
     package, count = PACKAGES[0], dist.get_world_size()
@@ -331,7 +336,7 @@ def in_fabric():
             data_parallel_size=2,
             tensor_parallel_size=1,
         )
-        fabric = module.Fabric(accelerator="cpu", devices=2, strategy=strategy)
+        fabric = module.Fabric(accelerator=DEVICE.type, devices=2, strategy=strategy)
         fabric.launch()
         network = fabric.setup(make_network())
         stepper = fabric.setup_optimizers(make_sgd(network.parameters()))

@@ -10,6 +10,7 @@ from torch.distributed.tensor import DTensor
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 
 from tests.helpers import centralize_by_numpy, znorm_by_numpy
+from tests.sharded.ranks import DEVICE
 
 STEPS, BATCH = 4, 12  # samples of all ranks together
 
@@ -17,12 +18,13 @@ STEPS, BATCH = 4, 12  # samples of all ranks together
 def make_network():
     """Weights that no number of ranks divides, a bias of one element, and no gradient that is zero but for rounding."""
     torch.manual_seed(3)
-    return nn.Sequential(nn.Linear(7, 12), nn.Tanh(), nn.Linear(12, 6), nn.LayerNorm(6), nn.Linear(6, 1))
+    network = nn.Sequential(nn.Linear(7, 12), nn.Tanh(), nn.Linear(12, 6), nn.LayerNorm(6), nn.Linear(6, 1))
+    return network.to(DEVICE)
 
 
 def make_batch(step):
     generator = torch.Generator().manual_seed(100 + step)
-    return torch.randn(BATCH, 7, generator=generator), torch.randn(BATCH, 1, generator=generator)
+    return [torch.randn(BATCH, size, generator=generator).to(DEVICE) for size in (7, 1)]
 
 
 def loss_of(network, inputs, targets):
@@ -63,12 +65,12 @@ def clipping(max_norm, norm_type):
 
 def train_by_hand(transform, network=None, accumulate=1, steps=STEPS, optimizer=make_sgd, before_step=None):
     """Return the weights after a training in one process, with a transform of gradients by name."""
-    network = (network or make_network()).double()
+    network = (network or make_network()).cpu().double()
     stepper = optimizer(network.parameters())
     for step in range(steps):
         stepper.zero_grad()
         for part in range(accumulate):
-            inputs, targets = (tensor.double() for tensor in make_batch(step * accumulate + part))
+            inputs, targets = (tensor.cpu().double() for tensor in make_batch(step * accumulate + part))
             (loss_of(network, inputs, targets) / accumulate).backward()
         if before_step is not None:
             before_step(step, network)
@@ -82,7 +84,7 @@ def train_by_hand(transform, network=None, accumulate=1, steps=STEPS, optimizer=
 def gather(network):
     """The whole weights."""
     return {
-        name: (parameter.full_tensor() if isinstance(parameter, DTensor) else parameter).detach()
+        name: (parameter.full_tensor() if isinstance(parameter, DTensor) else parameter).detach().cpu()
         for name, parameter in network.named_parameters()
     }
 
@@ -92,17 +94,17 @@ def check_weights(found, expected, tolerance=1e-6, least=1e-3):
     assert found.keys() == expected.keys()
     for name, weight in found.items():
         assert (weight - expected[name]).abs().max() <= tolerance, name
-    flat = torch.cat([weight.float().flatten() for weight in found.values()])
+    flat = torch.cat([weight.float().flatten() for weight in found.values()]).to(DEVICE)
     others = [torch.empty_like(flat) for _ in range(dist.get_world_size())]
     dist.all_gather(others, flat)
     assert all(torch.equal(flat, other) for other in others), "ranks differ"
-    untrained = make_network().state_dict()
+    untrained = make_network().cpu().state_dict()
     assert all((weight - untrained[name]).abs().max() > least for name, weight in found.items() if name in untrained)
 
 
 def compare_changes(found, expected):
     """The norm of the difference of all weights over that of their change."""
-    first = make_network().state_dict()
+    first = make_network().cpu().state_dict()
     difference = torch.cat([(weight.double() - expected[name]).flatten() for name, weight in found.items()])
     return (difference.norm() / torch.cat([(expected[name] - first[name]).flatten() for name in found]).norm()).item()
 
@@ -120,13 +122,13 @@ class Sharding:
 
 def fsdp2(network, **options):
     """One group of all parameters."""
-    mesh = init_device_mesh("cpu", (dist.get_world_size(),))
+    mesh = init_device_mesh(DEVICE.type, (dist.get_world_size(),))
     fully_shard(network, mesh=mesh, **options)
     return Sharding(network, mesh.size(), mesh.get_local_rank())
 
 
 def fsdp2_by_layer(network, **options):
-    mesh = init_device_mesh("cpu", (dist.get_world_size(),))
+    mesh = init_device_mesh(DEVICE.type, (dist.get_world_size(),))
     for layer in network:
         if [*layer.parameters()]:
             fully_shard(layer, mesh=mesh, **options)
@@ -135,19 +137,19 @@ def fsdp2_by_layer(network, **options):
 
 
 def hsdp(network):
-    mesh = init_device_mesh("cpu", (2, dist.get_world_size() // 2), mesh_dim_names=("replicate", "shard"))
+    mesh = init_device_mesh(DEVICE.type, (2, dist.get_world_size() // 2), mesh_dim_names=("replicate", "shard"))
     fully_shard(network, mesh=mesh)
     return Sharding(network, dist.get_world_size(), dist.get_rank())
 
 
 def tensor_parallel(network, mesh=None):
-    mesh = mesh or init_device_mesh("cpu", (dist.get_world_size(),))
+    mesh = mesh or init_device_mesh(DEVICE.type, (dist.get_world_size(),))
     parallelize_module(network, mesh, {"0": ColwiseParallel(), "2": RowwiseParallel()})
     return Sharding(network, 1, 0)
 
 
 def fsdp2_over_tp(network):
-    mesh = init_device_mesh("cpu", (2, dist.get_world_size() // 2), mesh_dim_names=("dp", "tp"))
+    mesh = init_device_mesh(DEVICE.type, (2, dist.get_world_size() // 2), mesh_dim_names=("dp", "tp"))
     tensor_parallel(network, mesh["tp"])
     fully_shard(network, mesh=mesh["dp"])
     return Sharding(network, 2, mesh["dp"].get_local_rank())
