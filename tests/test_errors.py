@@ -16,6 +16,7 @@ from lightning_znorm.errors import DataError, did_you_mean, require_fraction, re
 BUILT_IN = {
     "ArgumentTypeError": TypeError,
     "ArgumentValueError": ValueError,
+    "CollectiveError": RuntimeError,
     "ComparisonError": ValueError,
     "DataError": ValueError,
     "DownloadError": RuntimeError,

@@ -248,3 +248,12 @@ def test_the_default_dtype_of_a_first_call_does_not_stay():
     for each in (within, after):
         for one, gradient in zip(each, gradients, strict=True):
             assert relative_error(one.grad, znorm_by_numpy(gradient)) < 1e-6
+
+
+def test_refuses_what_fsdp_has_flattened():
+    """It does not say which part of the gradient this rank has."""
+    weight = parameter(torch.randn(3))
+    weight._fsdp_flattened = True
+    for transform in (znorm_, centralize_):
+        with pytest.raises(TypeError, match=r"`parameters\[0\]` belongs to FullyShardedDataParallel.*fully_shard"):
+            transform([weight])

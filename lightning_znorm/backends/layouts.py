@@ -10,7 +10,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from lightning_znorm._torch import find_timeout
-from lightning_znorm.errors import CollectiveError
+from lightning_znorm.backends._memory import widest_dtype
+from lightning_znorm.errors import ArgumentTypeError, CollectiveError
 
 
 @dataclass(frozen=True)
@@ -233,7 +234,15 @@ def make_group(ranks: tuple[int, ...], device_type: str, process_group: Any = No
         device_type: Kind of the device on which they communicate.
         process_group: Their process group, if they have one; otherwise one is made for the first call.
 
+    Raises:
+        ArgumentTypeError: If the device does not compute in float64.
+
     """
+    if widest_dtype(torch.device(device_type)) != torch.float64:
+        raise ArgumentTypeError(
+            f"Gradients of which ranks hold parts are not supported on devices of type '{device_type}', which do not"
+            " compute in float64. Use one device or data parallelism (DDP)."
+        )
     world = dist.group.WORLD
     if len(ranks) < dist.get_world_size() and _process_groups.get(ranks, (None,))[0] is not world:
         if process_group is None:

@@ -33,7 +33,8 @@ class GradientStats:
     r"""Statistics of :func:`znorm_` or :func:`centralize_`: an entry per parameter with a gradient, in the same order.
 
     The statistics stay on the devices of their gradients, so that computing them waits for no device. A gradient that
-    was left unchanged (one element, inf or NaN) has its statistics and a cosine of 1.
+    was left unchanged (one element, inf or NaN) has its statistics and a cosine of 1. Where ranks hold parts of a
+    gradient, its statistics are those of the whole, on every rank the same.
 
     ``mean``, ``std`` and ``cosine`` are tensors of shape ``(n,)``: on the device if all gradients share one, otherwise
     on the CPU (which waits for the devices). A positive cosine between the gradient before and after, for ZNorm

@@ -141,7 +141,7 @@ def stamps(folder="out"):
     return {path: path.stat().st_mtime_ns for path in Path(folder).glob("runs/*/result.json")}
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_goes_on_where_it_was_and_takes_more(capsys):
     assert compare() == 0
     first, before = read_results("out"), stamps()
@@ -272,7 +272,7 @@ def test_a_diverged_run_counts_with_the_metric_of_its_last_weights(capsys):
     assert stamps() == before
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_crash_leaves_the_answer_open_until_it_is_mended(capsys):
     Path("mine_that_is_mended.py").write_text(
         "import os\nfrom pathlib import Path\nimport torch\nfrom tests.compare.tiny import TinyModel\n"

@@ -100,7 +100,7 @@ def test_commit_of_a_clean_checkout(checkout, ask):
     (checkout / "README.md").write_text("More about it.\n")  # no file of the package
     (checkout / "notes.txt").write_text("")
     (package / "__pycache__").mkdir()
-    (package / "__pycache__" / "functional.pyc").write_text("")
+    (package / "__pycache__" / "callbacks.pyc").write_text("")
     assert ask(package) == (VERSION, first, False)
     second = commit(checkout)
     assert second != first
@@ -113,7 +113,7 @@ def test_dirty_checkout(checkout, ask, change):
     package = checkout / "lightning_znorm"
     git(checkout, "config", "status.showUntrackedFiles", "no")
     if change == "deleted":
-        (package / "functional.py").unlink()
+        (package / "callbacks.py").unlink()
     else:
         (package / "vision" / ("other.py" if change == "new" else "__init__.py")).write_text("# something else\n")
     if change == "staged":
@@ -125,7 +125,7 @@ def test_dirty_checkout(checkout, ask, change):
 def test_checkout_is_left_as_it_is(checkout, ask):
     """git would refresh its index, which stands in the way of whoever commits at the same time."""
     index = checkout / ".git" / "index"
-    (checkout / "lightning_znorm" / "functional.py").touch()
+    (checkout / "lightning_znorm" / "callbacks.py").touch()
     (checkout / ".git" / "index.lock").touch()
     before = index.read_bytes()
     assert ask(checkout / "lightning_znorm").dirty is False
@@ -309,7 +309,7 @@ if __name__ == "__main__":
     checkout, *numbers = sys.argv[1:]
     for count in map(int, numbers):
         if count == 2:
-            with open(f"{checkout}/lightning_znorm/functional.py", "a") as file:
+            with open(f"{checkout}/lightning_znorm/callbacks.py", "a") as file:
                 file.write("# another commit")
             subprocess.run(["git", "-C", checkout, "commit", "--quiet", "--all", "--message=Another"], check=True)
         compare(

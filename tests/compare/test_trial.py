@@ -174,7 +174,7 @@ def test_loaders_with_workers_start_as_in_fit():
     assert result["status"] == "finished", result["error"]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_repeat_commands_repeat(capsys):
     """Again and again, from anywhere, with the same weights and the metric of the test."""
     sweep = "--compare.sweep=model.init_args.lr=0.3"

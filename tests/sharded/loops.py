@@ -5,7 +5,6 @@ import itertools
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
-from torch import nn
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, fully_shard
@@ -125,9 +124,10 @@ def parameters_frozen_on_the_way():
     assert counts == [1] * STEPS
 
 
-@on(3)
+@on(2, 3)
 def a_gradient_that_is_missing_on_one_rank():
     """The shard counts as zeros there, and no rank waits for another."""
+    rows = 12 // dist.get_world_size()
 
     def drop(step, network):
         parameter = network[0].weight
@@ -135,14 +135,14 @@ def a_gradient_that_is_missing_on_one_rank():
             if dist.get_rank() == 1:
                 parameter.grad = None
         else:
-            parameter.grad[4:8] = 0.0  # the rows of rank 1
+            parameter.grad[rows : 2 * rows] = 0.0  # those of rank 1
 
     def hold(transform):
         """By hand, the rows of rank 1 are not changed."""
 
         def held(gradients):
             return {
-                name: values * (torch.arange(12).view(12, 1) // 4 != 1).numpy() if name == "0.weight" else values
+                name: values * (torch.arange(12).view(12, 1) // rows != 1).numpy() if name == "0.weight" else values
                 for name, values in transform(gradients).items()
             }
 
@@ -160,14 +160,8 @@ def a_gradient_that_is_missing_on_one_rank():
 
 @on(1, 2, 3)
 def tied_weights():
-    def tie(network):
-        network.append(nn.Linear(1, 6))
-        network.append(nn.Linear(6, 1))
-        network[6].weight = network[4].weight
-        return network
-
-    weights, counts = train(training.fsdp2, ZNorm(), network=tie(make_network()))
-    expected = train_by_hand(training.znorm(), network=tie(make_network()))
+    weights, counts = train(training.fsdp2, ZNorm(), network=training.make_tied_network())
+    expected = train_by_hand(training.znorm(), network=training.make_tied_network())
     for name, weight in weights.items():
         torch.testing.assert_close(weight.double(), expected[name], rtol=0, atol=1e-6)
     assert counts == [1] * STEPS

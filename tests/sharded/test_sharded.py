@@ -1,6 +1,7 @@
 """Sharded gradients in real processes under gloo; the cases are in the modules that each launch names."""
 
 import csv
+import itertools
 
 import pytest
 
@@ -12,9 +13,16 @@ from tests.sharded.ranks import launch
 BOUNDS = {"32-true": 2e-6, "bf16-mixed": 0.1, "16-mixed": 0.01, "bf16-true": 0.2, "16-true": 0.05}
 
 
+LAUNCHES = list(itertools.product(["arithmetic", "loops", "trainers"], [1, 2, 3, 4]))
+SHORT = [("arithmetic", 2), ("arithmetic", 3), ("arithmetic", 4), ("loops", 2), ("loops", 4)]
+SHORT += [("trainers", 2), ("trainers", 3), ("trainers", 4)]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("count", [1, 2, 3, 4])
-@pytest.mark.parametrize("module", ["arithmetic", "loops", "trainers"])
+@pytest.mark.parametrize(
+    ("module", "count"),
+    [pytest.param(*pair, marks=[] if pair in SHORT else pytest.mark.long) for pair in LAUNCHES],
+)
 def test_cases(module, count):
     failures, _ = launch(f"tests.sharded.{module}", count)
     assert not failures, "\n".join(failures)

@@ -20,7 +20,9 @@ from tests.sharded.ranks import BACKEND, DEVICE, on
 from tests.sharded.training import STEPS, check_weights, compare_changes, gather, make_batch, make_network, make_sgd
 
 
-def make_module(package, shard, manual=False, accumulate=1, optimizer=make_sgd, per_epoch=STEPS):
+def make_module(
+    package, shard, manual=False, accumulate=1, optimizer=make_sgd, per_epoch=STEPS, make_network=make_network
+):
     """A module that `shard`, if it is given, distributes in `configure_model`."""
     pl = import_module(package)
 
@@ -184,6 +186,14 @@ def fsdp_strategy():
         strategy = fsdp(package, sharding_strategy=sharding, auto_wrap_policy=policy)
         weights = fit(package, strategy, ZNorm(), accumulate=accumulate)
         check_weights(weights, training.train_by_hand(training.znorm(), accumulate=accumulate))
+
+
+@on(2, 3)
+def fsdp_strategy_with_tied_weights():
+    weights = fit(PACKAGES[1], fsdp(PACKAGES[1]), ZNorm(), module={"make_network": training.make_tied_network})
+    expected = training.train_by_hand(training.znorm(), network=training.make_tied_network())
+    for name, weight in weights.items():
+        assert (weight - expected[name]).abs().max() < 1e-6, name
 
 
 @on(2, 3)

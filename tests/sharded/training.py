@@ -22,6 +22,15 @@ def make_network():
     return network.to(DEVICE)
 
 
+def make_tied_network():
+    """The network and two layers more, the last of which has the weight of the last one before."""
+    network = make_network()
+    network.append(nn.Linear(1, 6).to(DEVICE))
+    network.append(nn.Linear(6, 1).to(DEVICE))
+    network[6].weight = network[4].weight
+    return network
+
+
 def make_batch(step):
     generator = torch.Generator().manual_seed(100 + step)
     return [torch.randn(BATCH, size, generator=generator).to(DEVICE) for size in (7, 1)]
