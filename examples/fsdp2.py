@@ -5,8 +5,8 @@
 Each process holds a quarter of the weights and gets a quarter of every batch. Beside it, each trains a whole copy of
 the network on the whole batches by itself, with `znorm_` in a plain loop. After each step, both have the same weights
 but for rounding, because ZNorm uses the statistics of whole tensors. With `--shards`, the copy is normalized by the
-statistics of each shard instead, as an optimizer would do it that knows nothing of the other ranks: the difference
-shows that this is another method.
+statistics of each shard instead, as an optimizer unaware of the other ranks would do: the difference shows that this is
+another method.
 """
 
 import argparse

@@ -64,7 +64,7 @@ class FlatShard:
     Attributes:
         process_group: The ranks that hold the shards.
         copies: Number of ranks that hold each shard.
-        device_type: Kind of the device on which the ranks communicate.
+        device: Device of this rank, on which it communicates.
         size: Number of elements of every shard; 0 if every rank holds the whole.
         parts: For each parameter in it: the parameter, the shape of the whole, the position of its first element on
             this rank in the flattened whole, the number of its elements there, and their position in the shard.
@@ -73,7 +73,7 @@ class FlatShard:
 
     process_group: Any
     copies: int
-    device_type: str
+    device: torch.device
     size: int
     parts: list[tuple[Tensor, torch.Size, int, int, int]]
 
@@ -98,7 +98,7 @@ def find_flat_shard(module: Any) -> FlatShard | None:
     return FlatShard(
         module.process_group,
         1 if replicas is None else replicas.size(),
-        module.compute_device.type,
+        module.compute_device,
         flat._sharded_size.numel() if is_sharded else 0,
         parts,
     )

@@ -195,7 +195,7 @@ def test_fsdp_has_them():
     assert next(name for name, _ in wrapped.named_parameters()) == "_fsdp_wrapped_module.0.weight"
     shard = _torch.find_flat_shard(wrapped)
     assert [part[1] for part in shard.parts] == [parameter.shape for parameter in small_network().parameters()]
-    assert (shard.copies, shard.device_type, shard.size) == (1, "cpu", 0)
+    assert (shard.copies, shard.device, shard.size) == (1, torch.device("cpu"), 0)
     assert _torch.find_flat_shard(small_network()) is None
 
 
@@ -311,8 +311,10 @@ def test_a_version_that_is_not_known_is_none():
 def test_fsdp_without_them_is_refused(monkeypatch):
     monkeypatch.setattr(_torch, "_FLAT_TABLES", ("_params", "renamed"))
     wrapped = wrap(use_orig_params=True)
-    with pytest.raises(ZNormError, match="does not know which part of a parameter FullyShardedDataParallel"):
-        Layouts("ZNorm", wrapped.modules).find(next(wrapped.parameters()))
+    with pytest.raises(
+        ZNormError, match=r"which part of the parameter `0\.weight` this rank holds.*exclude=\['0\.weight'\]"
+    ):
+        Layouts("ZNorm", wrapped.modules).find(next(wrapped.parameters()), "0.weight")
 
 
 def test_process_groups_without_them_have_an_unknown_timeout():

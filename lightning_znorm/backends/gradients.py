@@ -66,7 +66,8 @@ def require_transformable(gradient: Tensor, name: str, scaled: bool = False) -> 
         )
     if type(gradient) not in (Tensor, torch.nn.Parameter):
         raise ArgumentTypeError(
-            f"The gradient of parameter `{name}` is a {type(gradient).__name__}, expected a plain tensor or a DTensor."
+            f"The gradient of parameter `{name}` has the type `{type(gradient).__name__}`, expected a plain tensor, or"
+            " a DTensor if the parameter is one."
         )
     if any(stride == 0 and size > 1 for size, stride in zip(gradient.shape, gradient.stride(), strict=True)):
         raise ArgumentValueError(

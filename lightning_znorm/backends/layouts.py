@@ -1,7 +1,9 @@
 """Where a rank's part of a parameter belongs in the whole, and which ranks hold the other parts."""
 
 import math
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
@@ -19,18 +21,27 @@ class RankGroup:
     """Ranks that hold the parts of parameters together.
 
     Attributes:
-        ranks: Their global ranks.
+        ranks: Their global ranks, in ascending order.
         device_type: Kind of the device on which they communicate.
+        device: That device of this rank.
+        process_groups: One of all these ranks, or one along each dimension of their mesh.
+
+    Raises:
+        ArgumentTypeError: If the device does not compute in float64.
 
     """
 
     ranks: tuple[int, ...]
     device_type: str
+    device: torch.device = field(compare=False)
+    process_groups: tuple[Any, ...] = field(default=(), compare=False)
 
-    @property
-    def device(self) -> torch.device:
-        """The device of this rank on which the group communicates."""
-        return torch.device(self.device_type)
+    def __post_init__(self) -> None:
+        if widest_dtype(self.device) != torch.float64:
+            raise ArgumentTypeError(
+                f"Gradients of which ranks hold parts are not supported on devices of type '{self.device_type}', which"
+                " do not compute in float64. Use one device or data parallelism (DDP)."
+            )
 
     @property
     def position(self) -> int:
@@ -48,18 +59,26 @@ class RankGroup:
             CollectiveError: If another rank is gone or late.
 
         """
-        group = _find_process_group(self.ranks)
-        try:
-            dist.all_reduce(vector, group=group)
-        except RuntimeError as error:
-            timeout = find_timeout(group, vector.device)
-            limit = "" if timeout is None else f" (the time-out of the group is {timeout.total_seconds():g} s)"
-            raise CollectiveError(
-                f"Rank {dist.get_rank()} could not add up the statistics of gradients over the ranks"
-                f" {list(self.ranks)}: one of them has ended, or did not come to the same optimizer step in"
-                f" time{limit}. Look for the cause in the output of the other ranks. {type(error).__name__}: {error}"
-            ) from error
+        for process_group in self.process_groups:
+            with explain_failure(process_group, vector.device):
+                dist.all_reduce(vector, group=process_group)
         return vector
+
+
+@contextmanager
+def explain_failure(process_group: Any, device: torch.device) -> Iterator[None]:
+    """Turn the error of a collective into a :class:`CollectiveError` that names ranks, time-out and remedy."""
+    try:
+        yield
+    except RuntimeError as error:
+        timeout = find_timeout(process_group, device)
+        limit = "" if timeout is None else f" (the time-out of the group is {timeout.total_seconds():g} s)"
+        raise CollectiveError(
+            f"Rank {dist.get_rank()} could not exchange the statistics of gradients with the ranks"
+            f" {dist.get_process_group_ranks(process_group)}: one of them has ended, or did not come to the same"
+            f" optimizer step in time{limit}. Look for the cause in the output of the other ranks."
+            f" {type(error).__name__}: {error}"
+        ) from error
 
 
 @dataclass(frozen=True)
@@ -130,20 +149,45 @@ def is_dtensor(tensor: Tensor) -> bool:
     return type(tensor) not in (Tensor, nn.Parameter) and hasattr(tensor, "placements")
 
 
-def find_dtensor_layout(tensor: Any) -> Layout:
-    """Return the layout of a DTensor, whatever its mesh and its placements."""
-    mesh = tensor.device_mesh
-    process_group = mesh.get_group() if mesh.ndim == 1 else None
+@torch.no_grad()
+def find_dtensor_layout(tensor: Any) -> Layout | None:
+    """Return the layout of a DTensor, whatever its mesh; ``None`` if this rank is outside the mesh.
+
+    Raises:
+        ArgumentTypeError: If the DTensor itself consists of partial sums.
+
+    """
+    mesh, part = tensor.device_mesh, tensor.to_local()
+    coordinates = mesh.get_coordinate()
+    if coordinates is None:
+        return None
     ranks = _list_ranks(mesh)
-    group = make_group(ranks, mesh.device_type, process_group)
-    return _find_layout(group, mesh, tensor.placements, tensor.shape, len(tensor.to_local()) if tensor.ndim else 0)
+    is_everyone = len(ranks) == dist.get_world_size()
+    device = part.device if part.device.type == mesh.device_type else torch.device(mesh.device_type)
+    groups = (dist.group.WORLD,) if is_everyone else tuple(mesh.get_all_groups())
+    group = RankGroup(ranks, mesh.device_type, device, groups)
+    count = len(part) if tensor.ndim else 0
+    # a cached one may have process groups that are no more
+    return replace(_find_layout(group, mesh, tuple(coordinates), tensor.placements, tensor.shape, count), group=group)
 
 
 @lru_cache(maxsize=1024)
-def _find_layout(group: RankGroup, mesh: Any, placements: tuple[Any, ...], shape: torch.Size, count: int) -> Layout:
+def _find_layout(
+    group: RankGroup,
+    mesh: Any,
+    coordinates: tuple[int, ...],
+    placements: tuple[Any, ...],
+    shape: torch.Size,
+    count: int,
+) -> Layout:
     """Return the layout of a DTensor of whose dimension 0 this rank holds ``count`` indices."""
     # also of a _StridedShard, which is no Shard
     dims = {i: placement.dim for i, placement in enumerate(placements) if hasattr(placement, "dim")}
+    others = [placement for i, placement in enumerate(placements) if i not in dims]
+    if not all(placement.is_replicate() for placement in others):
+        raise ArgumentTypeError(
+            f"The placements of a parameter are {placements}, expected `Shard` and `Replicate`. Redistribute it."
+        )
     copies = math.prod(mesh.size(i) for i in range(mesh.ndim) if i not in dims)
     layout = Layout(group, copies, shape)
     if layout.row_length < 2:
@@ -151,7 +195,7 @@ def _find_layout(group: RankGroup, mesh: Any, placements: tuple[Any, ...], shape
     if not any(dims.values()):
         return replace(layout, rows=(Rows(count),))
     # ranks that hold parts of the same rows differ only in the other dimensions of the mesh
-    coordinates, chunk, chunks = mesh.get_coordinate(), 0, 1
+    chunk, chunks = 0, 1
     for i in (i for i, dim in dims.items() if dim == 0):
         chunk, chunks = chunk * mesh.size(i) + coordinates[i], chunks * mesh.size(i)
     most = math.ceil(shape[0] / chunks)
@@ -160,7 +204,7 @@ def _find_layout(group: RankGroup, mesh: Any, placements: tuple[Any, ...], shape
 
 @lru_cache(maxsize=64)
 def _list_ranks(mesh: Any) -> tuple[int, ...]:
-    return tuple(mesh.mesh.flatten().tolist())
+    return tuple(sorted(mesh.mesh.flatten().tolist()))
 
 
 @dataclass(frozen=True)
@@ -193,7 +237,7 @@ def find_fragment_layout(group: RankGroup, fragment: Fragment, shard: int, shard
 
     Example::
 
-        >>> group = RankGroup((0, 1, 2), "cpu")
+        >>> group = RankGroup((0, 1, 2), "cpu", torch.device("cpu"))
         >>> fragment = Fragment(torch.Size([4, 3]), start=5, length=5, offset=0)
         >>> layout = find_fragment_layout(group, fragment, shard=1, shards=3, shard_size=5)
         >>> for rows in layout.rows:  # the end of row 1, which begins on rank 0, row 2, and the begin of row 3
@@ -220,36 +264,3 @@ def find_fragment_layout(group: RankGroup, fragment: Fragment, shard: int, shard
     if tail:
         rows.append(Rows(1, shard, (head + middle, length)))
     return replace(layout, rows=tuple(rows), slots=shards)
-
-
-# with the default process group of that time, so that none outlives it
-_process_groups: dict[tuple[int, ...], tuple[Any, Any]] = {}
-
-
-def make_group(ranks: tuple[int, ...], device_type: str, process_group: Any = None) -> RankGroup:
-    """Return a group of ranks, all of which must call this in the same order.
-
-    Args:
-        ranks: Global ranks.
-        device_type: Kind of the device on which they communicate.
-        process_group: Their process group, if they have one; otherwise one is made for the first call.
-
-    Raises:
-        ArgumentTypeError: If the device does not compute in float64.
-
-    """
-    if widest_dtype(torch.device(device_type)) != torch.float64:
-        raise ArgumentTypeError(
-            f"Gradients of which ranks hold parts are not supported on devices of type '{device_type}', which do not"
-            " compute in float64. Use one device or data parallelism (DDP)."
-        )
-    world = dist.group.WORLD
-    if len(ranks) < dist.get_world_size() and _process_groups.get(ranks, (None,))[0] is not world:
-        if process_group is None:
-            process_group = dist.new_group(list(ranks), use_local_synchronization=True)
-        _process_groups[ranks] = world, process_group
-    return RankGroup(ranks, device_type)
-
-
-def _find_process_group(ranks: tuple[int, ...]) -> Any:
-    return dist.group.WORLD if len(ranks) == dist.get_world_size() else _process_groups[ranks][1]

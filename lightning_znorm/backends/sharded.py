@@ -1,8 +1,8 @@
 """The transforms of gradients of which each rank holds a part, from sums over the ranks of one group.
 
 Each has two phases. The first computes, from the parts of this rank, a vector whose sum over the ranks the second one
-needs. The length and order of the vector follow from the layouts alone, so that a rank without a gradient adds zeros
-and no rank waits for another in vain. No gradient leaves its rank.
+needs. The length and order of the vector follow from the layouts alone, so that every rank contributes a vector of the
+same length, with zeros where it has no gradient. No gradient leaves its rank.
 """
 
 from collections.abc import Sequence
@@ -124,7 +124,7 @@ def list_present(shards: Sequence[Shard], once: bool = False) -> tuple[list[int]
     Example::
 
         >>> from lightning_znorm.backends.layouts import Layout, RankGroup
-        >>> layout = Layout(RankGroup((0, 1), "cpu"), 1, torch.Size([2]))
+        >>> layout = Layout(RankGroup((0, 1), "cpu", torch.device("cpu")), 1, torch.Size([2]))
         >>> list_present([Shard(layout, None), Shard(layout, torch.ones(2))])
         ([1], [tensor([1., 1.])])
 

@@ -66,8 +66,8 @@ def refuse_shards(transform: Transform) -> None:
     if not transform._handles_shards():
         raise MisconfigurationError(
             f"`{type(transform).__name__}` has no arithmetic for sharded gradients: implement `measure_shards` and"
-            " `transform_shards` in the class that implements `transform`, or use one device or"
-            " DistributedDataParallel."
+            " `transform_shards` in the class that implements `transform`, use one device or"
+            " DistributedDataParallel, or leave the sharded parameters out with `exclude`."
         )
 
 

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 
+from lightning_znorm.backends.layouts import explain_failure
+
 
 @dataclass(frozen=True)
 class Ranks:
@@ -34,7 +36,8 @@ class Ranks:
             return value
         device = self.device or max(devices, key=lambda device: device.type != "cpu", default=torch.device("cpu"))
         minimum = torch.tensor(value, device=device)
-        dist.all_reduce(minimum, op=dist.ReduceOp.MIN)
+        with explain_failure(dist.group.WORLD, device):
+            dist.all_reduce(minimum, op=dist.ReduceOp.MIN)
         return int(minimum)
 
 

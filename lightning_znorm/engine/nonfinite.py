@@ -11,6 +11,7 @@ from lightning_znorm.backends._memory import to_device
 from lightning_znorm.backends.gradients import group_by_device
 from lightning_znorm.engine.groups import Ranks
 from lightning_znorm.errors import NonfiniteGradientError
+from lightning_znorm.functional import find_part
 
 Nonfinite = Literal["propagate", "skip", "raise"]
 
@@ -51,7 +52,7 @@ class SkipCounts:
 def find_nonfinite_parameter(parameters: Sequence[Tensor], ranks: Ranks) -> Tensor | None:
     """Return the first parameter whose gradient has an inf or NaN on any of the ranks, all of which must call this."""
     position = ranks.reduce_min(
-        find_nonfinite_position([parameter.grad for parameter in parameters]),
+        find_nonfinite_position([find_part(parameter) for parameter in parameters]),
         (parameter.device for parameter in parameters),
     )
     return None if position == len(parameters) else parameters[position]

@@ -92,7 +92,7 @@ class Engine:
     def check(self, modules: Iterable[nn.Module], parameters: Iterable[Tensor], under_scaler: bool = False) -> None:
         """Refuse parameters whose gradients cannot be transformed, see :func:`.refuse_parameters`."""
         selected = list(filter(self.selection.is_selected, parameters))
-        if any(self.selection.layouts.find(parameter) is not None for parameter in selected):
+        if any(self.selection.find_layout(parameter) is not None for parameter in selected):
             refuse_shards(self.transform)
         refuse_parameters(self._owner, modules, selected, self.selection.name_of, under_scaler)
 
@@ -160,7 +160,7 @@ class Engine:
         Ranks that may step on their own decide on their own: waiting for the others could have no end.
         """
         ranks = step.ranks
-        are_in_step = ranks.are_in_step or self.transform.nonfinite != "propagate"
+        are_in_step = ranks.are_in_step or self.transform.nonfinite != "propagate" or bool(parameters.layouts)
         if self._has_agreed or not (ranks.is_distributed and are_in_step) or is_capturing():
             return
         self._has_agreed = True

@@ -34,7 +34,7 @@ class OptimizerParameters:
         listed: The parameters in the order of the groups.
         unique: The same, each once.
         selected: The selected ones.
-        layouts: Layouts of those of which ranks hold parts.
+        layouts: Layouts of those of the selected ones of which ranks hold parts.
 
     """
 
@@ -82,7 +82,13 @@ class Selection:
 
     def is_selected(self, parameter: Tensor) -> bool:
         """Return whether ``exclude`` and ``min_ndim`` select the parameter."""
-        return parameter not in self._excluded and self.layouts.find_ndim(parameter) >= self._min_ndim
+        if parameter in self._excluded:
+            return False
+        return not self._min_ndim or self.layouts.find_ndim(parameter, self.name_of(parameter)) >= self._min_ndim
+
+    def find_layout(self, parameter: Tensor) -> Layout | None:
+        """Return the layout of a parameter, see :meth:`.Layouts.find`."""
+        return self.layouts.find(parameter, self.name_of(parameter))
 
     def select(self, optimizer: Optimizer) -> OptimizerParameters:
         """Return the parameters of an optimizer; the same object until they change."""
@@ -95,9 +101,10 @@ class Selection:
             # parameters outside the module, which no pattern matches
             self._nameless |= {p: self.name_of(p) for p in unique if p not in self._names}
             self._names |= self._nameless
-        found = ((parameter, self.layouts.find(parameter)) for parameter in unique)
+        selected = list(filter(self.is_selected, unique))
+        found = ((parameter, self.find_layout(parameter)) for parameter in selected)
         layouts = {parameter: layout for parameter, layout in found if layout is not None}
-        parameters = OptimizerParameters(listed, unique, list(filter(self.is_selected, unique)), layouts)
+        parameters = OptimizerParameters(listed, unique, selected, layouts)
         self._selected[id(optimizer)] = parameters
         return parameters
 

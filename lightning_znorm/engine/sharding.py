@@ -15,7 +15,6 @@ from lightning_znorm.backends.layouts import (
     find_dtensor_layout,
     find_fragment_layout,
     is_dtensor,
-    make_group,
 )
 from lightning_znorm.engine.groups import Ranks
 from lightning_znorm.engine.nonfinite import flag_nonfinite
@@ -42,8 +41,12 @@ class Layouts:
         self._owner, self._list_modules, self._strict = owner, list_modules, strict
         self._fragments: dict[Tensor, tuple[Layout | None, torch.Size]] = {}
 
-    def find(self, parameter: Tensor) -> Layout | None:
-        """Return the layout of a parameter, ``None`` if each rank holds the whole.
+    def find(self, parameter: Tensor, name: str) -> Layout | None:
+        """Return the layout of a parameter, ``None`` if each rank holds the whole, or this rank is outside its mesh.
+
+        Args:
+            parameter: The parameter.
+            name: Its name, for the error.
 
         Raises:
             MisconfigurationError: If it is a part of a flat parameter, it is unknown which, and this is an error.
@@ -51,30 +54,31 @@ class Layouts:
         """
         if is_dtensor(parameter):
             return find_dtensor_layout(parameter)
-        return self._find_fragment(parameter)[0] if is_flattened(parameter) else None
+        return self._find_fragment(parameter, name)[0] if is_flattened(parameter) else None
 
     def knows(self, parameter: Tensor) -> bool:
         """Return whether it is known which part of a parameter each rank holds."""
         return not is_flattened(parameter) or parameter in self._list_fragments(parameter)
 
-    def find_ndim(self, parameter: Tensor) -> int:
+    def find_ndim(self, parameter: Tensor, name: str) -> int:
         """Return the number of dimensions of the whole parameter."""
-        return len(self._find_fragment(parameter)[1]) if is_flattened(parameter) else parameter.ndim
+        return len(self._find_fragment(parameter, name)[1]) if is_flattened(parameter) else parameter.ndim
 
-    def find_numel(self, parameter: Tensor) -> int:
+    def find_numel(self, parameter: Tensor, name: str) -> int:
         """Return the number of elements of the whole parameter."""
-        return self._find_fragment(parameter)[1].numel() if is_flattened(parameter) else parameter.numel()
+        return self._find_fragment(parameter, name)[1].numel() if is_flattened(parameter) else parameter.numel()
 
-    def _find_fragment(self, parameter: Tensor) -> tuple[Layout | None, torch.Size]:
+    def _find_fragment(self, parameter: Tensor, name: str) -> tuple[Layout | None, torch.Size]:
         fragments = self._list_fragments(parameter)
         if parameter in fragments:
             return fragments[parameter]
         if not self._strict:
             return None, parameter.shape
         raise MisconfigurationError(
-            f"`{self._owner}` does not know which part of a parameter FullyShardedDataParallel has left on this"
-            " rank. In a Trainer, use `FSDPStrategy(use_orig_params=True)`, the default, with contiguous"
-            " parameters; elsewhere `fully_shard` (FSDP2), for example with `ModelParallelStrategy`."
+            f"`{self._owner}` does not know which part of the parameter `{name}` this rank holds:"
+            " FullyShardedDataParallel tells it with `use_orig_params=True` alone, of parameters that are contiguous,"
+            " and to callbacks of a Trainer. Use `FSDPStrategy` with its default and `.contiguous()`, or `fully_shard`"
+            f" (FSDP2), or leave the parameter out with `exclude=[{name!r}]`."
         )
 
     def _list_fragments(self, parameter: Tensor) -> dict[Tensor, tuple[Layout | None, torch.Size]]:
@@ -95,7 +99,8 @@ def _list_fragments(shard: FlatShard) -> dict[Tensor, tuple[Layout | None, torch
     everyone = tuple(range(dist.get_world_size()))
     # with the ranks that hold copies, so that all of them get the same bits
     all_ranks = everyone if len(ranks) * shard.copies == len(everyone) else ranks
-    group = make_group(all_ranks, shard.device_type, shard.process_group)
+    handle = shard.process_group if all_ranks == ranks and all_ranks != everyone else dist.group.WORLD
+    group = RankGroup(tuple(sorted(all_ranks)), shard.device.type, shard.device, (handle,))
     layouts: dict[Tensor, tuple[Layout | None, torch.Size]] = {}
     for parameter, shape, start, length, offset in shard.parts:
         fragment = Fragment(shape, start, length, offset)
@@ -120,7 +125,8 @@ def add_up_with_verdict(sums: dict[RankGroup, Tensor], parameters: Sequence[Tens
     if carrier is None:
         add_up(sums)
         found = flags.nonzero().flatten().tolist()
-        position = ranks.reduce_min(found[0] if found else len(parameters), {p.device for p in parameters})
+        devices = {group.device for group in sums} or {parameter.device for parameter in parameters}
+        position = ranks.reduce_min(found[0] if found else len(parameters), devices)
         return None if position == len(parameters) else parameters[position]
     length = len(sums[carrier])
     sums[carrier] = torch.cat([sums[carrier], flags.to(sums[carrier])])

@@ -13,7 +13,8 @@ from torch import Tensor
 from lightning_znorm.backends import clipping, sharded, sharded_rows
 from lightning_znorm.backends.choice import choose
 from lightning_znorm.backends.gradients import are_plain, group_by_device, require_transformable
-from lightning_znorm.backends.layouts import Layout, RankGroup, Shard, is_dtensor
+from lightning_znorm.backends.layouts import Layout, RankGroup, Shard, explain_failure, is_dtensor
+from lightning_znorm.errors import ArgumentTypeError
 from lightning_znorm.functional.plain import centralize_gradients_, list_unique, znorm_gradients_
 from lightning_znorm.functional.stats import GradientStats, join_stats
 
@@ -51,7 +52,8 @@ def collect_gradients(parameters: Iterable[Tensor], find_layout: Callable[[Tenso
         gradient, layout = find_part(parameter), find_layout(parameter)
         part = gradient if gradient is not None and gradient.numel() else None
         # a rank may have no fragment of a gradient
-        has_statistics = gradient is not None or (layout is not None and not is_dtensor(parameter))
+        is_fragment = layout is not None and not is_dtensor(parameter)
+        has_statistics = gradient is not None or (is_fragment and parameter.requires_grad)
         position = len(collected.parameters)
         if layout is not None:
             collected.shards.setdefault(layout.group, []).append(Shard(layout, part))
@@ -68,26 +70,42 @@ def collect_gradients(parameters: Iterable[Tensor], find_layout: Callable[[Tenso
 def require_transformable_parts(
     gradients: ShardedGradients, name_of: Callable[[Tensor], str], scaled: bool = False
 ) -> None:
-    """Raise if a gradient cannot be transformed in place, see :func:`.require_transformable`."""
+    """Raise if a gradient cannot be transformed in place, see :func:`.require_transformable`.
+
+    Where this rank has no part, the dtype of the parameter tells what the other ranks find.
+    """
     parts = dict(gradients.plain)
     for group, shards in gradients.shards.items():
         for position, shard in zip(gradients.positions[group], shards, strict=True):
-            if position is not None and shard.gradient is not None:
-                parts[position] = shard.gradient
+            if position is not None:
+                empty = torch.empty(0, dtype=gradients.parameters[position].dtype, device="cpu")
+                parts[position] = empty if shard.gradient is None else shard.gradient
     if not are_plain([*parts.values()], scaled):
         for position, part in parts.items():
             require_transformable(part, name_of(gradients.parameters[position]), scaled)
+    for parameter in gradients.parameters:
+        if parameter.grad is not None and is_dtensor(parameter) != is_dtensor(parameter.grad):
+            one, other = ("DTensor", "plain tensor") if is_dtensor(parameter) else ("plain tensor", "DTensor")
+            raise ArgumentTypeError(
+                f"The parameter `{name_of(parameter)}` is a {one}, but its gradient is a {other}. Distribute both or"
+                " none: `DTensor.full_tensor` makes a plain tensor, `distribute_tensor` a DTensor."
+            )
 
 
 def find_part(parameter: Any) -> Tensor | None:
-    """Return this rank's part of the gradient of a parameter, ``None`` if it has none."""
+    """Return this rank's part of the gradient of a parameter, ``None`` if it has none.
+
+    The gradient of a DTensor is first redistributed as its parameter is, if necessary, by a collective of its own.
+    """
     gradient = parameter.grad
-    if gradient is None or not is_dtensor(gradient):
+    if gradient is None or not (is_dtensor(gradient) and is_dtensor(parameter)):
         return gradient  # type: ignore[no-any-return]
-    if is_dtensor(parameter) and gradient.placements != parameter.placements:  # such as partial sums
-        gradient = parameter.grad = gradient.redistribute(placements=parameter.placements)
-    part: Tensor = gradient.to_local()
-    return part
+    if gradient.placements != parameter.placements:  # such as partial sums
+        mesh = parameter.device_mesh
+        with explain_failure(mesh.get_all_groups()[0], torch.device(mesh.device_type)):
+            gradient = parameter.grad = gradient.redistribute(placements=parameter.placements)
+    part: Any = gradient.to_local()
+    return part.wait() if hasattr(part, "wait") else part  # type: ignore[no-any-return]
 
 
 def measure_moments(gradients: ShardedGradients) -> dict[RankGroup, Tensor]:

@@ -51,7 +51,7 @@ def znorm_(
     and zeros stay).
 
     Of a DTensor, :math:`d` counts the elements of the whole tensor, whatever its placements: all ranks must call this
-    with the same parameters, and one all-reduce of 16 bytes per parameter makes the statistics of all.
+    with the same parameters. All parameters whose mesh spans all ranks share one all-reduce of 16 bytes per parameter.
 
     Args:
         parameters: A tensor, or an iterable of tensors, of any shape, device and dtype float16, bfloat16, float32 or
@@ -71,7 +71,7 @@ def znorm_(
             a gradient share memory.
         TypeError: If a gradient is sparse, complex, of an unsupported dtype or a tensor subclass other than DTensor, or
             float16 and still scaled, or if ``FullyShardedDataParallel`` has flattened the parameter.
-        RuntimeError: If ranks hold parts of gradients, and one of them does not come.
+        CollectiveError: If another rank ends, or does not make this call within the time-out (a ``RuntimeError``).
 
     Reference:
         Yun, *ZNorm: Z-Score Gradient Normalization Accelerating Skip-Connected Network Training without Architectural
@@ -177,7 +177,8 @@ def _require_gradients(parameters: Sequence[Tensor], grad_scale: Tensor | None) 
 def _collect(parameters: Sequence[Tensor], grad_scale: Tensor | None) -> ShardedGradients:
     """Return this rank's parts of gradients some of which are DTensors."""
     names = {parameter: f"parameters[{i}]" for i, parameter in enumerate(parameters)}
-    layouts = {parameter: find_dtensor_layout(parameter) for parameter in parameters if is_dtensor(parameter)}
+    found = ((parameter, find_dtensor_layout(parameter)) for parameter in parameters if is_dtensor(parameter))
+    layouts = {parameter: layout for parameter, layout in found if layout is not None}
     gradients = collect_gradients(parameters, layouts.get)
     require_transformable_parts(gradients, names.__getitem__, scaled=grad_scale is not None)
     return gradients

@@ -32,9 +32,9 @@ def refuse_unsupported(owner: str, strategy: Any, precision: Any, in_trainer: bo
         )
     if name == "FSDPStrategy" and not in_trainer:
         raise MisconfigurationError(
-            f"`attach` does not support `strategy={strategy.__class__.__name__}` of Fabric: with it, an optimizer does"
-            f" not know which parts of gradients its rank holds. Use `ModelParallelStrategy` (FSDP2), or `{owner}` as a"
-            " callback of a Trainer."
+            f"`attach` does not support `strategy={strategy.__class__.__name__}` of Fabric: shapes and positions of its"
+            " shards are in the wrapped module, which `attach` does not read. Use `ModelParallelStrategy` (FSDP2), or"
+            f" `{owner}` as a callback of a Trainer."
         )
     if name == "FSDPStrategy" and not strategy.kwargs.get("use_orig_params"):
         raise MisconfigurationError(

@@ -153,7 +153,8 @@ class Fit:
             if detail == "summary":
                 prefix = prefix_of(prefix, step.optimizer_index, len(trainer.optimizers))
             names = [self._engine.selection.name_of(parameter) for parameter in outcome.parameters]
-            numel = [*map(self._engine.selection.layouts.find_numel, outcome.parameters)]
+            pairs = zip(outcome.parameters, names, strict=True)
+            numel = [self._engine.selection.layouts.find_numel(parameter, name) for parameter, name in pairs]
             log_metrics(trainer, compute_metrics(prefix, detail, outcome.stats, names, numel))
 
     def _begin_step(self, optimizer: Optimizer) -> None:

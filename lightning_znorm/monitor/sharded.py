@@ -29,14 +29,15 @@ def compare_sharded_gradients(
     """
     values = torch.empty(9, len(raw.parameters), dtype=torch.float64, device="cpu")
     options = (near_zero, raw_scale, received_scale)
+    parts = [find_part(parameter) for parameter in raw.parameters]  # on every rank the same, as it may exchange some
     if raw.plain:
         places = [*raw.plain]
-        received = [find_part(raw.parameters[place]) for place in places]
+        received = [parts[place] for place in places]
         values[:, places] = compare_gradients([*raw.plain.values()], received, *options)
     for group, shards in raw.shards.items():
         positions = raw.positions[group]
         present, gradients = list_present(shards)
-        received = [None if (place := positions[i]) is None else find_part(raw.parameters[place]) for i in present]
+        received = [None if (place := positions[i]) is None else parts[place] for i in present]
         sums = torch.zeros(7, len(shards), dtype=torch.float64, device="cpu")
         if present:
             copies = torch.tensor([shards[i].layout.copies for i in present], device="cpu")

@@ -9,6 +9,7 @@ from torch.optim import Optimizer
 
 from lightning_znorm._lightning import batches_that_stepped, is_logging_due, rank_zero_warn
 from lightning_znorm._torch import make_hookable
+from lightning_znorm.backends.layouts import is_dtensor
 from lightning_znorm.engine.numbering import OptimizerIndices
 from lightning_znorm.engine.scaling import find_pending_scale, find_pending_scale_in_step
 from lightning_znorm.engine.selection import NamedParameters, Selection
@@ -93,9 +94,8 @@ class GradientWatch:
             return
         self._optimizers.add(optimizer)
         # only rank 0 records; it needs the others only where ranks hold parts
-        if not isinstance(optimizer, Optimizer) or not (
-            self._trainer.is_global_zero or self._selection.select(optimizer).layouts
-        ):
+        has_shards = isinstance(optimizer, Optimizer) and bool(self._selection.select(optimizer).layouts)
+        if not isinstance(optimizer, Optimizer) or not (self._trainer.is_global_zero or has_shards):
             return
         if make_hookable(optimizer):
             self._hooks.add([optimizer])
@@ -118,14 +118,15 @@ class GradientWatch:
         values = compare_sharded_gradients(raw.gradients, settings.near_zero, raw.scale, received_scale)
         if not trainer.is_global_zero:
             return
-        find_ndim, find_numel = self._selection.layouts.find_ndim, self._selection.layouts.find_numel
-        info = tuple(
-            ParameterInfo(self._selection.name_of(p), self._position(p), find_ndim(p), find_numel(p))
-            for p in raw.gradients.parameters
-        )
+        info = tuple(map(self._describe, raw.gradients.parameters))
         record = GradientRecord(batches_that_stepped(trainer), index, info, values)
         self.records.setdefault(index, ThinnedRecords(settings.max_records)).add(record)
         log_metrics(trainer, record.metrics(settings.detail, len(trainer.optimizers)))
+
+    def _describe(self, parameter: Tensor) -> ParameterInfo:
+        name, layouts = self._selection.name_of(parameter), self._selection.layouts
+        ndim, numel = layouts.find_ndim(parameter, name), layouts.find_numel(parameter, name)
+        return ParameterInfo(name, self._position(parameter), ndim, numel)
 
     def _is_due(self) -> bool:
         interval = self._settings.every_n_steps
@@ -176,4 +177,6 @@ def _find_obstacle(parameter: Tensor, gradient: Tensor | None) -> str | None:
         return "complex" if parameter.is_complex() else str(parameter.dtype)
     if gradient is not None and type(gradient) not in (Tensor, torch.nn.Parameter):
         return f"a {type(gradient).__name__}"
+    if parameter.grad is not None and is_dtensor(parameter) != is_dtensor(parameter.grad):
+        return "not distributed as its parameter is"
     return None

@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
 
 from lightning_znorm import GradientClipping, ZNorm, attach, centralize_, znorm_
@@ -269,6 +269,61 @@ def replicas_get_the_same_bits():
             copies = [torch.empty_like(part) for _ in range(mesh.size(dim))]
             dist.all_gather(copies, part, group=mesh.get_group(dim))
             assert all(torch.equal(part, copy) for copy in copies)
+
+
+@on(1, 2)
+def gradients_of_another_kind_than_their_parameter_are_refused():
+    gradient = torch.arange(12.0, device=DEVICE).view(4, 3).square()
+    sharded, plain = shard(gradient, line(), (Shard(0),)), nn.Parameter(torch.zeros(4, 3, device=DEVICE))
+    plain.grad, sharded.grad = sharded.grad, torch.ones_like(sharded)
+    for parameters, message in (
+        ([plain], r"`parameters\[0\]` has the type `DTensor`"),
+        ([plain, shard(gradient, line(), (Shard(0),))], r"`parameters\[0\]` has the type `DTensor`"),
+    ):
+        with pytest.raises(TypeError, match=message):
+            znorm_(parameters)
+    whole = nn.Parameter(sharded.detach())
+    whole.grad = gradient
+    with pytest.raises(TypeError, match=r"`parameters\[0\]` is a DTensor, but its gradient is a plain tensor"):
+        znorm_([whole])
+
+
+@on(2)
+def gradients_that_are_still_on_their_way():
+    """With `async_op`, DTensor hands out gradients that must be waited for."""
+    weight = nn.Parameter(distribute_tensor(torch.arange(1.0, 7.0, device=DEVICE), line(), (Shard(0),)))
+    copied = weight.redistribute(placements=[Replicate()], async_op=True)
+    copied.to_local(grad_placements=[Partial()]).pow(3).sum().backward()
+    znorm_([weight])
+    exact = znorm_by_numpy(3 * torch.arange(1.0, 7.0).double().square() * dist.get_world_size())
+    check([weight], [exact], 1e-6)
+
+
+@on(3)
+def ranks_outside_of_a_mesh_have_nothing_to_do():
+    mesh = DeviceMesh(DEVICE.type, [1, 0])
+    gradient = whole_gradients()[SHAPES.index((7, 3))]
+    parameter = shard(gradient, mesh, (Shard(0),))
+    plain = nn.Parameter(torch.zeros(5, device=DEVICE))
+    plain.grad = torch.arange(5.0, device=DEVICE)
+    with count_collectives() as found:
+        stats = znorm_([parameter, plain])
+    assert found.count == (dist.get_rank() < 2)
+    assert len(stats) == 1 + (dist.get_rank() < 2)
+    assert abs(plain.grad.std(correction=0) - 1) < 1e-6
+    if dist.get_rank() < 2:
+        check([parameter], [znorm_by_numpy(gradient)], 1e-6)
+
+
+@on(2)
+def the_order_of_ranks_makes_no_difference():
+    gradient = whole_gradients()[SHAPES.index((7, 3))]
+    meshes = [DeviceMesh(DEVICE.type, ranks) for ranks in ([0, 1], [1, 0])]
+    parameters = [shard(gradient, mesh, (Shard(0),)) for mesh in meshes]
+    with count_collectives() as found:
+        znorm_(parameters)
+    assert found.count == 1
+    check(parameters, [znorm_by_numpy(gradient)] * 2, 1e-6)
 
 
 @on(4)

@@ -2,15 +2,25 @@
 
 import itertools
 
+import pytest
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
+from torch import nn
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, Shard
 
-from lightning_znorm import GradientCentralization, GradientClipping, ZNorm, attach
+from lightning_znorm import (
+    GradientCentralization,
+    GradientClipping,
+    GradientStats,
+    GradientTransform,
+    ZNorm,
+    attach,
+)
+from lightning_znorm._lightning import MisconfigurationError
 from tests.sharded import training
 from tests.sharded.ranks import DEVICE, count_collectives, on
 from tests.sharded.training import STEPS, check_weights, gather, make_batch, make_network, make_sgd, train_by_hand
@@ -256,6 +266,28 @@ def an_optimizer_per_part():
     check_weights(gather(network), train_by_hand(training.znorm()))
     for handle in handles:
         handle.remove()
+
+
+@on(2)
+def a_transform_that_knows_no_shards_and_leaves_them_out():
+    class Sign(GradientTransform):
+        def transform(self, parameters, grad_scale):
+            for parameter in parameters:
+                parameter.grad.sign_()
+            return GradientStats({})
+
+    network = nn.Sequential(nn.Linear(7, 6), nn.Linear(6, 1)).to(DEVICE)
+    training.fsdp2(network[0])
+    stepper = make_sgd(network.parameters())
+    with attach(stepper, Sign(exclude="0.*", nonfinite="raise"), network):
+        inputs, targets = make_batch(0)
+        training.loss_of(network, inputs, targets).backward()
+        before = network[0].weight.grad.full_tensor()
+        stepper.step()
+    assert torch.equal(network[0].weight.grad.full_tensor(), before)
+    assert set(network[1].weight.grad.flatten().tolist()) <= {-1.0, 0.0, 1.0}
+    with pytest.raises(MisconfigurationError, match="`Sign` has no arithmetic for sharded gradients"):
+        attach(stepper, Sign(), network)
 
 
 @on(1, 2, 3)

@@ -55,8 +55,8 @@ def test_every_other_rank_ends_with_an_error(fault, timeout):
         assert programs[rank].returncode == 1, errors
         message = errors.strip().splitlines()
         assert any(
-            f"CollectiveError: Rank {rank} could not add up the statistics" in line
-            and "over the ranks [0, 1, 2]" in line
+            f"CollectiveError: Rank {rank} could not exchange the statistics of gradients" in line
+            and "with the ranks [0, 1, 2]" in line
             and f"the time-out of the group is {timeout} s" in line
             for line in message
         ), errors

@@ -5,6 +5,7 @@ from functools import partial
 from importlib import import_module
 
 import numpy as np
+import pytest
 import torch
 import torch.distributed as dist
 from torch import nn
@@ -14,6 +15,7 @@ from torch.distributed.fsdp.wrap import ModuleWrapPolicy
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_znorm import GradientCentralization, GradientClipping, GradientMonitor, ZNorm, attach
+from lightning_znorm._lightning import MisconfigurationError
 from tests.helpers import PACKAGES, QUIET, recording_logger
 from tests.sharded import training
 from tests.sharded.ranks import BACKEND, DEVICE, on
@@ -186,6 +188,40 @@ def fsdp_strategy():
         strategy = fsdp(package, sharding_strategy=sharding, auto_wrap_policy=policy)
         weights = fit(package, strategy, ZNorm(), accumulate=accumulate)
         check_weights(weights, training.train_by_hand(training.znorm(), accumulate=accumulate))
+
+
+@on(2)
+def fsdp_strategy_with_frozen_and_odd_layers():
+    """Frozen parameters have no statistics; a parameter whose rows are not in order in memory can be left out."""
+
+    def make_odd_network():
+        network = make_network()
+        network[2].requires_grad_(False)
+        network[0].weight = nn.Parameter(network[0].weight.detach().t().contiguous().t())
+        return network
+
+    package, odd = PACKAGES[0], "network.0.weight"
+    options = {"module": {"make_network": make_odd_network}, "log_every_n_steps": 1}
+    logger, monitor = recording_logger(package), GradientMonitor(every_n_steps=1, exclude=odd)
+    fit(package, fsdp(package), ZNorm(exclude=odd, log_stats="layers"), monitor, logger=logger, **options)
+    if dist.get_rank() == 0:
+        names = {name.partition("/")[2].partition("/")[2] for _, row in logger.rows for name in row}
+        assert names == {"network.0.bias", *(f"network.{i}.{kind}" for i in (3, 4) for kind in ("weight", "bias"))}
+        assert {row["name"] for row in monitor.history} == names
+    with pytest.raises(MisconfigurationError, match=r"the parameter `network\.0\.weight`.*contiguous.*exclude="):
+        fit(package, fsdp(package), ZNorm(), **options)
+
+
+@on(4)
+def a_monitor_alone_on_a_mesh_of_some_ranks():
+    mesh = init_device_mesh(DEVICE.type, (2, 1, 2), mesh_dim_names=("pipeline", "copy", "shard"))["copy", "shard"]
+    monitor = GradientMonitor(every_n_steps=1)
+
+    def shard_on_some(network, _):
+        fully_shard(network, mesh=mesh)
+
+    fit(PACKAGES[0], model_parallel(PACKAGES[0], 4, 1), monitor, shard=shard_on_some)
+    assert len(monitor.history) == (0 if dist.get_rank() else STEPS * len([*make_network().parameters()]))
 
 
 @on(2, 3)
