@@ -229,7 +229,7 @@ def test_refuses_a_tensor_subclass():
 
     weight = nn.Parameter(torch.zeros(3))
     weight.grad = torch.randn(3).as_subclass(Wrapped)
-    with pytest.raises(TypeError, match="Wrapped, expected a plain tensor"):
+    with pytest.raises(TypeError, match="`Wrapped`, expected a plain tensor"):
         znorm_(weight)
 
 

@@ -78,7 +78,8 @@ class Selection:
 
     def name_of(self, parameter: Tensor) -> str:
         """Return the name of a parameter, or a description of one without a name."""
-        return self._names.get(parameter, f"<not in the module, shape {tuple(parameter.shape)}>")
+        known = self._names.get(parameter)
+        return f"<not in the module, shape {tuple(parameter.shape)}>" if known is None else known
 
     def is_selected(self, parameter: Tensor) -> bool:
         """Return whether ``exclude`` and ``min_ndim`` select the parameter."""

@@ -25,7 +25,7 @@ QUICK = {"max_epochs": 2, "accelerator": "cpu"}
 ONE = {"methods": "none", "sweep": None, "confirm": 1}
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_same_as_the_report():
     frame = compare(
         TinyModel,

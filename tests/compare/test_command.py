@@ -193,7 +193,7 @@ def test_an_analysis_may_be_changed_before_the_first_run(capsys):
     assert "was changed" not in capsys.readouterr().out
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_run_is_what_fit_and_test_make_of_it():
     methods = parse_methods("none,znorm(min_ndim=2)")
     for method in ("none", "znorm(min_ndim=2)"):
@@ -226,7 +226,7 @@ def test_a_module_of_pytorch_lightning():
     assert f"lightning-znorm compare --config={Path('comparison/config.yaml').absolute()} --package=" in summary
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_crashes_and_divergences_do_not_stop_the_others(capsys):
     """In the selection, a setting that crashed is out of the running, and one that diverged has its metric."""
     flags = ["--compare.sweep=model.init_args.fail=raise,kill,diverge", "--compare.methods=none", TWO]
@@ -377,7 +377,7 @@ def test_lightnings_own_demo_modules(package, capsys):
         assert pd.read_csv(f"{folder}/runs.csv")["status"].tolist() == ["finished"]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_options_in_a_file_and_a_module_of_the_working_directory(monkeypatch):
     source = Path(__file__).with_name("tiny.py").read_text()
     Path("mine_of_tmp.py").write_text(source)
