@@ -12,8 +12,7 @@ from torch import nn
 
 from lightning_znorm._lightning import import_lightning
 from lightning_znorm.compare.comparison import Comparison
-from lightning_znorm.compare.executors.processes import ProcessExecutor
-from lightning_znorm.compare.executors.slots import make_slots
+from lightning_znorm.compare.executors.choice import make_executor
 from lightning_znorm.compare.main_guard import check_main_guard
 from lightning_znorm.compare.question.arguments import parse_question
 from lightning_znorm.compare.question.directions import Mode
@@ -44,6 +43,7 @@ def compare(
     baseline: str | None = None,
     trainer: Mapping[str, Any] | None = None,
     jobs: int | None = None,
+    executor: Any = None,
     out: str | PathLike[str] | None = None,
     retry: bool = False,
 ) -> pd.DataFrame:
@@ -77,7 +77,10 @@ def compare(
         test_monitor: Test metric that is reported; by default the monitor's name with ``test`` for ``val``.
         baseline: Method that the others are compared with; by default ``"none"``, or else the first.
         trainer: Arguments of the Trainer, such as ``max_epochs``; a logger, or several, may be made by a function.
-        jobs: Number of runs side by side; by default one per visible GPU, or one per two CPU cores.
+        jobs: Number of runs side by side; by default one per visible GPU, or one per two CPU cores, and with an
+            executor all that it takes.
+        executor: A ``concurrent.futures.Executor`` that performs the runs, such as ``client.get_executor(pure=False,
+            retries=0)`` of a Dask client; by default, processes of this machine.
         out: Folder for results and report; the same call resumes an interrupted comparison. ``None`` keeps nothing.
         retry: Whether to repeat runs that crashed.
 
@@ -131,14 +134,12 @@ def compare(
             " that name."
         )
     recipe = FactoryRecipe(model_factory, datamodule, arguments)
-    executor = ProcessExecutor(
-        make_slots(jobs, str(arguments.get("accelerator", "auto"))),
-        preload=_find_module_names(model_factory, datamodule),
-    )
+    modules = _find_module_names(model_factory, datamodule)
+    runs_by = make_executor(executor, jobs, str(arguments.get("accelerator", "auto")), modules)
     with tempfile.TemporaryDirectory(prefix="lightning-znorm-") as temporary:
         store = Store(Path(temporary if out is None else out))
         about = {"model": _name(model_factory), "data": _name(datamodule)}
-        outcome = Comparison(draft, recipe, store, executor, recipe.describe(), retry, about=about).run()
+        outcome = Comparison(draft, recipe, store, runs_by, recipe.describe(), retry, about=about).run()
     if outcome.is_interrupted:
         raise KeyboardInterrupt
     findings = outcome.findings

@@ -30,16 +30,15 @@ class Event:
 
 
 class Executor(Protocol):
-    """Performs tasks side by side.
+    """Performs tasks side by side."""
 
-    Attributes:
-        jobs: Number of tasks at a time.
-        threads: Number of threads of each.
+    @property
+    def jobs(self) -> int:
+        """Number of tasks at a time."""
 
-    """
-
-    jobs: int
-    threads: int
+    @property
+    def threads(self) -> int:
+        """Number of threads of each."""
 
     def execute(self, tasks: Iterable[Task | None], deadline: Deadline | None = None) -> Generator[Event, None, None]:
         """Perform the tasks in order; when the generator ends or is closed, all processes are ended.

@@ -7,8 +7,10 @@ import signal
 import sys
 import threading
 from collections.abc import Mapping
+from dataclasses import replace
 from io import BytesIO
 from multiprocessing import connection, parent_process
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -39,6 +41,9 @@ def run_task(payload: bytes, sender: Any) -> None:
     sys.argv = sys.argv[:1]  # LightningCLI warns of arguments in it
     torch.set_num_threads(threads)
     task: Task = cloudpickle.loads(pickled_task)
+    if task.folder != folder:  # on a machine that does not see that of the command
+        checkpoint = None if task.checkpoint is None else folder / task.checkpoint.name
+        task = replace(task, folder=folder, checkpoint=checkpoint)
     # as JSON, as the parent may not be able to import a swept value
     result = perform(task, lambda share, metrics: sender.send(("progress", share, metrics))).to_json()
     if not task.is_trial:
@@ -51,8 +56,8 @@ def run_task(payload: bytes, sender: Any) -> None:
     sender.send(("done", result))
 
 
-def pack_task(task: Task, environment: Mapping[str, str], start_method: str, threads: int) -> bytes:
-    """Pickle a task for :func:`run_task`, with the environment, start method and threads of its process."""
+def pickle_task(task: Task) -> bytes:
+    """Pickle a task."""
     import cloudpickle
 
     class Pickler(cloudpickle.CloudPickler):  # type: ignore[misc]
@@ -64,7 +69,16 @@ def pack_task(task: Task, environment: Mapping[str, str], start_method: str, thr
 
     buffer = BytesIO()
     Pickler(buffer).dump(task)
-    packed: bytes = cloudpickle.dumps((task.folder, dict(environment), start_method, threads, buffer.getvalue()))
+    return buffer.getvalue()
+
+
+def pack_task(
+    pickled_task: bytes, folder: Path, environment: Mapping[str, str], start_method: str, threads: int
+) -> bytes:
+    """Pack a pickled task for :func:`run_task`, with what its process needs before it reads the task."""
+    import cloudpickle
+
+    packed: bytes = cloudpickle.dumps((folder, dict(environment), start_method, threads, pickled_task))
     return packed
 
 

@@ -31,7 +31,7 @@ def is_installed(name: str) -> bool:
     if origin is None:  # frozen, or a namespace package
         spec = getattr(module, "__spec__", None)
         return spec is not None and spec.origin in ("built-in", "frozen")
-    return _is_installed_file(Path(origin))
+    return is_installed_file(Path(origin))
 
 
 def find_sources(names: Iterable[str]) -> dict[str, Path]:
@@ -55,7 +55,7 @@ def _find_source(name: str) -> Path | None:
     origin = getattr(module, "__file__", None) or (spec.origin if spec is not None else None)
     if origin is None or not origin.endswith(".py") or name.partition(".")[0] == _PACKAGE:
         return None
-    return None if _is_installed_file(Path(origin)) else Path(origin)
+    return None if is_installed_file(Path(origin)) else Path(origin)
 
 
 def _find_imported_names(name: str, path: Path) -> Iterator[str]:
@@ -76,7 +76,8 @@ def _find_imported_names(name: str, path: Path) -> Iterator[str]:
             yield from (base, *(f"{base}.{alias.name}" for alias in node.names))
 
 
-def _is_installed_file(path: Path) -> bool:
+def is_installed_file(path: Path) -> bool:
+    """Return whether a file or folder belongs to Python or a package."""
     return any(path.resolve().is_relative_to(folder) for folder in _find_installed_folders())
 
 

@@ -1,0 +1,69 @@
+"""A process beside a worker of an engine, from which the worker's runs are forked.
+
+Workers may be threads, or processes that must not have children. This one imports what runs share once, starts a run
+for each connection, sends what the run reports, and ends it when the connection is closed. It ends with the worker.
+"""
+
+import os
+import pickle
+import sys
+import threading
+from multiprocessing import AuthenticationError, connection
+from multiprocessing.connection import Connection, Listener
+from pathlib import Path
+from typing import Any
+
+from lightning_znorm.compare.executors.run_process import RunProcess, get_start_method
+from lightning_znorm.compare.executors.worker import pack_task
+
+_POLL_SECONDS = 1.0  # between two checks of a process whose fork server is gone
+_starting = threading.Lock()  # a start sets environment variables
+
+
+def serve() -> None:
+    """Serve the process that has started this one; the first line that it sends is the key of connections."""
+    key = bytes.fromhex(sys.stdin.readline().strip())
+    with Listener(authkey=key) as listener:
+        print(listener.address, flush=True)
+        threading.Thread(target=_end_with_worker, daemon=True).start()
+        while True:
+            try:
+                client = listener.accept()
+            except (OSError, EOFError, AuthenticationError):
+                continue
+            threading.Thread(target=_perform, args=(client,), daemon=True).start()
+
+
+def _end_with_worker() -> None:
+    while sys.stdin.readline():
+        pass
+    os._exit(0)  # runs end when their fork server does
+
+
+def _perform(client: Connection) -> None:
+    """Perform the run that a connection asks for."""
+    request: dict[str, Any] = pickle.loads(client.recv_bytes())
+    folder = Path(request["folder"])
+    payload = pack_task(request["task"], folder, os.environ, get_start_method(), request["threads"])
+    with _starting:
+        process = RunProcess(payload, request["name"], folder, request["preload"])
+    try:
+        while True:
+            has_ended = process.has_ended()  # before the last messages are received
+            for share, metrics in process.receive():
+                client.send(("progress", share, metrics))
+            if has_ended:
+                process.end()
+                client.send(("done", process.result, "" if process.result else process.explain_end()))
+                return
+            if client in connection.wait([*process.find_waitables(), client], _POLL_SECONDS):
+                return  # it is closed, as nothing else is sent
+    except (OSError, EOFError):
+        return
+    finally:
+        process.end()
+        client.close()
+
+
+if __name__ == "__main__":
+    serve()

@@ -1,0 +1,149 @@
+"""Runs on engines: any `concurrent.futures.Executor` gives the same table as the processes of this machine."""
+
+import os
+import pickle
+import signal
+import time
+from concurrent import futures
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+
+from lightning_znorm.compare import compare
+from lightning_znorm.compare.executors import remote
+from lightning_znorm.errors import ComparisonError
+from tests.compare.helpers import read_results
+from tests.compare.tiny import TinyData, TinyModel
+
+ASKED = {"methods": "none,znorm", "sweep": {"lr": [0.1, 0.01]}, "confirm": 6, "monitor": "val_acc"}
+ALONE = {"methods": "none", "sweep": None, "confirm": 2, "monitor": "val_acc"}
+QUICK = {"max_epochs": 1, "accelerator": "cpu"}
+RUNS = 2 * 2 * 3 + 2 * 6
+
+
+def ask(**options):
+    return compare(TinyModel, TinyData, **{"trainer": QUICK, "out": "out", **ASKED, **options})
+
+
+def table_of(frame):
+    return frame[[column for column in frame.columns if "seconds" not in column]]
+
+
+@contextmanager
+def threads():
+    with futures.ThreadPoolExecutor(2) as engine:
+        yield engine
+
+
+@contextmanager
+def dask():
+    distributed = pytest.importorskip("distributed")
+    options = {"n_workers": 2, "threads_per_worker": 1, "processes": True, "dashboard_address": None}
+    with distributed.LocalCluster(**options) as cluster, distributed.Client(cluster) as client:
+        yield client.get_executor(pure=False, retries=0)
+
+
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory):
+    """The table of the processes of this machine."""
+    here = Path.cwd()
+    os.chdir(tmp_path_factory.mktemp("pool"))
+    frame = ask(jobs=2)
+    os.chdir(here)
+    return table_of(frame)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("start", [threads, dask])
+def test_the_same_table(start, expected, capfd):
+    with start() as engine:
+        frame = ask(executor=engine)
+    assert table_of(frame).equals(expected)
+    assert len(read_results("out")) == RUNS
+    logs = [path.read_text() for path in Path("out").glob("runs/*/log.txt")]
+    assert len(logs) == RUNS
+    assert not [*Path("out").glob("runs/*/.*")]
+    assert f"[{RUNS}/{RUNS}]" in capfd.readouterr().err
+
+
+class Losing(futures.ThreadPoolExecutor):
+    """Loses the first attempts of each run."""
+
+    def __init__(self, losses):
+        super().__init__(1)
+        self.losses, self.submitted = losses, []
+
+    def submit(self, function, request):
+        token = pickle.loads(request)["token"]  # of a run, or of its trial
+        self.submitted.append(token)
+        if self.submitted.count(token) <= self.losses:
+            return super().submit(self.lose)
+        return super().submit(function, request)
+
+    def lose(self):
+        raise ConnectionError("the machine is gone")
+
+
+@pytest.mark.long
+def test_a_lost_run_is_started_once_more():
+    with Losing(losses=1) as engine:
+        frame = ask(executor=engine, **ALONE)
+    assert frame["runs"].tolist() == [2]
+    assert len(engine.submitted) == 2 * 3, "a trial and two runs"
+    assert {engine.submitted.count(token) for token in engine.submitted} == {2}
+
+
+def test_a_run_that_is_lost_twice_has_crashed():
+    with (
+        Losing(losses=2) as engine,
+        pytest.raises(ComparisonError, match=r"lost 2 times: ConnectionError: the machine"),
+    ):
+        ask(executor=engine, **ALONE)
+
+
+def test_what_is_no_executor():
+    with pytest.raises(TypeError, match=r"`executor` to be a `concurrent.futures.Executor`.*client.get_executor"):
+        ask(executor=4)
+    assert not Path("out").exists()
+
+
+def test_an_executor_that_is_shut_down():
+    engine = futures.ThreadPoolExecutor(1)
+    engine.shutdown()
+    with pytest.raises(ComparisonError, match=r"`ThreadPoolExecutor` takes no runs any more: RuntimeError"):
+        ask(executor=engine)
+
+
+def test_a_worker_with_other_versions(monkeypatch):
+    expected = remote.describe_installation()
+    monkeypatch.setattr(remote, "find_versions", lambda: {**expected, "torch": "1.0"})
+    with pytest.raises(ComparisonError, match=r"A worker on `.*` has other versions: torch 1\.0 \(the command has"):
+        remote._check_installation(expected)
+
+
+def find_runs():
+    """Processes of runs: the children of the fork servers of the processes beside workers."""
+    servers = [p for p in psutil.Process().children() if "lightning_znorm.compare.executors.run_server" in p.cmdline()]
+    forked = [child for server in servers for child in server.children()]
+    return [run for process in forked for run in process.children()]
+
+
+@pytest.mark.long
+def test_runs_end_when_nobody_waits_for_them():
+    engine, watcher = futures.ThreadPoolExecutor(2), futures.ThreadPoolExecutor(1)
+
+    def interrupt():
+        while len(find_runs()) < 2 or not [*Path("out").glob("runs/*/log.txt")]:
+            time.sleep(0.1)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    watcher.submit(interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        ask(executor=engine, **{**ALONE, "trainer": {"max_epochs": 100_000, "accelerator": "cpu"}})
+    watcher.shutdown()
+    engine.shutdown()  # waits for the workers, which wait for the end of their runs
+    assert not find_runs()
+    assert not read_results("out")
+    assert not [*Path("out").glob("runs/*/.*.tmp")]
