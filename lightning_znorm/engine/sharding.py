@@ -87,11 +87,11 @@ class Layouts:
             for module in self._list_modules():
                 shard = find_flat_shard(module)
                 if shard is not None:
-                    self._fragments |= _list_fragments(shard)
+                    self._fragments |= _read_shard(shard)
         return self._fragments
 
 
-def _list_fragments(shard: FlatShard) -> dict[Tensor, tuple[Layout | None, torch.Size]]:
+def _read_shard(shard: FlatShard) -> dict[Tensor, tuple[Layout | None, torch.Size]]:
     """Return the layouts and the shapes of the parameters in a flat one."""
     if not shard.size:
         return {parameter: (None, shape) for parameter, shape, *_ in shard.parts}
@@ -122,15 +122,15 @@ def add_up_with_verdict(sums: dict[RankGroup, Tensor], parameters: Sequence[Tens
     """
     flags = flag_nonfinite([find_part(parameter) for parameter in parameters])
     carrier = next((group for group in sums if group.has_all_ranks()), None)
-    if carrier is None:
-        add_up(sums)
-        found = flags.nonzero().flatten().tolist()
-        devices = {group.device for group in sums} or {parameter.device for parameter in parameters}
-        position = ranks.reduce_min(found[0] if found else len(parameters), devices)
-        return None if position == len(parameters) else parameters[position]
-    length = len(sums[carrier])
-    sums[carrier] = torch.cat([sums[carrier], flags.to(sums[carrier])])
+    if carrier is not None:
+        length = len(sums[carrier])
+        sums[carrier] = torch.cat([sums[carrier], flags.to(sums[carrier])])
     add_up(sums)
-    sums[carrier], flags = sums[carrier].split([length, len(parameters)])
+    if carrier is not None:
+        sums[carrier], flags = sums[carrier].split([length, len(parameters)])
     found = flags.nonzero().flatten().tolist()
-    return parameters[found[0]] if found else None
+    position = found[0] if found else len(parameters)
+    if carrier is None:
+        devices = {group.device for group in sums} or {parameter.device for parameter in parameters}
+        position = ranks.reduce_min(position, devices)
+    return None if position == len(parameters) else parameters[position]

@@ -11,6 +11,8 @@ from lightning_znorm.backends.choice import choose
 from lightning_znorm.backends.gradients import group_by_device
 from lightning_znorm.functional.stats import DeviceStats, GradientStats
 
+Group = tuple[tuple[int, ...], list[Tensor], list[Tensor]]
+
 
 def znorm_gradients_(
     gradients: Sequence[Tensor], eps: float, grad_scale: Tensor | None = None, center: bool = True
@@ -36,17 +38,38 @@ def clip_gradients_(
     The gradients are not checked; one that occurs twice counts once and is edited once. If an element is inf or NaN,
     all stay unchanged. Statistics need two more passes over the gradients.
     """
-    groups = group_by_device(gradients)
-    unique = {device: list_unique(members) for device, (_, members) in groups.items()}
-    norms = [choose(members).norm(members, norm_type) for members in unique.values()]
+    groups = group_unique(gradients)
+    factor, scale = find_factor(list_norms(groups, norm_type), norm_type, max_norm, grad_scale)
+    return scale_groups_(groups, factor, scale, with_stats)
+
+
+def group_unique(gradients: Sequence[Tensor]) -> list[Group]:
+    """Return for each device the positions of gradients, these gradients, and each of them once."""
+    return [(index, members, list_unique(members)) for index, members in group_by_device(gradients).values()]
+
+
+def list_norms(groups: Sequence[Group], norm_type: float) -> list[Tensor]:
+    """Return the norm of the gradients on each device."""
+    return [choose(unique).norm(unique, norm_type) for *_, unique in groups]
+
+
+def find_factor(
+    norms: Sequence[Tensor], norm_type: float, max_norm: float, grad_scale: Tensor | None
+) -> tuple[Tensor, Tensor | float]:
+    """Return the factor that bounds the norm of all parts, and the scale by which the gradients are multiplied."""
     norm = clipping.combine(norms, norm_type)
     scale = 1.0 if grad_scale is None else grad_scale.to(norm).reshape(())
-    factor = clipping.bound(norm, max_norm, scale)
+    return clipping.bound(norm, max_norm, scale), scale
+
+
+def scale_groups_(groups: Sequence[Group], factor: Tensor, scale: Tensor | float, with_stats: bool) -> GradientStats:
+    """Multiply gradients by a factor, and return their statistics before that."""
     stats = {}
-    for device, (index, members) in groups.items():
+    for index, members, unique in groups:
+        device = members[0].device
         if with_stats:
             stats[device] = DeviceStats(index, *choose(members).measure(members).statistics(scale))
-        choose(members).scale_(unique[device], factor.to(device))
+        choose(members).scale_(unique, factor.to(device))
     return GradientStats(stats)
 
 

@@ -11,11 +11,17 @@ import torch
 from torch import Tensor
 
 from lightning_znorm.backends import clipping, sharded, sharded_rows
-from lightning_znorm.backends.choice import choose
-from lightning_znorm.backends.gradients import are_plain, group_by_device, require_transformable
+from lightning_znorm.backends.gradients import are_plain, require_transformable
 from lightning_znorm.backends.layouts import Layout, RankGroup, Shard, explain_failure, is_dtensor
 from lightning_znorm.errors import ArgumentTypeError
-from lightning_znorm.functional.plain import centralize_gradients_, list_unique, znorm_gradients_
+from lightning_znorm.functional.plain import (
+    centralize_gradients_,
+    find_factor,
+    group_unique,
+    list_norms,
+    scale_groups_,
+    znorm_gradients_,
+)
 from lightning_znorm.functional.stats import GradientStats, join_stats
 
 Sums = Mapping[RankGroup, Tensor]
@@ -160,21 +166,9 @@ def clip_sharded_(
 
     ``norm_type`` and ``with_stats`` are those of that call.
     """
-    by_device = [list_unique(members) for _, members in group_by_device([*gradients.plain.values()]).values()]
+    plain = group_unique([*gradients.plain.values()])
     norms = [clipping.combine(sums[group][: len(group.ranks)].unbind(), norm_type) for group in gradients.shards]
-    norms += [choose(members).norm(members, norm_type) for members in by_device]
-    norm = clipping.combine(norms, norm_type)
-    scale = 1.0 if grad_scale is None else grad_scale.to(norm).reshape(())
-    factor = clipping.bound(norm, max_norm, scale)
-
-    def scale_plain_(plain: list[Tensor]) -> GradientStats:
-        stats = [
-            (index, torch.stack(choose(members).measure(members).statistics(scale)))
-            for index, members in (group_by_device(plain).values() if with_stats else ())
-        ]
-        for members in by_device:
-            choose(members).scale_(members, factor.to(members[0].device))
-        return join_stats(stats)
+    factor, scale = find_factor([*norms, *list_norms(plain, norm_type)], norm_type, max_norm, grad_scale)
 
     def scale_shards_(group: RankGroup, shards: list[Shard]) -> Tensor | None:
         sharded.scale_(shards, factor)
@@ -183,7 +177,7 @@ def clip_sharded_(
         moments = sharded.find_moments(shards, sums[group][len(group.ranks) :])
         return torch.stack(moments.statistics(scale))
 
-    return _edit(gradients, scale_plain_, scale_shards_)
+    return _edit(gradients, lambda _: scale_groups_(plain, factor, scale, with_stats), scale_shards_)
 
 
 def add_up(sums: Sums) -> None:

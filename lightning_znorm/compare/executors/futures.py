@@ -64,7 +64,12 @@ class FuturesExecutor:
             )
         self.threads = threads
         self._engine, self._limit = engine, jobs
-        self._preload = find_imports(preload)
+        self._of_all_runs: dict[str, Any] = {
+            "preload": find_imports(preload),
+            "paths": [path for path in map(os.path.abspath, sys.path) if not is_installed_file(Path(path))],
+            "working_directory": os.getcwd(),
+            "versions": describe_installation(),
+        }
         self._running = 0
 
     @property
@@ -142,12 +147,9 @@ class FuturesExecutor:
             folder=str(task.folder),
             marker=marker.name,
             threads=task.threads or self.threads,
-            preload=self._preload,
-            paths=[path for path in map(os.path.abspath, sys.path) if not is_installed_file(Path(path))],
-            working_directory=os.getcwd(),
-            versions=describe_installation(),
             addresses=switchboard.addresses,
             key=switchboard.key,
+            **self._of_all_runs,
         )
         try:
             future = self._engine.submit(perform_remotely, pickle.dumps(asdict(request)))
