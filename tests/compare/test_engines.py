@@ -124,10 +124,18 @@ def test_a_worker_with_other_versions(monkeypatch):
 
 
 def find_runs():
-    """Processes of runs: the children of the fork servers of the processes beside workers."""
+    """Processes of runs: the children of the fork servers of the processes beside workers, unless they have ended."""
     servers = [p for p in psutil.Process().children() if "lightning_znorm.compare.executors.run_server" in p.cmdline()]
     forked = [child for server in servers for child in server.children()]
-    return [run for process in forked for run in process.children()]
+    runs = [run for process in forked for run in process.children()]
+    return [run for run in runs if _is_alive(run)]
+
+
+def _is_alive(process):
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE  # what it is until its fork server takes note of its end
+    except psutil.NoSuchProcess:
+        return False
 
 
 @pytest.mark.long
