@@ -16,7 +16,7 @@ import torch
 from lightning.pytorch import seed_everything
 
 from lightning_znorm.compare.command import make_parser
-from lightning_znorm.compare.configuration import clean_configuration, write_configuration
+from lightning_znorm.compare.configuration import clean_configuration
 from lightning_znorm.compare.question.arguments import parse_question
 from lightning_znorm.compare.runs.hashes import hash_batch, hash_weights
 from lightning_znorm.compare.runs.recipes import ConfiguredRecipe
@@ -53,10 +53,9 @@ def make(paper, tmp_path, monkeypatch):
         assert command[:4][-1] == "compare"
         cli = make_parser("lightning.pytorch")(args=command[4:], run=False)
         configuration = clean_configuration(cli)
-        write_configuration(tmp_path / "config.yaml", configuration)
         chosen = cli.config.compare
         first, *_ = parse_question(chosen.methods, chosen.sweep, chosen.monitor).list_first_runs()
-        recipe = ConfiguredRecipe(tmp_path / "config.yaml", configuration["trainer"], "lightning.pytorch")
+        recipe = ConfiguredRecipe(configuration, "lightning.pytorch")
         return recipe.make(replace(first, seed=seed), tmp_path, [], is_trial=False)
 
     return made

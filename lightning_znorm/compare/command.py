@@ -118,7 +118,7 @@ def run_command(args: Sequence[str]) -> None:
 
     def make_comparison(folder: Path) -> Comparison:
         config_file = folder / "config.yaml"
-        recipe = ConfiguredRecipe(config_file, trainer, package, modules)
+        recipe = ConfiguredRecipe(configuration, package, modules)
         prepare = partial(write_configuration, config_file, configuration)
         return Comparison(
             *(draft, recipe, store, executor, contents, options.retry, options.minutes, prepare),

@@ -3,6 +3,7 @@
 import contextlib
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,7 +26,11 @@ from lightning_znorm.compare.runs.result import RunResult
 from lightning_znorm.compare.runs.schedule import Schedule
 from lightning_znorm.compare.runs.store import Store
 from lightning_znorm.compare.trial import estimate_seconds, explain_missing_monitor, try_methods
+from lightning_znorm.compare.workload import Workload
 from lightning_znorm.errors import ComparisonError, join_names
+
+_POLL_SECONDS = 1.0  # between two looks at what other commands do
+_TRIAL = "trial"
 
 
 @dataclass(frozen=True)
@@ -85,7 +90,7 @@ class Comparison:
         self._recall()
         question, trials = try_methods(self.draft, self.recipe, self.executor, store=None)
         schedule = Schedule(question)
-        names = {str(result.run) for result in schedule.load(self._read)}
+        names = {str(result.run) for result in schedule.load(self._read_kept)}
         lines = [f"{'[done]' if str(run) in names else '      '} {run}" for run in schedule.update().runs]
         if not schedule.plan.is_complete:
             lines.append("       … and what follows from these")
@@ -94,11 +99,11 @@ class Comparison:
     def run(self) -> Outcome:
         """Do the missing runs and write the report, also after an interruption."""
         find_provenance()  # cached, as files may change later
-        with self.store.open(self.configuration):
+        with self.store.open(self.configuration, self.retry):
             self.prepare()
             self._recall()
             schedule = self._make_schedule(self.draft.question) if self.draft.is_certain else None
-            results = schedule.load(self._read) if schedule else []
+            results = schedule.load(self.store.read_result) if schedule else []
             is_interrupted = is_by_user = False
             try:
                 with _sigterm_as_interrupt():
@@ -106,7 +111,7 @@ class Comparison:
                         question = self._try()
                         if schedule is None:
                             schedule = self._make_schedule(question)
-                            results = schedule.load(self._read)
+                            results = schedule.load(self.store.read_result)
                         is_interrupted = not self._execute(schedule, results)
             except TimeUpError:
                 is_interrupted = True
@@ -120,17 +125,21 @@ class Comparison:
         if known.get("is_verified") and (known["keys"] or self.draft.is_optional):
             self.draft = self.draft.recall(known["keys"])
 
-    def _read(self, run: Run) -> RunResult | None:
-        """Return the result of a run unless it is to be repeated."""
+    def _read_kept(self, run: Run) -> RunResult | None:
+        """Return the result of a run unless it would be repeated."""
         result = self.store.read_result(run)
         return None if result is not None and self.retry and result.status == "crashed" else result
 
     def _try(self) -> Question:
-        """Try the methods, and return the question."""
-        print(
-            f"Trying {format_count(len(self.draft.methods), 'method')} on a few batches …", file=sys.stderr, flush=True
-        )
-        question, trials = try_methods(self.draft, self.recipe, self.executor, self.store, self.deadline)
+        """Try the methods, unless another command does, and return the question."""
+        methods = format_count(len(self.draft.methods), "method")
+        while not self.store.claims.claim(_TRIAL):
+            self._wait()
+        try:
+            print(f"Trying {methods} on a few batches …", file=sys.stderr, flush=True)
+            question, trials = try_methods(self.draft, self.recipe, self.executor, self.store, self.deadline)
+        finally:
+            self.store.claims.release(_TRIAL)
         self._warn_unstable(*trials)
         self._seconds = self._estimate(trials)
         return question
@@ -148,26 +157,39 @@ class Comparison:
         self._has_monitor = any(monitor in result.names for result in results)
         print(self._format_plan(schedule, self._seconds), file=sys.stderr, flush=True)
         display = Display(schedule, monitor, self.executor.jobs, self._seconds)
-        with display, contextlib.closing(self.executor.execute(self._make_tasks(schedule), self.deadline)) as events:
+
+        def show(result: RunResult) -> None:
+            self._durations += [result.seconds.all] if result.seconds else []
+            display.show_result(result, "by another command")
+            self._check_monitor(result, monitor)
+
+        workload = Workload(schedule, self.store, show)
+        tasks = self._make_tasks(workload)
+        with display, contextlib.closing(self.executor.execute(tasks, self.deadline)) as events:
             for event in events:
-                self.store.lease.check()
+                self.store.claims.check()
                 if event.result is not None:
                     self._keep_result(event.result)
                     schedule.add(event.result)
+                    workload.release(event.task.run)
                 display.show(event)
                 if event.result is not None:
                     self._check_monitor(event.result, monitor)
         return schedule.is_done()
 
-    def _make_tasks(self, schedule: Schedule) -> Iterator[Task | None]:
+    def _make_tasks(self, workload: Workload) -> Iterator[Task | None]:
         """Yield a task per run, as long as there is time for one that takes as long as the longest so far."""
         threads = self.store.fix_threads(self.executor.threads)
         while True:
-            run = schedule.take()
+            run = workload.take()
             if run is None:
-                yield None
+                if workload.depends_on_others():
+                    self._wait()
+                else:
+                    yield None
                 continue
             if not self.deadline.allows(max(self._durations, default=self._seconds or 0.0)):
+                workload.release(run)
                 return
             self.store.clear(run)
             folder = self.store.get_run_folder(run)
@@ -175,6 +197,12 @@ class Comparison:
             yield Task(
                 run, self.recipe, folder, checkpoint=find_checkpoint(folder), identities=identities, threads=threads
             )
+
+    def _wait(self) -> None:
+        """Wait for another command, and take over what it has claimed if it dies."""
+        self.deadline.check()
+        time.sleep(min(_POLL_SECONDS, self.deadline.seconds_left))
+        self.store.claims.check()
 
     def _conclude(self, schedule: Schedule | None, before: int, is_interrupted: bool, is_by_user: bool) -> Outcome:
         """Write the report of the existing results, and say why others are missing."""
@@ -202,7 +230,8 @@ class Comparison:
             print(reason, file=sys.stderr)
         findings = make_findings(question, results, self.store.read_planned()) if results else None
         if findings is not None:
-            write_report(question, findings, self.store.folder, self._describe())
+            with self.store.claims.lock():
+                write_report(question, findings, self.store.folder, self._describe())
         return Outcome(question, findings, reason, is_interrupted and reason is not None)
 
     def _keep_result(self, result: RunResult) -> None:

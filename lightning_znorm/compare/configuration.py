@@ -1,7 +1,6 @@
 """The configuration that all runs of ``lightning-znorm compare`` share, in a file of ``fit``."""
 
 import re
-import tempfile
 from argparse import ArgumentError
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -72,24 +71,21 @@ def check_keys(parser: Any, configuration: Mapping[str, Any], draft: Draft) -> N
     before = parser.exit_on_error, parser.allow_abbrev
     parser.exit_on_error = parser.allow_abbrev = False
     first = draft.list_first_runs()
-    with tempfile.TemporaryDirectory(prefix="lightning-znorm-") as folder:
-        config_file = Path(folder) / "config.yaml"
-        write_configuration(config_file, configuration)
-        recipe = ConfiguredRecipe(config_file, configuration["trainer"], "")
-        try:
-            for key, values in list_swept_values(draft):
-                _refuse_key(key)
-                for value in values:
-                    run = replace(first[0], setting=Setting(0, {key: value}), varied=None)
-                    _check_run(parser, recipe, run, f"`--compare.sweep {key}`", key)
-            if (varied := first[0].varied) is not None:
-                _refuse_key(varied, "vary", "varied")
-                run = replace(first[0], setting=Setting(), varied=varied)
-                _check_run(parser, recipe, run, f"`--compare.vary {varied}`", varied)
-            for run in first:
-                _check_run(parser, recipe, replace(run, varied=None), f"Method `{run.method.label}`")
-        finally:
-            parser.exit_on_error, parser.allow_abbrev = before
+    recipe = ConfiguredRecipe(configuration, "")
+    try:
+        for key, values in list_swept_values(draft):
+            _refuse_key(key)
+            for value in values:
+                run = replace(first[0], setting=Setting(0, {key: value}), varied=None)
+                _check_run(parser, recipe, run, f"`--compare.sweep {key}`", key)
+        if (varied := first[0].varied) is not None:
+            _refuse_key(varied, "vary", "varied")
+            run = replace(first[0], setting=Setting(), varied=varied)
+            _check_run(parser, recipe, run, f"`--compare.vary {varied}`", varied)
+        for run in first:
+            _check_run(parser, recipe, replace(run, varied=None), f"Method `{run.method.label}`")
+    finally:
+        parser.exit_on_error, parser.allow_abbrev = before
 
 
 def list_swept_values(draft: Draft) -> list[tuple[str, list[Any]]]:
@@ -136,7 +132,7 @@ def _check_run(parser: Any, recipe: ConfiguredRecipe, run: Run, subject: str, ke
     try:
         parser.parse_args(recipe.make_flags(run))
     except ArgumentError as error:
-        keys = [key for key, _ in _walk(yaml.safe_load(recipe.config_file.read_text()))]
+        keys = [key for key, _ in _walk(recipe.configuration)]
         hint = _suggest_key(key, keys) if key else ""
         problem = shorten(str(error), parser)
         if hint:

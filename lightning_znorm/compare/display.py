@@ -10,7 +10,6 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from lightning_znorm.compare.executors.base import Event
 from lightning_znorm.compare.report.formatting import format_count, format_reason
-from lightning_znorm.compare.runs.perform import Task
 from lightning_znorm.compare.runs.result import RunResult
 from lightning_znorm.compare.runs.schedule import Schedule
 
@@ -66,7 +65,7 @@ class Display:
             self._shares.pop(name)
             self._progress.remove_task(self._bars.pop(name))
             if event.result is not None:
-                self._print_result(event.task, event.result)
+                self.show_result(event.result)
         self._show_total()
 
     def _show_total(self) -> None:
@@ -85,12 +84,14 @@ class Display:
             return None
         return max(0.0, self._seconds * left / self._jobs - elapsed)
 
-    def _print_result(self, task: Task, result: RunResult) -> None:
+    def show_result(self, result: RunResult, remark: str = "") -> None:
+        """Print a line for a result in the schedule."""
         seconds = result.seconds.all if result.seconds else 0.0
         outcome = self._format_outcome(result) if result.status == "finished" else _format_failure(result)
         left, done, total = self.estimate_seconds_left(), self._schedule.count_done(), self._schedule.count_runs()
         remaining = f"; {format_time(left)} left" if left and done < total else ""
-        line = f"[{done}/{total}] {task.run}: {outcome} ({format_time(seconds)}{remaining})"
+        remark = f", {remark}" if remark else ""
+        line = f"[{done}/{total}] {result.run}: {outcome} ({format_time(seconds)}{remark}{remaining})"
         self.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def _format_outcome(self, result: RunResult) -> str:

@@ -201,7 +201,7 @@ def test_a_run_is_what_fit_and_test_make_of_it():
     runs = pd.concat([pd.read_csv(f"{method}/runs.csv") for method in ("none", "znorm(min_ndim=2)")])
     runs = runs.set_index("method")
     assert runs["seed"].tolist() == [3, 3]
-    recipe = ConfiguredRecipe(Path("none/config.yaml"), {}, "lightning.pytorch")
+    recipe = ConfiguredRecipe(yaml.safe_load(Path("none/config.yaml").read_text()), "lightning.pytorch")
     for method, (_, run) in zip(methods, runs.iterrows(), strict=True):
         main(
             [

@@ -81,7 +81,8 @@ def test_the_number_of_runs_is_at_most_that_of_the_selection(capsys, clock):
     """Known once the selection is done: here a setting fails, so that no more seeds of it are tried."""
     asked = question(methods="none", sweep={"lr": [0.1, 0.2]}, confirm=2, configured=LR)
     with Display(Schedule(asked), monitor="val_acc", jobs=1) as display:
-        while run := display._schedule.take():
+        while missing := display._schedule.list_missing():
+            run = missing[0]
             failed = run.setting.values["lr"] == 0.2
             each = result("none", run.seed, dict(run.setting.values), val=0.5)
             each["curve"] = [] if failed else each["curve"]

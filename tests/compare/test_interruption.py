@@ -203,15 +203,3 @@ def test_an_interrupted_trial_leaves_no_report():
     assert "Traceback" not in err
     assert not out
     assert json.loads(Path("out/comparison.json").read_text())["schema"] == 2
-
-
-@pytest.mark.slow
-def test_two_commands_at_a_time():
-    first = start(*HOLD)
-    wait_for(first, "[1/3]")
-    second = start(*HOLD)
-    _, err = second.communicate()
-    assert second.returncode == 2
-    assert "Another comparison is at work in the folder" in err
-    first.kill()
-    first.communicate()

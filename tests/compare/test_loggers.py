@@ -118,8 +118,7 @@ def configure(package, *loggers):
     cli = make_cli_class(package, fit_schema=True)(args=flags, run=False, save_config_callback=None)
     dumped = yaml.safe_load(cli.parser.dump(cli.config, skip_none=False, skip_link_targets=False))
     del dumped["seed_everything"]
-    Path("config.yaml").write_text(yaml.safe_dump(dumped))
-    return ConfiguredRecipe(Path("config.yaml").absolute(), dumped["trainer"], package)
+    return ConfiguredRecipe(dumped, package)
 
 
 def config_of(package, logger, **arguments):

@@ -77,22 +77,23 @@ def test_a_question_survives_its_file(changes):
     assert [str(run) for run in again.list_first_runs()] == [str(run) for run in asked.list_first_runs()]
 
 
-def test_runs_are_handed_out_as_results_come_in():
+def test_runs_follow_from_results():
     asked = question(methods="none,znorm", sweep="lr=auto(0.1)", confirm=6)
     schedule = Schedule(asked)
-    first = [schedule.take() for _ in range(10)]
+    first = schedule.list_missing()
+    assert len(first) == 10
     assert {run.seed for run in first} == {0}
     assert [run.method.label for run in first[:4]] == ["none", "znorm"] * 2
-    assert schedule.take() is None  # before these have ended
     assert not schedule.is_done()
     assert (schedule.count_done(), schedule.count_runs()) == (0, 2 * (9 + 6) + 2 * 6)
     results = {content["name"]: content for content in selection(asked, lambda run: -abs(run.setting.number - 1) / 10)}
     done = [RunResult.from_json(run, results[str(run)]) for run in first]
     schedule.add(*done[:5])
+    assert schedule.list_missing() == first[5:]
     schedule.add(*done[5:])
-    following = schedule.take()
-    assert following is not None
-    assert str(following) not in {str(run) for run in first}
+    following = schedule.list_missing()
+    assert following
+    assert not {*map(str, following)} & {*map(str, first)}
 
 
 def test_what_is_there_is_loaded_and_not_made_again():
@@ -104,8 +105,7 @@ def test_what_is_there_is_loaded_and_not_made_again():
     schedule = Schedule(asked)
     loaded = schedule.load(lambda run: RunResult.from_json(run, by_name.get(str(run))))
     assert len(loaded) == len(contents)
-    assert {str(schedule.take()), str(schedule.take())} == {"znorm, lr=0.01, seed 7", "znorm, lr=0.01, seed 8"}
-    assert schedule.take() is None
+    assert {*map(str, schedule.list_missing())} == {"znorm, lr=0.01, seed 7", "znorm, lr=0.01, seed 8"}
     assert not schedule.is_done()
 
 

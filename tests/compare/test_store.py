@@ -105,14 +105,6 @@ def test_where_nobody_may_write():
         pass
 
 
-def test_two_at_a_time():
-    refused = pytest.raises(ValueError, match="Another comparison is at work")
-    with Store(Path("out")).open(CONFIGURATION), refused, Store(Path("out")).open(CONFIGURATION):
-        pass
-    with Store(Path("out")).open(CONFIGURATION):
-        pass
-
-
 def test_what_a_killed_process_has_left_is_no_obstacle():
     Path("out").mkdir()
     Path("out/.lock").touch()

@@ -29,6 +29,9 @@ class TinyModel(pl.LightningModule):
             raise RuntimeError("out of luck")
         if self.fail == "hold" and torch.initial_seed() == 1:
             signal.pause()
+        if self.fail == "wait" and torch.initial_seed() == 1:
+            while not Path("go").exists():
+                time.sleep(0.05)
         if self.fail == "kill" and torch.initial_seed() == 1 and self.trainer.max_epochs > 1:
             os.kill(os.getpid(), signal.SIGKILL)
         loss = self._evaluate(batch, "train")

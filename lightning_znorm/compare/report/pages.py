@@ -19,7 +19,7 @@ from lightning_znorm.compare.report.illustrations import list_illustrations
 from lightning_znorm.compare.report.layout import format_metrics, format_summary, format_trials
 from lightning_znorm.compare.report.svg import make_classes
 from lightning_znorm.compare.report.verdicts import answer, ask, describe_scope
-from lightning_znorm.compare.runs.recipes import ConfiguredRecipe
+from lightning_znorm.compare.runs.recipes import format_command
 
 _FACTS = ("model", "data")
 _PICTURES = ("curves", "differences", "losses", "sweep", "sweep-*")
@@ -143,12 +143,11 @@ def list_commands(question: Question, findings: Findings, folder: Path, about: M
     """Return the command that repeats the first confirming run of each method; none without a configuration."""
     if "package" not in about:
         return []
-    recipe = ConfiguredRecipe(folder / "config.yaml", {}, about["package"])
     options = {name: getattr(question, name) for name in ("monitor", "mode", "test_monitor")}
     options["jobs"] = about.get("jobs")
     seed = question.design.fresh_seeds[0]
     first = [run for run in findings.plan.confirmation if run.seed == seed]
-    return [recipe.format_command(run, options) for run in first]
+    return [format_command(folder / "config.yaml", about["package"], run, options) for run in first]
 
 
 def to_markdown(frame: pd.DataFrame) -> str:

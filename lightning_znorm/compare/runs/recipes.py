@@ -11,6 +11,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
 
+import yaml
+
 from lightning_znorm._lightning import find_classes, import_lightning
 from lightning_znorm.cli.parser import make_cli_class, package_of
 from lightning_znorm.compare.identity.values import describe
@@ -53,38 +55,34 @@ class Recipe(Protocol):
 
 @dataclass(frozen=True)
 class ConfiguredRecipe:
-    """Makes runs from a configuration file of ``fit``.
+    """Makes runs from a configuration of ``fit``, which is sent along, as another machine may not see its file.
 
     Args:
-        config_file: The file.
-        trainer: Its group ``trainer``.
+        configuration: The configuration.
         package: ``lightning.pytorch`` or ``pytorch_lightning``.
         modules: Python modules of its class paths.
 
     """
 
-    config_file: Path
-    trainer: Mapping[str, Any]
+    configuration: Mapping[str, Any]
     package: str
     modules: Sequence[str] = ()
+
+    @property
+    def trainer(self) -> Mapping[str, Any]:
+        """Its group ``trainer``."""
+        group: Mapping[str, Any] = self.configuration["trainer"]
+        return group
 
     def make_flags(self, run: Run) -> list[str]:
         """Return the options of ``fit`` for a run."""
         setting = [make_flag(key, value) for key, value in run.values.items()]
-        return [f"--config={self.config_file}", f"--seed_everything={run.seed}", *setting, *run.method.make_flags()]
+        configuration = yaml.safe_dump(dict(self.configuration), sort_keys=False)
+        return [f"--config={configuration}", f"--seed_everything={run.seed}", *setting, *run.method.make_flags()]
 
     def describe(self) -> dict[str, Any]:
-        """Return nothing, as all processes read the same file."""
+        """Return nothing, as all processes have the same configuration."""
         return {}
-
-    def format_command(self, run: Run, options: Mapping[str, Any]) -> str:
-        """Return the command that repeats a run alone, with further options of the group ``compare``."""
-        sweep = {key: [_as_yaml(value)] for key, value in run.setting.values.items()}
-        arguments = {"methods": [run.method.label], "confirm": [run.seed], "out": f"repeat/{run.key}"}
-        arguments |= {"sweep": sweep or None} | ({"vary": run.varied} if run.varied else {})
-        flags = ["--package=pytorch_lightning"] if self.package == "pytorch_lightning" else []
-        flags += [make_flag(f"compare.{name}", value) for name, value in {**arguments, **options}.items()]
-        return shlex.join(["lightning-znorm", "compare", f"--config={self.config_file}", *flags])
 
     def make(self, run: Run, folder: Path, callbacks: Sequence[Any], is_trial: bool) -> Ingredients:
         """Parse and instantiate as ``fit`` does."""
@@ -112,6 +110,16 @@ class ConfiguredRecipe:
             if identity is not None:
                 identify_loggers(cli.trainer.loggers, [cli.model, cli.datamodule], identity, folder)
         return Ingredients(cli.trainer, cli.model, cli.datamodule)
+
+
+def format_command(config_file: Path, package: str, run: Run, options: Mapping[str, Any]) -> str:
+    """Return the command that repeats a run of a configuration alone, with further options of the group ``compare``."""
+    sweep = {key: [_as_yaml(value)] for key, value in run.setting.values.items()}
+    arguments = {"methods": [run.method.label], "confirm": [run.seed], "out": f"repeat/{run.key}"}
+    arguments |= {"sweep": sweep or None} | ({"vary": run.varied} if run.varied else {})
+    flags = ["--package=pytorch_lightning"] if package == "pytorch_lightning" else []
+    flags += [make_flag(f"compare.{name}", value) for name, value in {**arguments, **options}.items()]
+    return shlex.join(["lightning-znorm", "compare", f"--config={config_file}", *flags])
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,6 @@ class Schedule:
         self.question = question
         self._validation: dict[str, float] = {}
         self._test: dict[str, float] = {}
-        self._taken: set[str] = set()
         self._is_current = False
         self._expected = question.design.count_runs()
         self.update()
@@ -56,13 +55,9 @@ class Schedule:
             self._validation[name], self._test[name] = validation, test
             self._is_current = False
 
-    def take(self) -> Run | None:
-        """Return a run to start, ``None`` if there is none before others have ended, or none at all."""
-        for run in self.update().runs:
-            if str(run) not in self._taken and str(run) not in self._validation:
-                self._taken.add(str(run))
-                return run
-        return None
+    def list_missing(self) -> list[Run]:
+        """Return the runs without results, in the order in which they are made."""
+        return [run for run in self.update().runs if str(run) not in self._validation]
 
     def is_done(self) -> bool:
         """Return whether all runs have results, and none will be added."""

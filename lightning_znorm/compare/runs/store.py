@@ -1,7 +1,9 @@
 """The folder of a comparison, in which results are kept."""
 
 import json
+import os
 import shutil
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -10,9 +12,9 @@ from typing import Any
 from lightning_znorm.compare.files import is_temporary, read_json, replace_nonfinite, write_json
 from lightning_znorm.compare.question.run import Run
 from lightning_znorm.compare.runs.checkpoint import find_checkpoint, find_checkpoints
-from lightning_znorm.compare.runs.lease import LOCK, Lease
+from lightning_znorm.compare.runs.claims import COMMANDS, LOCK, Claims
 from lightning_znorm.compare.runs.result import SCHEMA, RunResult
-from lightning_znorm.errors import ArgumentValueError, ZNormError, join_names
+from lightning_znorm.errors import ArgumentValueError, ComparisonError, ZNormError, join_names
 
 _MANIFEST = "comparison.json"
 _OLD_LOCK = ".lock"  # of earlier versions
@@ -29,77 +31,139 @@ class Store:
         self.folder = folder.absolute()  # the module may change the working directory
 
     @contextmanager
-    def open(self, configuration: Mapping[str, Any]) -> Iterator["Store"]:
-        """Acquire the folder for a configuration; raise ``ValueError`` if it is in use or belongs to something else.
+    def open(self, configuration: Mapping[str, Any], retry: bool = False) -> Iterator["Store"]:
+        """Work in the folder for a configuration; raise ``ValueError`` if it belongs to something else.
 
         If a ``ZNormError`` leaves the block before there is a result, the folder is restored.
+
+        Args:
+            configuration: What all runs share.
+            retry: Whether to forget the runs that crashed; not while other commands are at work, which may have
+                repeated them.
+
         """
         existed = self.folder.exists()
         if self.folder.is_dir():
             self.check(configuration)  # before anything is written
+        is_refused = False
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            self.lease = Lease(self.folder)
-            self.lease.acquire()
+            self.claims = Claims(self.folder)
+            with self.claims.lock():
+                try:
+                    self._begin(configuration, retry)
+                except BaseException:
+                    self.claims.leave()
+                    raise
+        except ZNormError:
+            raise
         except OSError as error:
             raise ArgumentValueError(
                 f"Argument `out`: the folder `{self.folder}` cannot be written ({error.strerror}). Choose another one."
             ) from error
         try:
-            if self.check(configuration):
-                self._remove_trial()
-            for temporary in filter(is_temporary, self.folder.iterdir()):
-                temporary.unlink()
-            kept = self._read_manifest() if self._has_work() else {}
-            self._manifest = {
-                "schema": SCHEMA,
-                "configuration": _encode_nonfinite(configuration),
-                "unstable": list(kept.get("unstable", [])),
-                "threads": kept.get("threads"),
-                "question": kept.get("question"),
-                "about": kept.get("about"),
-                "planned": kept.get("planned"),
-            }
-            self._write_manifest()
-            with self._restore_after_refusal(is_new=not existed):
-                yield self
+            yield self
+        except ZNormError:
+            is_refused = True
+            raise
         finally:
-            self.lease.release()
+            if is_refused and self.claims.is_held:
+                self._restore()
+            self.claims.leave()
+            if is_refused and not existed:
+                with suppress(OSError):  # it has files
+                    self.folder.rmdir()
+
+    def _begin(self, configuration: Mapping[str, Any], retry: bool) -> None:
+        others = self.claims.find_others()
+        is_new = self.check(configuration)
+        if others and (is_new or retry):
+            print(f"The folder is in use{_join(others)}. Watching whether that command is alive …", file=sys.stderr)
+            others = self.claims.watch_others()
+        if others and is_new:
+            raise ArgumentValueError(
+                f"Argument `out`: a command with another configuration is at work in the folder `{self.folder}`"
+                f"{_join(others)}. Wait for it, or choose another folder with `--compare.out`."
+            )
+        self.claims.join()
+        if others:
+            part = " Runs that crashed before are not repeated." if retry else ""
+            print(f"Taking part in the comparison that is at work{_join(others)}.{part}", file=sys.stderr, flush=True)
+            self._manifest = self.check_schema()
+            return
+        self.claims.clear()
+        if is_new:
+            self._remove_trial()
+        for temporary in filter(is_temporary, self.folder.iterdir()):
+            temporary.unlink()
+        if retry:
+            self._forget_crashes()
+        kept = self._read_manifest() if self._has_work() else {}
+        self._manifest = {
+            "schema": SCHEMA,
+            "configuration": _encode_nonfinite(configuration),
+            "unstable": list(kept.get("unstable", [])),
+            **{name: kept.get(name) for name in ("threads", "question", "asked_by", "about", "planned")},
+        }
+        write_json(self.folder / _MANIFEST, self._manifest)
+
+    def _forget_crashes(self) -> None:
+        for path in self.folder.glob("runs/*/result.json"):
+            content = read_json(path)
+            if isinstance(content, dict) and content.get("status") == "crashed":
+                path.unlink()
+
+    def _restore(self) -> None:
+        """Remove the files of a comparison without results, unless other commands are at work in it."""
+        with self.claims.lock():
+            if not (self.claims.find_others() or self._has_work()):
+                self._remove_trial()
+                for name in (_MANIFEST, "config.yaml"):
+                    (self.folder / name).unlink(missing_ok=True)
 
     @contextmanager
-    def _restore_after_refusal(self, is_new: bool) -> Iterator[None]:
-        """Remove the files of a comparison without results if an error of this package leaves the block."""
-        try:
-            yield
-        except ZNormError:
-            if self.lease.is_held and not self._has_work():
-                self._remove_trial()
-                for name in (_MANIFEST, "config.yaml", LOCK):
-                    (self.folder / name).unlink(missing_ok=True)
-                if is_new:
-                    with suppress(OSError):  # it may contain other files
-                        self.folder.rmdir()
-            raise
+    def _edit_manifest(self) -> Iterator[dict[str, Any]]:
+        """Yield the manifest as other commands have left it, to be changed."""
+        with self.claims.lock():
+            self._manifest = self._read_manifest() or self._manifest
+            yield self._manifest
+            write_json(self.folder / _MANIFEST, self._manifest)
 
     def mark_unstable(self, parts: Iterable[str]) -> bool:
         """Note what runs depend on and other processes cannot recognize; return whether that is new."""
-        before = self._manifest["unstable"]
-        self._manifest["unstable"] = list(dict.fromkeys([*before, *parts]))
-        self._write_manifest()
-        return bool(before != self._manifest["unstable"])
+        with self._edit_manifest() as manifest:
+            before = manifest["unstable"]
+            manifest["unstable"] = list(dict.fromkeys([*before, *parts]))
+            return bool(before != manifest["unstable"])
 
     def fix_threads(self, threads: int) -> int:
         """Return the number of threads of each run: as many as its first runs had, as sums depend on it."""
-        if self._manifest["threads"] is None:
-            self._manifest["threads"] = threads
-            self._write_manifest()
-        return int(self._manifest["threads"])
+        with self._edit_manifest() as manifest:
+            manifest["threads"] = manifest["threads"] or threads
+            return int(manifest["threads"])
 
     def write_question(self, question: Mapping[str, Any], about: Mapping[str, Any]) -> None:
-        """Note what is compared, and what a report says of it, for a report without the modules."""
-        planned = self._manifest["planned"] or {name: question[name] for name in ("pairs", "width", "margin")}
-        self._manifest |= {"question": question, "about": about, "planned": planned}
-        self._write_manifest()
+        """Note what is compared, and what a report says of it, for a report without the modules.
+
+        Raises:
+            ComparisonError: If another command at work in the folder compares something else.
+
+        """
+        question = json.loads(json.dumps(question, default=repr))  # like the stored one
+        with self._edit_manifest() as manifest:
+            differences = find_differences(manifest["question"] or {}, question)
+            differences = [difference for difference in differences if difference[0] != "is_verified"]
+            others = self.claims.find_others()
+            asking = {name: others[name] for name in manifest["asked_by"] or [] if name in others}
+            if asking and differences:
+                changes = "; ".join(f"{key} is {new!r} here and {old!r} there" for key, old, new in differences[:5])
+                raise ComparisonError(
+                    f"Another command is at work in the folder `{self.folder}`{_join(asking)} with another question"
+                    f" ({changes}). Wait for it, or choose another folder with `--compare.out`."
+                )
+            planned = manifest["planned"] or {name: question[name] for name in ("pairs", "width", "margin")}
+            asked_by = [*asking, self.claims.name]
+            manifest |= {"question": question, "asked_by": asked_by, "about": about, "planned": planned}
 
     def read_question(self) -> dict[str, Any]:
         """Return what is compared, empty if that is not known yet."""
@@ -127,9 +191,6 @@ class Store:
             if isinstance(content, dict) and "name" in content and content.get("varied") == varied
             if content.get("identity") == identities.get(content.get("method"), content.get("identity"))
         }
-
-    def _write_manifest(self) -> None:
-        write_json(self.folder / _MANIFEST, self._manifest)
 
     def _read_manifest(self) -> dict[str, Any]:
         path = self.folder / _MANIFEST
@@ -212,6 +273,8 @@ class Store:
     def read_result(self, run: Run) -> RunResult | None:
         """Return a run's result, ``None`` if there is none yet."""
         path = self.get_run_folder(run) / "result.json"
+        with suppress(OSError):  # NFS shows files of other machines at once only where the folder is listed
+            os.listdir(path.parent)
         return RunResult.from_json(run, read_json(path)) if path.is_file() else None
 
     def write_result(self, result: RunResult) -> None:
@@ -230,9 +293,14 @@ class Store:
             folder.unlink(missing_ok=True)
 
 
+def _join(commands: Mapping[str, str]) -> str:
+    """Return where commands are at work, in words."""
+    return ",".join(commands.values())
+
+
 def _is_leftover(path: Path) -> bool:
     """Return whether a file only shows that a comparison was at work."""
-    return path.name in (LOCK, _OLD_LOCK) or is_temporary(path)
+    return path.name in (LOCK, COMMANDS, _OLD_LOCK) or is_temporary(path)
 
 
 def find_differences(old: Any, new: Any, key: str = "") -> list[tuple[str, Any, Any]]:
