@@ -9,5 +9,6 @@ require_packages(
 )
 
 from lightning_znorm.compare.api import compare  # noqa: E402
+from lightning_znorm.compare.executors.dask import DaskExecutor  # noqa: E402
 
-__all__ = ["compare"]
+__all__ = ["DaskExecutor", "compare"]

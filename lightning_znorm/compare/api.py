@@ -43,6 +43,7 @@ def compare(
     baseline: str | None = None,
     trainer: Mapping[str, Any] | None = None,
     jobs: int | None = None,
+    threads: int | None = None,
     executor: Any = None,
     out: str | PathLike[str] | None = None,
     retry: bool = False,
@@ -79,9 +80,11 @@ def compare(
         trainer: Arguments of the Trainer, such as ``max_epochs``; a logger, or several, may be made by a function.
         jobs: Number of runs side by side; by default one per visible GPU, or one per two CPU cores, and with an
             executor all that it takes.
-        executor: A ``concurrent.futures.Executor`` that performs the runs, such as ``client.get_executor(pure=False,
-            retries=0)`` of a Dask client; by default, processes of this machine.
-        out: Folder for results and report; the same call resumes an interrupted comparison. ``None`` keeps nothing.
+        threads: Number of threads of each run; by default the CPU cores divided by ``jobs``, and with an executor 1.
+        executor: A ``concurrent.futures.Executor`` that performs the runs, such as :class:`.DaskExecutor`, or
+            ``client.get_executor(pure=False, retries=0)`` of a Dask client; by default, processes of this machine.
+        out: Folder for results and report; the same call resumes an interrupted comparison, and shares the runs of one
+            that is at work on another machine. ``None`` keeps nothing.
         retry: Whether to repeat runs that crashed.
 
     Returns:
@@ -135,11 +138,11 @@ def compare(
         )
     recipe = FactoryRecipe(model_factory, datamodule, arguments)
     modules = _find_module_names(model_factory, datamodule)
-    runs_by = make_executor(executor, jobs, str(arguments.get("accelerator", "auto")), modules)
+    runs_by = make_executor(executor, jobs, threads, str(arguments.get("accelerator", "auto")), modules)
     with tempfile.TemporaryDirectory(prefix="lightning-znorm-") as temporary:
         store = Store(Path(temporary if out is None else out))
         about = {"model": _name(model_factory), "data": _name(datamodule)}
-        outcome = Comparison(draft, recipe, store, runs_by, recipe.describe(), retry, about=about).run()
+        outcome = Comparison(draft, recipe, store, runs_by, recipe.describe(), retry, threads, about=about).run()
     if outcome.is_interrupted:
         raise KeyboardInterrupt
     findings = outcome.findings

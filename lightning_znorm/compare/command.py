@@ -4,6 +4,7 @@ import shlex
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from concurrent import futures
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,8 +23,7 @@ from lightning_znorm.compare.configuration import (
     list_swept_values,
     write_configuration,
 )
-from lightning_znorm.compare.executors.processes import ProcessExecutor
-from lightning_znorm.compare.executors.slots import make_slots
+from lightning_znorm.compare.executors.choice import make_executor, start_engine
 from lightning_znorm.compare.identity.values import identify_code
 from lightning_znorm.compare.question.arguments import parse_question
 from lightning_znorm.compare.question.directions import Mode
@@ -64,7 +64,11 @@ class CompareOptions:
         test_monitor: Test metric that is reported; by default the monitor's name with "test" for "val".
         baseline: Method that the others are compared with; by default "none", or else the first.
         jobs: Number of runs side by side; by default one per visible GPU, or one per two CPU cores.
-        out: Folder for results and report; the same command resumes an interrupted comparison.
+        threads: Number of threads of each run; by default the CPU cores divided by `jobs`, and with an executor 1.
+        executor: Class path, with arguments, of a `concurrent.futures.Executor` that performs the runs, such as
+            `lightning_znorm.compare.DaskExecutor`; by default, processes of this machine.
+        out: Folder for results and report; the same command resumes an interrupted comparison, and shares the runs of
+            one that is at work on another machine.
         retry: Whether to repeat runs that crashed.
         minutes: Stop after this many minutes, and start no run that is unlikely to end by then. Run the same command
             again to resume.
@@ -84,6 +88,8 @@ class CompareOptions:
     test_monitor: str | None = None
     baseline: str | None = None
     jobs: int | None = None
+    threads: int | None = None
+    executor: futures.Executor | None = None
     out: str = "comparison"
     retry: bool = False
     minutes: float | None = None
@@ -108,20 +114,20 @@ def run_command(args: Sequence[str]) -> None:
     configured = {key: value for key, value in flatten(configuration).items() if key.startswith(_TRAINED)}
     draft = parse_question(**{name: options[name] for name in names}, configured=configured)
     check_keys(cli.parser, configuration, draft)
-    trainer = configuration["trainer"]
     swept = [{"class_path": value} for _, values in list_swept_values(draft) for value in values]
     modules = find_modules([configuration, *swept])
     contents = configuration | {"code": identify_code(modules)}
-    executor = ProcessExecutor(make_slots(options.jobs, str(trainer.get("accelerator"))), preload=modules)
     store = Store(Path(options.out))
     store.check(contents)
 
-    def make_comparison(folder: Path) -> Comparison:
+    def make_comparison(folder: Path, engine: Any) -> Comparison:
         config_file = folder / "config.yaml"
         recipe = ConfiguredRecipe(configuration, package, modules)
+        accelerator = str(configuration["trainer"].get("accelerator"))
+        executor = make_executor(engine, options.jobs, options.threads, accelerator, modules)
         prepare = partial(write_configuration, config_file, configuration)
         return Comparison(
-            *(draft, recipe, store, executor, contents, options.retry, options.minutes, prepare),
+            *(draft, recipe, store, executor, contents, options.retry, options.threads, options.minutes, prepare),
             about={
                 "command": shlex.join(["lightning-znorm", "compare", *args]),
                 "package": package,
@@ -130,11 +136,12 @@ def run_command(args: Sequence[str]) -> None:
             },
         )
 
-    if options.dry_run:
-        with tempfile.TemporaryDirectory(prefix="lightning-znorm-") as temporary:
-            print(make_comparison(Path(temporary)).preview())
-        return
-    outcome = make_comparison(store.folder).run()
+    with start_engine(options.executor) as engine:
+        if options.dry_run:
+            with tempfile.TemporaryDirectory(prefix="lightning-znorm-") as temporary:
+                print(make_comparison(Path(temporary), engine).preview())
+            return
+        outcome = make_comparison(store.folder, engine).run()
     if outcome.findings is not None and outcome.question is not None:
         print(render_answer(outcome.question, outcome.findings))
         print("\n" + "\n".join(str(path) for path in find_report_files(store.folder)))

@@ -62,6 +62,7 @@ class Comparison:
         executor: Performs the runs.
         configuration: Identifies the comparison that a folder belongs to.
         retry: Whether to repeat runs that crashed.
+        threads: Number of threads of each run that is asked for, ``None`` for the executor's choice.
         minutes: Time after which to stop, ``None`` for no limit.
         prepare: Called before the trials, and with the folder acquired if one is used.
         about: What the report says of the comparison, see :func:`write_report`.
@@ -74,6 +75,7 @@ class Comparison:
     executor: Executor
     configuration: Mapping[str, Any]
     retry: bool = False
+    threads: int | None = None
     minutes: float | None = None
     prepare: Callable[[], None] = lambda: None
     about: Mapping[str, Any] = field(default_factory=dict)
@@ -180,6 +182,11 @@ class Comparison:
     def _make_tasks(self, workload: Workload) -> Iterator[Task | None]:
         """Yield a task per run, as long as there is time for one that takes as long as the longest so far."""
         threads = self.store.fix_threads(self.executor.threads)
+        if self.threads not in (None, threads):
+            raise ComparisonError(
+                f"Argument `threads` is {self.threads}, but runs in `{self.store.folder}` have {threads}, and the last"
+                " digits of a sum depend on it. Leave it out, or choose another folder."
+            )
         while True:
             run = workload.take()
             if run is None:

@@ -75,7 +75,7 @@ class FuturesExecutor:
     @property
     def jobs(self) -> int:
         """Number of runs at a time, as far as that is known."""
-        return self._limit or max(1, self._running)
+        return self._limit or getattr(self._engine, "max_workers", None) or max(1, self._running)
 
     def execute(self, tasks: Iterable[Task | None], deadline: Deadline | None = None) -> Generator[Event, None, None]:
         """Perform the tasks; a run whose worker is lost is started once more."""

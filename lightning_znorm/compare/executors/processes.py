@@ -23,13 +23,16 @@ class ProcessExecutor:
         slots: Environment variables of each slot for one task at a time, see :func:`make_slots`.
         preload: Modules of the runs. Installed ones, and those that the user's modules import, are imported once. The
             user's modules are imported by each run, as they may contain state such as open files.
+        threads: Number of threads of each run, ``None`` for the cores divided by the slots.
 
     """
 
-    def __init__(self, slots: Sequence[Mapping[str, str]], preload: Iterable[str] = ()) -> None:
+    def __init__(
+        self, slots: Sequence[Mapping[str, str]], preload: Iterable[str] = (), threads: int | None = None
+    ) -> None:
         self.jobs = len(slots)
         self._slots = slots
-        self.threads = max(1, count_cores() // len(slots))
+        self.threads = threads or max(1, count_cores() // len(slots))
         self._preload = find_imports(preload)
 
     def execute(self, tasks: Iterable[Task | None], deadline: Deadline | None = None) -> Generator[Event, None, None]:
