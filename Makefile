@@ -9,7 +9,7 @@ PYTEST = $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 LINT = $(BIN)/ruff check && $(BIN)/ruff format --check && $(BIN)/mypy
 DOCS = $(BIN)/sphinx-build -W --keep-going -b html docs docs/_build/html
 
-.PHONY: install demo test test-all test-fast matrix lint docs bench gpu-check paper-small paper-full clean
+.PHONY: install demo test test-all test-fast test-slurm matrix lint docs bench gpu-check paper-small paper-full clean
 
 install: $(STAMP)
 
@@ -37,7 +37,11 @@ test-all: test
 	$(PYTEST) -m long
 
 test-fast: $(STAMP)
-	$(BIN)/python -m pytest -n $(JOBS) -m "not slow and not long"
+	$(BIN)/python -m pytest -n $(JOBS) -m "not slow and not long and not slurm"
+
+# on a SLURM of one node, which is started on this machine and, on Debian, installed; needs root, and skips without
+test-slurm: $(STAMP)
+	$(BIN)/python -m pytest -n 0 tests/slurm -m slurm
 
 # write docs/matrix.md and docs/sharded_matrix.md from what the tests find, also where the pages say something else
 matrix: $(STAMP)
