@@ -22,6 +22,8 @@ __all__ = [
     "find_classes",
     "find_logged_hyperparameters",
     "get_logger_arguments",
+    "get_rank",
+    "get_start_method",
     "import_all",
     "import_lightning",
     "is_logging_due",
@@ -29,6 +31,7 @@ __all__ = [
     "rank_zero_warn",
     "restart_epoch",
     "set_logger_arguments",
+    "set_rank",
     "unwrap_fabric_module",
     "unwrap_optimizer",
 ]
@@ -79,8 +82,9 @@ def _derive_class(module: str, name: str) -> type:
 if TYPE_CHECKING:
     from lightning.fabric.utilities.exceptions import MisconfigurationException as _Misconfiguration
     from lightning.pytorch.callbacks import Callback
-    from lightning_utilities.core.rank_zero import rank_zero_warn
+    from lightning_utilities.core.rank_zero import rank_zero_only, rank_zero_warn
 else:
+    rank_zero_only = import_lightning("utilities.rank_zero").rank_zero_only
     rank_zero_warn = import_lightning("utilities.rank_zero").rank_zero_warn
     Callback = _derive_class("callbacks", "Callback")
     _Misconfiguration = _derive_class("utilities.exceptions", "MisconfigurationException")
@@ -91,6 +95,22 @@ class MisconfigurationError(ZNormError, _Misconfiguration):
 
     ``except MisconfigurationException`` catches it under either of Lightning's names.
     """
+
+
+def set_rank(rank: int) -> None:
+    """Tell Lightning the rank of this process, which a forked one does not read from its environment."""
+    rank_zero_only.rank = rank  # type: ignore[attr-defined]
+
+
+def get_rank() -> int:
+    """Return the rank of this process as Lightning knows it."""
+    rank: int = rank_zero_only.rank  # type: ignore[attr-defined]
+    return rank
+
+
+def get_start_method(strategy: Any) -> str:
+    """Return how a ``DDPStrategy`` starts its processes: ``"popen"`` if this version of Lightning does not say."""
+    return str(getattr(strategy, "_start_method", "popen"))
 
 
 def batches_that_stepped(trainer: "pl.Trainer") -> int:

@@ -36,6 +36,7 @@ OF_LIGHTNING = {
     "_model_averaging_period",
     "_modules",
     "_optimizer",
+    "_start_method",
     "_strategy",
     "_original_module",
 }
@@ -106,6 +107,7 @@ def test_lightning_has_them(package):
     assert module.optimizers(use_pl_optimizer=True)._optimizer is trainer.optimizers[0]
     assert module.optimizers()._strategy.precision_plugin is trainer.precision_plugin
     assert import_module(f"{package}.strategies").DDPStrategy()._model_averaging_period is None
+    assert import_module(f"{package}.strategies").DDPStrategy(start_method="spawn")._start_method == "spawn"
 
 
 @pytest.mark.parametrize("package", PACKAGES)

@@ -77,10 +77,12 @@ def compare(
             default.
         test_monitor: Test metric that is reported; by default the monitor's name with ``test`` for ``val``.
         baseline: Method that the others are compared with; by default ``"none"``, or else the first.
-        trainer: Arguments of the Trainer, such as ``max_epochs``; a logger, or several, may be made by a function.
-        jobs: Number of runs side by side; by default one per visible GPU, or one per two CPU cores, and with an
-            executor all that it takes.
-        threads: Number of threads of each run; by default the CPU cores divided by ``jobs``, and with an executor 1.
+        trainer: Arguments of the Trainer, such as ``max_epochs``; ``devices`` is the number of each run. A logger, or
+            several, may be made by a function.
+        jobs: Number of runs side by side; by default as many as the visible GPUs are enough for, or one per two CPU
+            cores and device, and with an executor all that it takes.
+        threads: Number of threads of each process; by default the CPU cores divided by the processes side by side, and
+            with an executor 1.
         executor: A ``concurrent.futures.Executor`` that performs the runs, such as :class:`.DaskExecutor`, or
             ``client.get_executor(pure=False, retries=0)`` of a Dask client; by default, processes of this machine.
         out: Folder for results and report; the same call resumes an interrupted comparison, and shares the runs of one
@@ -138,7 +140,7 @@ def compare(
         )
     recipe = FactoryRecipe(model_factory, datamodule, arguments)
     modules = _find_module_names(model_factory, datamodule)
-    runs_by = make_executor(executor, jobs, threads, str(arguments.get("accelerator", "auto")), modules)
+    runs_by = make_executor(executor, jobs, threads, arguments, modules)
     with tempfile.TemporaryDirectory(prefix="lightning-znorm-") as temporary:
         store = Store(Path(temporary if out is None else out))
         about = {"model": _name(model_factory), "data": _name(datamodule)}

@@ -63,8 +63,10 @@ class CompareOptions:
         mode: Whether low ("min") or high ("max") values of the monitor are better; inferred from its name by default.
         test_monitor: Test metric that is reported; by default the monitor's name with "test" for "val".
         baseline: Method that the others are compared with; by default "none", or else the first.
-        jobs: Number of runs side by side; by default one per visible GPU, or one per two CPU cores.
-        threads: Number of threads of each run; by default the CPU cores divided by `jobs`, and with an executor 1.
+        jobs: Number of runs side by side; by default as many as the visible GPUs are enough for, or one per two CPU
+            cores and device, and with an executor all that it takes.
+        threads: Number of threads of each process; by default the CPU cores divided by the processes side by side, and
+            with an executor 1.
         executor: Class path, with arguments, of a `concurrent.futures.Executor` that performs the runs, such as
             `lightning_znorm.compare.DaskExecutor`; by default, processes of this machine.
         out: Folder for results and report; the same command resumes an interrupted comparison, and shares the runs of
@@ -123,8 +125,7 @@ def run_command(args: Sequence[str]) -> None:
     def make_comparison(folder: Path, engine: Any) -> Comparison:
         config_file = folder / "config.yaml"
         recipe = ConfiguredRecipe(configuration, package, modules)
-        accelerator = str(configuration["trainer"].get("accelerator"))
-        executor = make_executor(engine, options.jobs, options.threads, accelerator, modules)
+        executor = make_executor(engine, options.jobs, options.threads, configuration["trainer"], modules)
         prepare = partial(write_configuration, config_file, configuration)
         return Comparison(
             *(draft, recipe, store, executor, contents, options.retry, options.threads, options.minutes, prepare),

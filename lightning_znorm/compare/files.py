@@ -76,10 +76,15 @@ def replace_nonfinite(value: Any, replace: Callable[[float], Any]) -> Any:
     return replace(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def read_log(folder: Path, lines: int = 15) -> str:
-    """Return the end of a run's log, at most 64 kB of it."""
+def find_log(folder: Path, rank: int = 0) -> Path:
+    """Return the path of the log of a run's process."""
+    return folder / (f"log-rank-{rank}.txt" if rank else "log.txt")
+
+
+def read_log(folder: Path, lines: int = 15, rank: int = 0) -> str:
+    """Return the end of the log of a run's process, at most 64 kB of it."""
     try:
-        with (folder / "log.txt").open("rb") as log:
+        with find_log(folder, rank).open("rb") as log:
             log.seek(max(0, log.seek(0, os.SEEK_END) - _LONGEST_END))
             return "\n".join(log.read().decode(errors="replace").splitlines()[-lines:])
     except OSError:

@@ -153,7 +153,7 @@ def _limit(length: float | None, limit: float | None) -> float | None:
 def _check_status(result: RunResult, task: Task) -> None:
     if result.status != "crashed":
         return
-    log = "" if result.is_explained else read_log(task.folder, lines=30)
+    log = "" if result.is_explained else read_log(task.folder, lines=30, rank=result.rank)
     details = f"\nThe end of its log:\n{log}" if log else ""
     raise ComparisonError(f"The trial of method `{result.run.method.label}` failed: {result.error}{details}")
 

@@ -304,7 +304,7 @@ def test_classes_of_a_script_where_one_lightning_package_is_installed(package, m
         ({"methods": "znrom"}, "unknown method 'znrom'"),
         ({"trainer": {"callbacks": [ZNorm()]}}, "already contain ZNorm"),
         ({"trainer": {"gradient_clip_val": 0.5}}, "already clip gradients"),
-        ({"trainer": {"devices": 4}}, "ask for several devices"),
+        ({"trainer": {"num_nodes": 4}}, "ask for several machines"),
         ({"trainer": {"max_epoch": 4}}, "The Trainer has no argument `max_epoch`. Did you mean 'max_epochs'"),
         ({"confirm": 0}, "argument `confirm`"),
         ({"confirm": 5, "methods": "none,znorm"}, "asks for 5 pairs"),

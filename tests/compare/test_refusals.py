@@ -28,7 +28,7 @@ from tests.compare.helpers import ALONE, TINY, compare, figures, read_results, r
         (["--trainer.callbacks+=lightning_znorm.ZNorm"], "already contain ZNorm (`trainer.callbacks`)"),
         (["--trainer.callbacks+=lightning_znorm.GradientCentralization"], "already contain GradientCentralization"),
         (["--trainer.gradient_clip_val=1"], "compare with the method `clip(max_norm=1)`"),
-        (["--trainer.devices=2"], "ask for several devices"),
+        (["--trainer.devices=[0,1]"], "ask for certain devices"),
         (["--ckpt_path=last.ckpt"], "resumes from a checkpoint (`ckpt_path`)"),
         (["--compare.out=/proc/nowhere"], "cannot be written"),
         (["--compare.confirm=5"], "Argument `confirm` asks for 5 pairs, with which no exact test of 1 comparisons"),

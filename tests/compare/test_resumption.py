@@ -161,9 +161,17 @@ COMMAND = ["-m", "lightning_znorm", "compare", *FLAGS, f"--model={ODD}.Resumable
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("how", [signal.SIGKILL, pytest.param(signal.SIGINT, marks=pytest.mark.long)])
-def test_a_command_that_was_interrupted_goes_on_in_the_middle_of_its_runs(how):
-    process = warm.start(*COMMAND, env={"PYTHONPATH": str(ROOT)})
+@pytest.mark.parametrize(
+    ("how", "flags"),
+    [
+        (signal.SIGKILL, []),
+        pytest.param(signal.SIGINT, [], marks=pytest.mark.long),
+        pytest.param(signal.SIGKILL, ["--trainer.devices=2"], marks=pytest.mark.long),
+    ],
+)
+def test_a_command_that_was_interrupted_goes_on_in_the_middle_of_its_runs(how, flags):
+    command = [*COMMAND, *flags]
+    process = warm.start(*command, env={"PYTHONPATH": str(ROOT)})
     while len(list(Path("out").glob("runs/*/waiting"))) < 2:
         assert process.poll() is None, process.communicate()
     others = psutil.Process(process.pid).children(recursive=True)
@@ -172,7 +180,7 @@ def test_a_command_that_was_interrupted_goes_on_in_the_middle_of_its_runs(how):
     psutil.wait_procs(others, timeout=300)
     assert not read_results("out")
     assert len(list(Path("out").glob("runs/*/resume-*.ckpt"))) == 2
-    for arguments in (COMMAND, [*COMMAND, "--compare.out=undisturbed"]):
+    for arguments in (command, [*command, "--compare.out=undisturbed"]):
         Path("undisturbed").mkdir(exist_ok=True)
         again = warm.start(*arguments, env={"PYTHONPATH": str(ROOT), "UNDISTURBED": "1"})
         _, err = again.communicate()

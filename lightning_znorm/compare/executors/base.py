@@ -43,8 +43,9 @@ class Executor(Protocol):
     def execute(self, tasks: Iterable[Task | None], deadline: Deadline | None = None) -> Generator[Event, None, None]:
         """Perform the tasks in order; when the generator ends or is closed, all processes are ended.
 
-        The result of a run is written to ``result.json`` in its folder before its event, unless its process died: then
-        the event has a result with the status ``"crashed"``, and there is no file.
+        The result of a run is written to ``result.json`` in its folder before its event, unless its process died, or
+        one of several processes failed: then the event has a result with the status ``"crashed"``, and there is no
+        file.
 
         Args:
             tasks: Tasks, each of which is taken when there is a slot for it; ``None`` where there is none before others

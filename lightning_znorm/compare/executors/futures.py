@@ -48,15 +48,23 @@ class FuturesExecutor:
         engine: Any executor; its workers need this package. It is not shut down.
         jobs: Largest number of runs that are submitted at a time; ``None`` for all that can be made, so that the engine
             decides.
-        threads: Number of threads of each run.
+        threads: Number of threads of each process of a run.
         preload: Modules of the runs, see :class:`.ProcessExecutor`.
+        processes: Number of processes of each run, see :func:`.count_processes`.
 
     Raises:
         ArgumentTypeError: If the engine is not one.
 
     """
 
-    def __init__(self, engine: Any, jobs: int | None = None, threads: int = 1, preload: Iterable[str] = ()) -> None:
+    def __init__(
+        self,
+        engine: Any,
+        jobs: int | None = None,
+        threads: int = 1,
+        preload: Iterable[str] = (),
+        processes: int | None = None,
+    ) -> None:
         if not isinstance(engine, futures.Executor):
             raise ArgumentTypeError(
                 f"Expected argument `executor` to be a `concurrent.futures.Executor`, but got {describe(engine)}. Of a"
@@ -66,6 +74,7 @@ class FuturesExecutor:
         self._engine, self._limit = engine, jobs
         self._of_all_runs: dict[str, Any] = {
             "preload": find_imports(preload),
+            "processes": processes,
             "paths": [path for path in map(os.path.abspath, sys.path) if not is_installed_file(Path(path))],
             "working_directory": os.getcwd(),
             "versions": describe_installation(),

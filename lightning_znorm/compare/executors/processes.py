@@ -6,9 +6,9 @@ from multiprocessing import connection
 
 from lightning_znorm.compare.executors.base import Event
 from lightning_znorm.compare.executors.deadline import Deadline
-from lightning_znorm.compare.executors.run_process import RunProcess, get_start_method
+from lightning_znorm.compare.executors.run_process import RunProcess
 from lightning_znorm.compare.executors.slots import count_cores
-from lightning_znorm.compare.executors.worker import pack_task, pickle_task
+from lightning_znorm.compare.executors.worker import pickle_task
 from lightning_znorm.compare.identity.modules import find_imports
 from lightning_znorm.compare.runs.perform import Task
 from lightning_znorm.compare.runs.result import RunResult
@@ -17,22 +17,27 @@ _POLL_SECONDS = 1.0  # between two checks of processes whose fork server is gone
 
 
 class ProcessExecutor:
-    """An :class:`~lightning_znorm.compare.executors.base.Executor` with a separate process for each task.
+    """An :class:`~lightning_znorm.compare.executors.base.Executor` with separate processes for each task.
 
     Args:
         slots: Environment variables of each slot for one task at a time, see :func:`make_slots`.
         preload: Modules of the runs. Installed ones, and those that the user's modules import, are imported once. The
             user's modules are imported by each run, as they may contain state such as open files.
-        threads: Number of threads of each run, ``None`` for the cores divided by the slots.
+        processes: Number of processes of each task, see :func:`.count_processes`.
+        threads: Number of threads of each process, ``None`` for the cores divided by the processes side by side.
 
     """
 
     def __init__(
-        self, slots: Sequence[Mapping[str, str]], preload: Iterable[str] = (), threads: int | None = None
+        self,
+        slots: Sequence[Mapping[str, str]],
+        preload: Iterable[str] = (),
+        processes: int | None = None,
+        threads: int | None = None,
     ) -> None:
         self.jobs = len(slots)
-        self._slots = slots
-        self.threads = threads or max(1, count_cores() // len(slots))
+        self._slots, self._processes = slots, processes
+        self.threads = threads or max(1, count_cores() // (len(slots) * (processes or 1)))
         self._preload = find_imports(preload)
 
     def execute(self, tasks: Iterable[Task | None], deadline: Deadline | None = None) -> Generator[Event, None, None]:
@@ -69,8 +74,9 @@ class ProcessExecutor:
     def _start(self, task: Task, slot: int) -> RunProcess:
         environment = {**os.environ, **self._slots[slot]}
         threads = task.threads or self.threads
-        payload = pack_task(pickle_task(task), task.folder, environment, get_start_method(), threads)
-        return RunProcess(payload, task.run.key, task.folder, self._preload)
+        return RunProcess(
+            pickle_task(task), task.folder, environment, threads, self._processes, task.run.key, self._preload
+        )
 
 
 def _read_result(task: Task, process: RunProcess) -> RunResult:

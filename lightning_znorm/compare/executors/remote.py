@@ -38,7 +38,8 @@ class Request:
         task: The pickled task, which only the process of the run reads.
         folder: Its folder, as the command sees it.
         marker: A file in it, by which a worker knows that it sees the same folder.
-        threads: Number of threads.
+        threads: Number of threads of each process.
+        processes: Number of processes, see :func:`.count_processes`.
         preload: Modules that runs share.
         paths: Folders with the user's modules.
         working_directory: The command's.
@@ -54,6 +55,7 @@ class Request:
     folder: str
     marker: str
     threads: int
+    processes: int | None
     preload: Sequence[str]
     paths: Sequence[str]
     working_directory: str
@@ -84,7 +86,8 @@ def perform_remotely(pickled_request: bytes) -> bytes:
     try:
         with closing(_get_server(request).connect()) as run:
             asked = {"task": request.task, "folder": folder, "threads": request.threads}
-            run.send_bytes(pickle.dumps({**asked, "name": request.name, "preload": list(request.preload)}))
+            asked |= {"processes": request.processes, "name": request.name, "preload": list(request.preload)}
+            run.send_bytes(pickle.dumps(asked))
             result, explanation = _follow(run, link)
         log = "" if is_shared else read_log(Path(folder), lines=_LOG_LINES)
     finally:

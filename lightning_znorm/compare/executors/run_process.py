@@ -1,110 +1,129 @@
-"""The process of one run, seen from the process that starts it."""
+"""The processes of one run, one per rank, seen from the process that starts them."""
 
-import contextlib
 import multiprocessing
-import os
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from lightning_znorm import fork_server
-from lightning_znorm.compare.executors.worker import kill_group, run_task
-from lightning_znorm.compare.files import read_log
+from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
-_EXIT_SECONDS = 30.0  # for a process that has sent its result, before it and its children are killed
+from lightning_znorm.compare.executors.rank_process import Progress, RankProcess
+from lightning_znorm.compare.executors.worker import pack_task
+from lightning_znorm.compare.runs.devices import make_rank_environment
 
-Progress = tuple[float, Mapping[str, float]]
+_GRACE_SECONDS = 10.0  # after a rank has failed, for the errors of the others
 
 
 class RunProcess:
-    """A process that performs a packed task; forked from one with all imports, where that is possible.
+    """The processes that perform a task together: a single one, or one per rank of a strategy.
+
+    When a rank fails, the others are killed after a short time, as they may wait for it for ever.
 
     Args:
-        payload: Result of :func:`.pack_task`.
+        pickled_task: The task.
+        folder: Folder of the run.
+        environment: Environment variables.
+        threads: Number of threads of each process.
+        processes: Number of ranks, ``None`` for a single process without a strategy.
         name: Name of the run.
-        folder: Folder of its log.
         preload: Modules that the process from which runs are forked imports once.
-
-    Attributes:
-        result: The result for JSON, once it has been received.
 
     """
 
-    def __init__(self, payload: bytes, name: str, folder: Path, preload: Sequence[str]) -> None:
-        self.folder = folder
-        self.result: dict[str, Any] | None = None
-        self._finished: float | None = None
-        self._is_open = True
-        # elsewhere, forks are unsafe or do not exist
-        context: Any = get_context("forkserver" if sys.platform == "linux" else "spawn")
-        self._receiver, sender = context.Pipe(duplex=False)
-        self._process = context.Process(target=run_task, args=(payload, sender), name=name)
-        fork_server.hand_in(preload)
-        if context.get_start_method() == "forkserver":
-            context.set_forkserver_preload(["lightning_znorm.compare.executors.preload"])
-        with fork_server.server_environment({fork_server.PRELOAD: ",".join(preload)}):
-            self._process.start()
-        sender.close()
+    def __init__(
+        self,
+        pickled_task: bytes,
+        folder: Path,
+        environment: Mapping[str, str],
+        threads: int,
+        processes: int | None,
+        name: str,
+        preload: Sequence[str],
+    ) -> None:
+        self._store = None if processes is None else _serve_store()
+        port = self._store.port if self._store else None
+        self._ranks: list[RankProcess] = []
+        try:
+            for rank in range(processes or 1):
+                variables = {**environment, **make_rank_environment(rank, processes, port, environment)}
+                payload = pack_task(pickled_task, folder, variables, _get_start_method(), threads, rank)
+                self._ranks.append(RankProcess(payload, rank, name, folder, preload))
+        except BaseException:
+            self.end()
+            raise
 
     def find_waitables(self) -> list[Any]:
         """Return the objects to wait for, with :func:`multiprocessing.connection.wait`."""
-        sentinels = [self._process.sentinel] if self._process.is_alive() else []
-        return [*sentinels, self._receiver] if self._is_open else sentinels
+        return [waitable for rank in self._ranks for waitable in rank.find_waitables()]
 
     def has_ended(self) -> bool:
-        """Return whether the process is gone, or hangs after its result; others may hold its end of the connection."""
-        if self._finished is not None and time.monotonic() > self._finished + _EXIT_SECONDS:
+        """Return whether all processes are gone, or there is nothing more to wait for."""
+        ended = [rank for rank in self._ranks if rank.has_ended()]
+        if len(ended) == len(self._ranks) or (self._has_succeeded() and self._ranks[0] in ended):
             return True
-        return not (self._process.is_alive() or _is_running(self._process.pid))
+        failures = [rank.failed for rank in self._ranks if rank.failed is not None]
+        return bool(failures) and time.monotonic() > min(failures) + _GRACE_SECONDS
 
     def receive(self) -> Iterator[Progress]:
-        """Yield the progress that the process has reported since the last call, and keep its result."""
-        try:
-            while self._is_open and self._receiver.poll():
-                kind, *content = self._receiver.recv()
-                if kind == "done":
-                    (self.result,) = content
-                    self._finished = time.monotonic()
-                else:
-                    yield content[0], content[1]
-        except (EOFError, ConnectionError):
-            self._is_open = False
+        """Yield the progress that rank 0 has reported since the last call, and keep results."""
+        ended = [rank for rank in self._ranks if rank.has_ended()]  # before their last messages are received
+        for rank in self._ranks:
+            yield from rank.receive()
+        for rank in ended:
+            rank.note_death()
 
     def end(self) -> None:
-        """End the process and its children."""
-        if self.result is None:
-            self._process.kill()
-        kill_group(self._process.pid)
-        self._process.join()
-        self._receiver.close()
+        """End the processes and their children."""
+        for rank in self._ranks:  # all of them, before one can crash because another is gone
+            rank.kill()
+        for rank in self._ranks:
+            rank.release()
+        self._store = None
+
+    @property
+    def result(self) -> dict[str, Any] | None:
+        """The result for JSON, once it has been received: that of rank 0, or of the rank that failed first."""
+        rank = self._find_deciding()
+        if rank.rank == 0 or rank.result is None:
+            return rank.result
+        return {**rank.result, "error": _name_rank(rank, rank.result["error"])}
 
     def explain_end(self) -> str:
-        """Return how a process ended that has sent no result, with the end of its log."""
-        code = self._process.exitcode
-        status = f"by signal {-code}" if code is not None and code < 0 else f"with exit status {code}"
-        log = read_log(self.folder)
-        return f"The process ended {status}, without a result." + (f" The end of its log:\n{log}" if log else "")
+        """Return how the process of a run without a result ended, with the end of its log."""
+        rank = self._find_deciding()
+        return _name_rank(rank, rank.explain_end())
 
     def close(self) -> None:
-        """Release what an ended process has left."""
-        self._process.close()
+        """Release what ended processes have left."""
+        for rank in self._ranks:
+            rank.close()
+
+    def _has_succeeded(self) -> bool:
+        """Return whether rank 0 has a result, for which it waits until all ranks have theirs."""
+        return self._ranks[0].result is not None and self._ranks[0].failed is None
+
+    def _find_deciding(self) -> RankProcess:
+        """Return the rank whose result is that of the run."""
+        first = self._ranks[0]
+        failed = sorted((rank.failed, rank.rank) for rank in self._ranks if rank.failed is not None)
+        if self._has_succeeded() or not failed:
+            return first
+        earliest = self._ranks[failed[0][1]]
+        errors = [rank.result["error"] for rank in (first, earliest) if rank.result is not None]
+        return first if len(errors) == 2 and errors[0] == errors[1] else earliest
 
 
-def get_start_method() -> str:
+def _name_rank(rank: RankProcess, message: str) -> str:
+    return f"Rank {rank.rank}: {message}" if rank.rank else message
+
+
+def _serve_store() -> TCPStore:
+    """Return a store by which the ranks of a run find each other, on a port that was free."""
+    return TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+
+
+def _get_start_method() -> str:
     """Return the start method of this process without fixing it."""
     default, *_ = multiprocessing.get_all_start_methods()
     return multiprocessing.get_start_method(allow_none=True) or default
-
-
-def _is_running(pid: int) -> bool:
-    """Return whether a process exists, also as an orphan."""
-    with contextlib.suppress(OSError):
-        os.waitpid(pid, os.WNOHANG)  # an orphan may have become a zombie of this process
-    try:
-        os.kill(pid, 0)
-    except (ProcessLookupError, PermissionError):  # PermissionError: the process of another user
-        return False
-    return True

@@ -13,8 +13,7 @@ from multiprocessing.connection import Connection, Listener
 from pathlib import Path
 from typing import Any
 
-from lightning_znorm.compare.executors.run_process import RunProcess, get_start_method
-from lightning_znorm.compare.executors.worker import pack_task
+from lightning_znorm.compare.executors.run_process import RunProcess
 
 _POLL_SECONDS = 1.0  # between two checks of a process whose fork server is gone
 _starting = threading.Lock()  # a start sets environment variables
@@ -44,9 +43,16 @@ def _perform(client: Connection) -> None:
     """Perform the run that a connection asks for."""
     request: dict[str, Any] = pickle.loads(client.recv_bytes())
     folder = Path(request["folder"])
-    payload = pack_task(request["task"], folder, os.environ, get_start_method(), request["threads"])
     with _starting:
-        process = RunProcess(payload, request["name"], folder, request["preload"])
+        process = RunProcess(
+            request["task"],
+            folder,
+            os.environ,
+            request["threads"],
+            request["processes"],
+            request["name"],
+            request["preload"],
+        )
     try:
         while True:
             has_ended = process.has_ended()  # before the last messages are received
@@ -54,7 +60,8 @@ def _perform(client: Connection) -> None:
                 client.send(("progress", share, metrics))
             if has_ended:
                 process.end()
-                client.send(("done", process.result, "" if process.result else process.explain_end()))
+                result = process.result
+                client.send(("done", result, "" if result else process.explain_end()))
                 return
             if client in connection.wait([*process.find_waitables(), client], _POLL_SECONDS):
                 return  # it is closed, as nothing else is sent

@@ -1,17 +1,34 @@
-"""Slots for runs side by side, each with a GPU or none."""
+"""Slots for runs side by side, each with its GPUs or none."""
 
 import os
 
 import torch
 
-from lightning_znorm.errors import require_count
+from lightning_znorm.errors import ArgumentValueError, require_count
 
 
-def make_slots(jobs: int | None, accelerator: str = "auto") -> list[dict[str, str]]:
-    """Return the environment of each slot, with the visible GPUs spread over them; ``"cpu"`` uses none."""
+def make_slots(jobs: int | None, accelerator: str = "auto", devices: int = 1) -> list[dict[str, str]]:
+    """Return the environment of each slot, with the visible GPUs spread over them; ``"cpu"`` uses none.
+
+    Args:
+        jobs: Number of slots, ``None`` for as many as there are GPUs or cores for.
+        accelerator: Argument of the Trainer.
+        devices: Number of devices of each slot.
+
+    Raises:
+        ArgumentValueError: If a slot needs more GPUs than there are.
+
+    """
     gpus = [] if accelerator == "cpu" else find_visible_gpus()
-    number = (len(gpus) or max(1, count_cores() // 2)) if jobs is None else require_count("jobs", jobs, least=1)
-    return [{"CUDA_VISIBLE_DEVICES": gpus[job % len(gpus)]} if gpus else {} for job in range(number)]
+    if 0 < len(gpus) < devices:
+        raise ArgumentValueError(
+            f"The Trainer's arguments ask for {devices} devices for each run (`trainer.devices`), but only {len(gpus)}"
+            " of the GPUs can be seen. Ask for fewer, or let CUDA_VISIBLE_DEVICES name more."
+        )
+    groups = [",".join(gpus[first : first + devices]) for first in range(0, len(gpus) - devices + 1, devices)]
+    default = len(groups) or max(1, count_cores() // (2 * devices))
+    number = default if jobs is None else require_count("jobs", jobs, least=1)
+    return [{"CUDA_VISIBLE_DEVICES": groups[job % len(groups)]} if groups else {} for job in range(number)]
 
 
 def find_visible_gpus() -> list[str]:

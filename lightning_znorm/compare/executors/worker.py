@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Mapping
 from dataclasses import replace
 from io import BytesIO
@@ -15,14 +16,18 @@ from typing import Any
 
 import torch
 
-from lightning_znorm.compare.files import write_json
+from lightning_znorm._lightning import set_rank
+from lightning_znorm.compare.files import find_log, write_json
 from lightning_znorm.compare.identity.values import GENERATOR_FINDERS
 from lightning_znorm.compare.runs.checkpoint import find_checkpoints
 from lightning_znorm.compare.runs.perform import Task, perform
 
 
 def run_task(payload: bytes, sender: Any) -> None:
-    """Perform a pickled task, and send ``("progress", share, metrics)`` repeatedly, then ``("done", result)``."""
+    """Perform a packed task as its rank.
+
+    Rank 0 sends ``("progress", share, metrics)`` repeatedly; each rank sends ``("done", result, time)`` in the end.
+    """
     import cloudpickle
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C, and ends this process
@@ -30,30 +35,37 @@ def run_task(payload: bytes, sender: Any) -> None:
         os.setsid()  # so that the run and its children can be ended together
     threading.Thread(target=_exit_with_parent, daemon=True).start()
     # before the task is unpickled, as its modules may read the environment
-    folder, environment, start_method, threads, pickled_task = cloudpickle.loads(payload)
+    folder, environment, start_method, threads, rank, pickled_task = cloudpickle.loads(payload)
     os.environ.clear()  # an older one of the fork server
     os.environ.update(environment)
     multiprocessing.set_start_method(start_method, force=True)
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "log.txt").open("a") as log:
+    with find_log(folder, rank).open("a") as log:
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
     sys.argv = sys.argv[:1]  # LightningCLI warns of arguments in it
     torch.set_num_threads(threads)
+    set_rank(rank)
     task: Task = cloudpickle.loads(pickled_task)
     if task.folder != folder:  # on a machine that does not see that of the command
         checkpoint = None if task.checkpoint is None else folder / task.checkpoint.name
         task = replace(task, folder=folder, checkpoint=checkpoint)
+
+    def report(share: float, metrics: Mapping[str, float | None]) -> None:
+        sender.send(("progress", share, metrics))
+
     # as JSON, as the parent may not be able to import a swept value
-    result = perform(task, lambda share, metrics: sender.send(("progress", share, metrics))).to_json()
-    if not task.is_trial:
+    result = perform(task, None if rank else report).to_json()
+    # one of several processes does not know whose error comes first
+    is_certain = result["status"] != "crashed" or environment.get("WORLD_SIZE", "1") == "1"
+    if not task.is_trial and not rank and is_certain:
         with contextlib.suppress(OSError):  # the parent tries again, and reports the error
             write_json(folder / "result.json", result)
             if result["status"] != "crashed":
                 for checkpoint in find_checkpoints(folder):
                     checkpoint.unlink(missing_ok=True)
     sys.stdout.flush()
-    sender.send(("done", result))
+    sender.send(("done", result, time.monotonic()))
 
 
 def pickle_task(task: Task) -> bytes:
@@ -73,12 +85,12 @@ def pickle_task(task: Task) -> bytes:
 
 
 def pack_task(
-    pickled_task: bytes, folder: Path, environment: Mapping[str, str], start_method: str, threads: int
+    pickled_task: bytes, folder: Path, environment: Mapping[str, str], start_method: str, threads: int, rank: int
 ) -> bytes:
     """Pack a pickled task for :func:`run_task`, with what its process needs before it reads the task."""
     import cloudpickle
 
-    packed: bytes = cloudpickle.dumps((folder, dict(environment), start_method, threads, pickled_task))
+    packed: bytes = cloudpickle.dumps((folder, dict(environment), start_method, threads, rank, pickled_task))
     return packed
 
 

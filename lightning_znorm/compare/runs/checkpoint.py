@@ -3,13 +3,14 @@
 import random
 import time
 import warnings
+from multiprocessing import parent_process
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from lightning_znorm._lightning import Callback, restart_epoch
+from lightning_znorm._lightning import Callback, find_classes, get_rank, restart_epoch
 from lightning_znorm.compare.files import replace_file
 from lightning_znorm.compare.question.run import fingerprint
 from lightning_znorm.compare.runs.result import identify_package
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 _MIN_SECONDS = 60.0  # between two checkpoints
 _MIN_RATIO = 50.0  # of that time to the duration of the last checkpoint
+_WITH_FOLDERS = ("ModelParallelStrategy", "FSDPStrategy", "DeepSpeedStrategy")
 
 
 class RunCheckpoint(Callback):
@@ -27,7 +29,9 @@ class RunCheckpoint(Callback):
     At the start of an epoch all work of the last one is done: learning-rate schedulers, early stopping, the user's
     checkpoints. The states of all random number generators are saved, too, so that order, augmentation and dropout are
     those of an uninterrupted training, unless a loader has its own generator. Short trainings are not saved; long ones
-    spend at most a fiftieth of their time on it.
+    spend at most a fiftieth of their time on it. Strategies that save folders are not saved.
+
+    Rank 0 decides when, and writes the file; each rank gets its own random states back.
 
     Args:
         path: The file of the last checkpoint.
@@ -38,34 +42,58 @@ class RunCheckpoint(Callback):
         super().__init__()
         self._path = path
         self._saved, self._cost = time.monotonic(), 0.0
-        self._restored: dict[str, Any] | None = None
+        self._gathered: list[dict[str, Any]] = []
+        self._restored: list[dict[str, Any]] = []
 
     def on_train_epoch_start(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
         """Resume from a checkpoint that was loaded, or save one if it is time."""
-        if self._restored is not None:
-            set_random_states(self._restored)
-            self._restored = None
+        if self._restored:
+            set_random_states(self._restored[trainer.global_rank])
+            self._restored = []
             restart_epoch(trainer)
-        elif time.monotonic() >= self._saved + max(_MIN_SECONDS, _MIN_RATIO * self._cost):
-            self._save(trainer)
+        elif not isinstance(trainer.strategy, find_classes("strategies", *_WITH_FOLDERS)):
+            is_due = time.monotonic() >= self._saved + max(_MIN_SECONDS, _MIN_RATIO * self._cost)
+            if trainer.strategy.broadcast(is_due):
+                self._save(trainer)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the states of all random number generators."""
-        return get_random_states()
+        """Return the states of all random number generators, of each rank."""
+        return {"random": self._gathered}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Keep the states for the first epoch."""
-        self._restored = state_dict
+        self._restored = state_dict["random"]
 
     def _save(self, trainer: "pl.Trainer") -> None:
         began = time.monotonic()
+        self._gathered = _gather(get_random_states(), trainer.world_size)
         try:
-            with replace_file(self._path) as temporary:
-                trainer.save_checkpoint(temporary)
+            if trainer.is_global_zero:
+                with replace_file(self._path) as temporary:
+                    _save_together(trainer, temporary)
+            else:
+                _save_together(trainer, self._path)  # only rank 0 writes
         except Exception as error:  # the training goes on without
             warnings.warn(f"This run cannot be resumed if it is interrupted: {error}", stacklevel=2)
+        self._gathered = []
         self._saved = time.monotonic()
         self._cost = self._saved - began
+
+
+def _save_together(trainer: "pl.Trainer", path: Path) -> None:
+    try:
+        trainer.save_checkpoint(path)
+    except Exception:
+        trainer.strategy.barrier()  # where the ranks without an error wait
+        raise
+
+
+def _gather(value: Any, ranks: int) -> list[Any]:
+    """Return the value of each rank."""
+    values = [value] * ranks
+    if ranks > 1:
+        torch.distributed.all_gather_object(values, value)
+    return values
 
 
 def find_checkpoint(folder: Path) -> Path:
@@ -86,10 +114,19 @@ def prepare_resumption(checkpoint: Path) -> bool:
         torch.load(checkpoint, map_location="cpu", weights_only=False, mmap=True)  # reads no tensor yet
     except Exception as error:
         warnings.warn(f"The checkpoint is damaged, so that the run starts again: {error}", stacklevel=2)
-        checkpoint.unlink()
+        if not get_rank():
+            checkpoint.unlink()
         return False
-    keep_metrics(checkpoint.parent)
+    if not get_rank():
+        keep_metrics(checkpoint.parent)
     return True
+
+
+def discard_checkpoint(checkpoint: Path) -> None:
+    """Remove the checkpoint that a run has crashed with, as it may be the cause; not because the command has ended."""
+    parent = parent_process()
+    if parent is None or parent.is_alive():
+        checkpoint.unlink(missing_ok=True)
 
 
 def keep_metrics(folder: Path) -> None:

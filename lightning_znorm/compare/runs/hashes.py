@@ -2,26 +2,41 @@
 
 import hashlib
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.nn.parameter import is_lazy
 
 from lightning_znorm.compare.identity.values import identify
 
 
 def hash_weights(module: nn.Module) -> str:
-    """Hash all weights and buffers."""
+    """Hash all weights and buffers, of sharded ones the part of this rank."""
     digest = hashlib.sha256()
-    for name, value in module.state_dict().items():
+    for name, value in _find_weights(module):
         digest.update(name.encode())
         if isinstance(value, Tensor):
-            _hash_tensor(value, digest)
+            _hash_tensor(get_local_part(value), digest)
     return digest.hexdigest()
+
+
+def get_local_part(tensor: Tensor) -> Tensor:
+    """Return the part of a DTensor that this rank has, and any other tensor unchanged."""
+    return tensor.to_local().detach() if isinstance(tensor, DTensor) else tensor
+
+
+def _find_weights(module: nn.Module) -> Iterable[tuple[str, Any]]:
+    """Return the weights and buffers of a module by name."""
+    if any(type(part).__name__ == "FullyShardedDataParallel" for part in module.modules()):
+        # the hooks on their `state_dict` take a part for the whole before the first step
+        return chain(module.named_parameters(), module.named_buffers())
+    return module.state_dict().items()
 
 
 def hash_batch(batch: Any, digest: Any) -> None:

@@ -14,6 +14,7 @@ from lightning_znorm._lightning import (
     find_classes,
     find_logged_hyperparameters,
     get_logger_arguments,
+    get_rank,
     rank_zero_warn,
     set_logger_arguments,
 )
@@ -143,7 +144,7 @@ def identify_loggers(loggers: Sequence[Any], parts: Sequence[Any], identity: Ide
     for position, logger in enumerate(loggers):
         found = find_arguments(type(logger), get_logger_arguments(logger), identity, identity.find_version(position))
         set_logger_arguments(logger, found)
-        if identity.resumes and isinstance(logger, find_classes("loggers", "CSVLogger")):
+        if identity.resumes and not get_rank() and isinstance(logger, find_classes("loggers", "CSVLogger")):
             keep_metrics(Path(logger.log_dir))
         try:
             # at once, as TensorBoard shows only the hyperparameters that come first
@@ -152,7 +153,7 @@ def identify_loggers(loggers: Sequence[Any], parts: Sequence[Any], identity: Ide
             rank_zero_warn(f"`{type(logger).__name__}` was not told the method, setting and seed of the run: {error}")
         is_service = isinstance(logger, find_classes("loggers", "WandbLogger", "MLFlowLogger"))
         versions.append(logger.version if is_service else None)
-    if any(versions):
+    if any(versions) and not get_rank():
         write_json(folder / _FILE, versions)
 
 
@@ -162,7 +163,7 @@ def take_turns(classes: Sequence[type], folder: Path) -> AbstractContextManager[
     MLflow fails where two processes create its tables, or an experiment, at once.
     """
     others = find_classes("loggers", "CSVLogger", "TensorBoardLogger", "WandbLogger")
-    if all(issubclass(cls, others) for cls in classes):
+    if get_rank() or all(issubclass(cls, others) for cls in classes):  # the loggers of other ranks create nothing
         return nullcontext()
     folder.parent.mkdir(parents=True, exist_ok=True)
     return FileLock(folder.parent / _LOCK)

@@ -11,10 +11,10 @@ from typing import Any
 
 import torch
 
-from lightning_znorm._lightning import find_classes
+from lightning_znorm._lightning import find_classes, get_rank
 from lightning_znorm.compare.identity.values import differing_keys
 from lightning_znorm.compare.question.run import Run, fingerprint
-from lightning_znorm.compare.runs.checkpoint import RunCheckpoint, prepare_resumption
+from lightning_znorm.compare.runs.checkpoint import RunCheckpoint, discard_checkpoint, prepare_resumption
 from lightning_znorm.compare.runs.loaders import count_batches, find_missing_hooks
 from lightning_znorm.compare.runs.loggers import close_loggers
 from lightning_znorm.compare.runs.recipes import Ingredients, Recipe
@@ -88,18 +88,19 @@ def perform(task: Task, report: ProgressReport | None = None) -> RunResult:
             result.status, result.error, result.ended = "diverged", recorder.divergence, "divergence"
         if not (recorder.has_validated_last(trainer) or result.missing):
             trainer.validate(model, datamodule=datamodule, verbose=False)
-        result.device = _get_device_name(model.device)
+        result.device = _get_device_name(model.device, trainer.world_size)
         if task.is_trial:
             result.lengths = count_batches(trainer)
             result.learning_rates = recorder.learning_rates
         if not result.missing:
             result.test = _run_test(ingredients, recorder)
+        trainer.strategy.barrier()  # the result of rank 0 is that of all
     except BaseException as error:
         traceback.print_exc()
-        if resumed_from:  # it may be the checkpoint that crashes
-            resumed_from.unlink(missing_ok=True)
+        if resumed_from:
+            discard_checkpoint(resumed_from)
         message = user_message(error)
-        result.status = "crashed"
+        result.status, result.rank = "crashed", get_rank()
         result.error = message or traceback.format_exception_only(error)[-1].strip()
         result.is_explained = message is not None or isinstance(
             error, find_classes("utilities.exceptions", "MisconfigurationException")
@@ -137,5 +138,6 @@ def _run_test(ingredients: Ingredients, recorder: Recorder) -> dict[str, float |
     return {**recorder.returned, **metrics}
 
 
-def _get_device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+def _get_device_name(device: torch.device, count: int) -> str:
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    return f"{count} x {name}" if count > 1 else name

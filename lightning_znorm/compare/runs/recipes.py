@@ -17,6 +17,7 @@ from lightning_znorm._lightning import find_classes, import_lightning
 from lightning_znorm.cli.parser import make_cli_class, package_of
 from lightning_znorm.compare.identity.values import describe
 from lightning_znorm.compare.question.run import Run
+from lightning_znorm.compare.runs.devices import check_devices, count_devices
 from lightning_znorm.compare.runs.loggers import (
     Identity,
     identify_configuration,
@@ -189,7 +190,8 @@ def select_known(model_factory: Callable[..., Any], run: Run) -> dict[str, Any]:
 
 def make_background_arguments(trainer: Mapping[str, Any], folder: Path, is_trial: bool) -> dict[str, Any]:
     """Return arguments to add to a Trainer in the background; ``logger`` is ``"csv"`` for a CSVLogger."""
-    arguments: dict[str, Any] = {"default_root_dir": str(folder), "devices": 1, "enable_model_summary": False}
+    arguments: dict[str, Any] = {"default_root_dir": str(folder), "enable_model_summary": False}
+    arguments["devices"] = count_devices(trainer)
     logger = trainer.get("logger")
     # a trial logs to no service
     if logger in (None, True) or (is_trial and logger is not False and not _logs_to_files(logger)):
@@ -301,10 +303,4 @@ def check_trainer(trainer: Mapping[str, Any]) -> None:
                 f"The Trainer's arguments leave no batch of the {split} split (`trainer.limit_{split}_batches: 0`)."
                 f" {step} by its metrics: remove the limit."
             )
-    devices, nodes = trainer.get("devices"), trainer.get("num_nodes")
-    if devices not in (None, "auto", 1, "1") or nodes not in (None, 1):
-        raise ArgumentValueError(
-            f"The Trainer's arguments ask for several devices, or for certain ones (`trainer.devices: {devices}`,"
-            f" `trainer.num_nodes: {nodes}`), but each run has one. Remove both; `jobs` sets the number of runs side by"
-            " side, and CUDA_VISIBLE_DEVICES the GPUs."
-        )
+    check_devices(trainer)

@@ -13,9 +13,15 @@ from torch import Tensor
 from torch.nn.parameter import is_lazy
 
 from lightning_znorm._lightning import Callback, MisconfigurationError, find_classes
-from lightning_znorm.compare.runs.hashes import hash_batch, hash_random_states, hash_weights
+from lightning_znorm.compare.runs.hashes import get_local_part, hash_batch, hash_random_states, hash_weights
 from lightning_znorm.compare.runs.result import EpochHashes, RunResult, Validation
-from lightning_znorm.compare.runs.training import ProgressReport, compute_progress, count_epochs, stop_training
+from lightning_znorm.compare.runs.training import (
+    ProgressReport,
+    compute_means,
+    compute_progress,
+    count_epochs,
+    stop_training,
+)
 from lightning_znorm.transform import GradientTransform
 
 if TYPE_CHECKING:
@@ -39,13 +45,13 @@ class Recorder(Callback):
 
     Attributes:
         curve: The validations.
-        losses: Mean training loss of each epoch, if ``training_step`` returns one.
+        losses: Mean training loss of each epoch over all ranks, if ``training_step`` returns one.
         steps: Number of optimizer steps.
         epochs: Number of epochs, ``None`` within one of unknown length.
         weights_hash: SHA-256 of the module's weights and buffers before the first step.
         epoch_hashes: Hashes at the end of each epoch.
         batch_seconds: Duration of the last validation batch (``validate``) and test batch (``test``).
-        returned: Mean of each scalar that ``test_step`` returned.
+        returned: Mean of each scalar that ``test_step`` returned, over all ranks.
         validation_names: Names of metrics that were logged in validations.
         configured_callbacks: Callbacks of the Trainer without those that the module adds.
         resumed: Number of times the training was resumed from a checkpoint.
@@ -172,12 +178,11 @@ class Recorder(Callback):
 
     def on_train_epoch_end(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
         """Record the epoch's loss and hashes, and stop a training that diverged."""
-        total, count = self._loss
-        if count:
-            self.losses.append(float(total) / count)
+        self.losses += compute_means(trainer, {"loss": self._loss} if self._loss[1] else {}).values()
         states = hash_random_states(pl_module.device)
         self.epoch_hashes.append(EpochHashes(self.batches_hash[:16], states[:16]))
-        if not _has_finite_weights(pl_module):
+        # no rank goes on alone
+        if not trainer.strategy.reduce_boolean_decision(_has_finite_weights(pl_module)):
             self.divergence = f"A weight is inf or NaN after epoch {trainer.current_epoch + 1}."
             stop_training(trainer)
 
@@ -210,7 +215,7 @@ class Recorder(Callback):
             for name, value in trainer.callback_metrics.items()
             if value is not self._metrics_before.get(name)
         }
-        metrics.update(self._take_means())
+        metrics.update(compute_means(trainer, self._sums))
         self.validation_names.update(dict.fromkeys(metrics))
         self.curve.append(Validation(self.epochs, trainer.global_step, metrics))
 
@@ -236,7 +241,7 @@ class Recorder(Callback):
 
     def on_test_end(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
         """Keep the means of the scalars that the steps returned."""
-        self.returned = self._take_means()
+        self.returned = compute_means(trainer, self._sums)
 
     def _add_outputs(self, phase: str, step: str, outputs: Any) -> None:
         now = time.perf_counter()
@@ -249,11 +254,6 @@ class Recorder(Callback):
                 sums[0] = sums[0] + value.detach().reshape(()).float()
                 sums[1] += 1
 
-    def _take_means(self) -> dict[str, float]:
-        means = {name: float(total) / count for name, (total, count) in self._sums.items()}
-        self._sums = {}
-        return means
-
     def _report_progress(self, trainer: "pl.Trainer") -> None:
         now = time.perf_counter()
         if self._report is None or now - self._last_report < _SECONDS_BETWEEN_REPORTS:
@@ -263,8 +263,10 @@ class Recorder(Callback):
 
 
 def _has_finite_weights(pl_module: "pl.LightningModule") -> bool:
-    sums = [p.detach().abs().max().float() for p in pl_module.parameters() if not is_lazy(p) and p.numel()]
-    return not sums or bool(torch.stack([value.to(sums[0].device) for value in sums]).isfinite().all())
+    """Return whether all weights of this rank are finite."""
+    parts = [get_local_part(p.detach()) for p in pl_module.parameters() if not is_lazy(p)]
+    largest = [part.abs().max().float() for part in parts if part.numel()]
+    return not largest or bool(torch.stack([value.to(largest[0].device) for value in largest]).isfinite().all())
 
 
 def _synchronize(pl_module: "pl.LightningModule") -> None:

@@ -80,6 +80,7 @@ class RunResult:
             any other; ``"crashed"`` after an error.
         error: Message of the error.
         is_explained: Whether the message is meant for the user and needs no log.
+        rank: Rank of the process that failed first, whose message it is; 0 if none did.
         started: Time of the start, in ISO format.
         resumed: Number of times it was resumed from a checkpoint.
         ended: Why the training ended.
@@ -94,7 +95,7 @@ class RunResult:
         batches_hash: SHA-256 of the first two batches of each epoch.
         epoch_hashes: Hashes at the end of each epoch.
         seconds: Durations, ``None`` if the process died.
-        device: Name of the accelerator, or ``"cpu"``.
+        device: Name of the accelerator, or ``"cpu"``; for several devices with their number, as in ``"2 x cpu"``.
         versions: Versions of this package, torch and Lightning.
         commit: Commit of this package.
         dirty: Whether its files differed from that commit.
@@ -110,6 +111,7 @@ class RunResult:
     status: Status = "finished"
     error: str | None = None
     is_explained: bool = False
+    rank: int = 0
     started: str | None = None
     resumed: int = 0
     ended: str | None = None

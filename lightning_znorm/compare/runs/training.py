@@ -1,8 +1,10 @@
-"""The progress of a training, why it ended, and how to end it early."""
+"""The progress of a training, why it ended, how to end it early, and means over its ranks."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
+
+import torch
 
 from lightning_znorm._lightning import Callback, find_classes
 
@@ -69,3 +71,17 @@ def count_epochs(trainer: "pl.Trainer", batches_of_epoch: int) -> float | None:
     if trainer.is_last_batch:
         return trainer.current_epoch + 1.0
     return round(trainer.current_epoch + batches_of_epoch / batches, 4) if math.isfinite(batches) else None
+
+
+def compute_means(trainer: "pl.Trainer", sums: Mapping[str, Sequence[Any]]) -> dict[str, float]:
+    """Return the mean of each sum of a number of values, over all ranks; of those that rank 0 has."""
+    if trainer.world_size == 1:
+        return {name: float(total) / count for name, (total, count) in sums.items()}
+    names = trainer.strategy.broadcast([*sums])
+    if not names:
+        return {}
+    own = [[float(value) for value in sums.get(name, (0.0, 0))] for name in names]
+    totals = trainer.strategy.reduce(
+        torch.tensor(own, dtype=torch.float64, device=trainer.strategy.root_device), reduce_op="sum"
+    )
+    return {name: total / count for name, (total, count) in zip(names, totals.tolist(), strict=True)}
