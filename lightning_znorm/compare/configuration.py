@@ -116,16 +116,18 @@ def flatten(configuration: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _refuse_key(key: str, option: str = "sweep", participle: str = "swept") -> None:
-    group = key.partition(".")[0]
+    devices = "all runs have the same devices"
     remedies = {
         "seed_everything": "give the seeds with `--compare.confirm`",
         "znorm": "`--compare.methods` takes ZNorm's arguments, as in none,znorm(eps=1e-8),znorm(eps=1e-4)",
         "ckpt_path": "each run starts from the beginning",
         GROUP: "it belongs to the comparison itself",
         "config": "all runs share one configuration",
+        **dict.fromkeys(("trainer.devices", "trainer.num_nodes", "trainer.strategy"), devices),
     }
-    if group in remedies:
-        raise ArgumentValueError(f"`--compare.{option} {key}`: this key cannot be {participle}: {remedies[group]}.")
+    for name, remedy in remedies.items():
+        if f"{key}.".startswith(f"{name}."):
+            raise ArgumentValueError(f"`--compare.{option} {key}`: this key cannot be {participle}: {remedy}.")
 
 
 def _check_run(parser: Any, recipe: ConfiguredRecipe, run: Run, subject: str, key: str = "") -> None:

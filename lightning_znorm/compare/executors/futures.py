@@ -129,6 +129,11 @@ class FuturesExecutor:
             answer = json.loads(job.future.result())
         except ComparisonError:
             raise
+        except ImportError as error:
+            raise ComparisonError(
+                f"A worker of the executor `{type(self._engine).__name__}` cannot import what a run needs: {error}."
+                " Install this package there, in the version and with the packages of the command."
+            ) from error
         except (Exception, futures.CancelledError) as error:
             if job.attempts < _ATTEMPTS:
                 jobs[token] = self._submit(job.task, token, switchboard, job.attempts + 1)

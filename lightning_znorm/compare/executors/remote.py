@@ -109,6 +109,10 @@ def _follow(run: Connection, link: Connection | None) -> tuple[Any, str]:
             if link is not None:
                 link.send((kind, *content))
         elif link in ready:
+            run.send("end")
+            with suppress(EOFError, OSError):
+                while True:  # until its processes are gone, and have released their devices
+                    run.recv()
             raise ConnectionError("The command that waits for this run has ended.")
 
 

@@ -1,7 +1,8 @@
 """A process beside a worker of an engine, from which the worker's runs are forked.
 
 Workers may be threads, or processes that must not have children. This one imports what runs share once, starts a run
-for each connection, sends what the run reports, and ends it when the connection is closed. It ends with the worker.
+for each connection, sends what the run reports, and ends it when the worker says so or closes the connection. It ends
+with the worker.
 """
 
 import os
@@ -64,7 +65,7 @@ def _perform(client: Connection) -> None:
                 client.send(("done", result, "" if result else process.explain_end()))
                 return
             if client in connection.wait([*process.find_waitables(), client], _POLL_SECONDS):
-                return  # it is closed, as nothing else is sent
+                return  # the worker says that nobody waits, or has ended
     except (OSError, EOFError):
         return
     finally:
