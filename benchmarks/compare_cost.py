@@ -1,8 +1,9 @@
 """What does a comparison cost beside its trainings?
 
 Runs `lightning-znorm compare` on a small network, about a second of training per run, with 36 and with 100 runs, and
-compares the time of the whole command with the sum of the trainings over the jobs. Prints a table and writes it as
-JSON. About 4 minutes on 2 quiet CPU cores; nothing else should run.
+compares the time of the whole command with the sum of the trainings over the jobs: in processes of this machine, and
+on a Dask LocalCluster with as many workers. Prints a table and writes it as JSON. About 7 minutes on 2 quiet CPU cores;
+nothing else should run.
 """
 
 import argparse
@@ -57,9 +58,15 @@ class Network(pl.LightningModule):
     val_dataloader = test_dataloader = train_dataloader
 
 
-def compare(folder: Path, runs: int, steps: int, jobs: int) -> dict[str, float]:
+def compare(folder: Path, engine: str, runs: int, steps: int, jobs: int) -> dict[str, float | str]:
     """Make one comparison; return its seconds, and those of its trainings and runs."""
-    options = {"methods": "znorm", "sweep": "null", "confirm": runs, "jobs": jobs, "out": folder}
+    options = {"methods": "znorm", "sweep": "null", "confirm": runs, "out": folder}
+    if engine == "pool":
+        options["jobs"] = jobs
+    else:
+        cluster = {"n_workers": jobs, "threads_per_worker": 1, "dashboard_address": None}
+        arguments = {"cluster": "distributed.LocalCluster", "options": cluster}
+        options["executor"] = json.dumps({"class_path": "DaskExecutor", "init_args": arguments})
     command = [sys.executable, "-m", "lightning_znorm", "compare", "--model=benchmarks.compare_cost.Network"]
     command += [f"--trainer.max_steps={steps}", "--trainer.max_epochs=-1", "--trainer.accelerator=cpu"]
     command += ["--trainer.val_check_interval=1000000", "--trainer.check_val_every_n_epoch=null"]
@@ -72,6 +79,7 @@ def compare(folder: Path, runs: int, steps: int, jobs: int) -> dict[str, float]:
     training = sum(result["seconds"]["fit"] for result in results)
     everything = sum(result["seconds"]["all"] for result in results)
     return {
+        "engine": engine,
         "runs": len(results),
         "jobs": jobs,
         "seconds": wall,
@@ -90,7 +98,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULT, help="JSON file (%(default)s)")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
-        rows = [compare(Path(name, str(runs)), runs, options.steps, options.jobs) for runs in options.runs]
+        rows = [
+            compare(Path(name, f"{engine}-{runs}"), engine, runs, options.steps, options.jobs)
+            for runs in options.runs
+            for engine in ("pool", "LocalCluster")
+        ]
     print(pd.DataFrame(rows).round(2).to_string(index=False))
     versions = {package: version(package) for package in ("torch", "lightning")}
     options.out.write_text(json.dumps({"versions": versions, "cores": os.cpu_count(), "rows": rows}, indent=1) + "\n")

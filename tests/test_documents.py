@@ -10,6 +10,7 @@ from subprocess import PIPE
 
 import pytest
 
+from lightning_znorm.compare.command import make_parser
 from tests import warm
 
 ROOT = Path(__file__).parents[1]
@@ -40,7 +41,24 @@ def run(*command):
 
 def test_blocks_are_of_known_languages():
     languages = {match[1] for page in PAGES for match in BLOCK.finditer(page.read_text())}
-    assert languages <= {"python", "bash", "text"}
+    assert languages <= {"python", "bash", "text", "yaml"}
+
+
+@pytest.mark.parametrize("source", list(blocks("yaml")))
+def test_a_cluster_in_yaml(source):
+    """The command accepts it, and the cluster its options."""
+    from dask_jobqueue import SLURMCluster
+
+    Path("slurm.yaml").write_text(source)
+    command = make_parser("lightning.pytorch")(args=["--config=slurm.yaml", "--model=BoringModel"], run=False)
+    executor = command.config.compare.executor
+    assert executor.class_path == "lightning_znorm.compare.executors.dask.DaskExecutor"
+    assert executor.init_args.cluster == f"dask_jobqueue.{SLURMCluster.__name__}"
+    with SLURMCluster(**executor.init_args.options, scheduler_options={"dashboard_address": ":0"}) as cluster:
+        script = cluster.job_script()
+    directives = {line.removeprefix("#SBATCH ") for line in script.splitlines() if line.startswith("#SBATCH")}
+    assert directives >= {"-n 1", "--cpus-per-task=4", "--mem=15G", "-t 04:00:00", "--gres=gpu:1"}
+    assert "--nthreads 1 " in script
 
 
 @pytest.mark.slow

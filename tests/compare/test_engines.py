@@ -1,5 +1,6 @@
 """Runs on engines: any `concurrent.futures.Executor` gives the same table as the processes of this machine."""
 
+import functools
 import os
 import pickle
 import signal
@@ -11,16 +12,17 @@ from pathlib import Path
 import psutil
 import pytest
 
-from lightning_znorm.compare import compare
+from lightning_znorm.compare import DaskExecutor, compare
 from lightning_znorm.compare.executors import remote
 from lightning_znorm.errors import ComparisonError
 from tests.compare.helpers import read_results
 from tests.compare.tiny import TinyData, TinyModel
 
-ASKED = {"methods": "none,znorm", "sweep": {"lr": [0.1, 0.01]}, "confirm": 6, "monitor": "val_acc"}
+ASKED = {"methods": "none,znorm", "sweep": None, "confirm": 6, "monitor": "val_acc"}
+SWEEP = {"lr": [0.1, 0.01]}
 ALONE = {"methods": "none", "sweep": None, "confirm": 2, "monitor": "val_acc"}
 QUICK = {"max_epochs": 1, "accelerator": "cpu"}
-RUNS = 2 * 2 * 3 + 2 * 6
+RUNS = {False: 2 * 6, True: 2 * 2 * 3 + 2 * 6}  # by whether there is a sweep
 
 
 def ask(**options):
@@ -39,33 +41,42 @@ def threads():
 
 @contextmanager
 def dask():
-    distributed = pytest.importorskip("distributed")
-    options = {"n_workers": 2, "threads_per_worker": 1, "processes": True, "dashboard_address": None}
-    with distributed.LocalCluster(**options) as cluster, distributed.Client(cluster) as client:
-        yield client.get_executor(pure=False, retries=0)
+    pytest.importorskip("distributed")
+    options = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": None}
+    with DaskExecutor("distributed.LocalCluster", options=options) as engine:
+        yield engine
 
 
 @pytest.fixture(scope="module")
 def expected(tmp_path_factory):
-    """The table of the processes of this machine."""
-    here = Path.cwd()
-    os.chdir(tmp_path_factory.mktemp("pool"))
-    frame = ask(jobs=2)
-    os.chdir(here)
-    return table_of(frame)
+    """The tables of the processes of this machine, by sweep."""
+
+    @functools.cache
+    def make(is_swept):
+        here = Path.cwd()
+        os.chdir(tmp_path_factory.mktemp("pool"))
+        frame = ask(jobs=2, sweep=SWEEP if is_swept else None)
+        os.chdir(here)
+        return table_of(frame)
+
+    return make
 
 
-@pytest.mark.long
-@pytest.mark.parametrize("start", [threads, dask])
-def test_the_same_table(start, expected, capfd):
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("start", "is_swept"),
+    [(dask, False), *(pytest.param(start, True, marks=pytest.mark.long) for start in (threads, dask))],
+)
+def test_the_same_table(start, is_swept, expected, capfd):
     with start() as engine:
-        frame = ask(executor=engine)
-    assert table_of(frame).equals(expected)
-    assert len(read_results("out")) == RUNS
+        frame = ask(executor=engine, sweep=SWEEP if is_swept else None)
+    assert table_of(frame).equals(expected(is_swept))
+    runs = RUNS[is_swept]
+    assert len(read_results("out")) == runs
     logs = [path.read_text() for path in Path("out").glob("runs/*/log.txt")]
-    assert len(logs) == RUNS
+    assert len(logs) == runs
     assert not [*Path("out").glob("runs/*/.*")]
-    assert f"[{RUNS}/{RUNS}]" in capfd.readouterr().err
+    assert f"[{runs}/{runs}]" in capfd.readouterr().err
 
 
 class Losing(futures.ThreadPoolExecutor):
@@ -109,6 +120,23 @@ def test_what_is_no_executor():
     assert not Path("out").exists()
 
 
+class Failing(futures.ThreadPoolExecutor):
+    """Its workers cannot read what they are sent."""
+
+    def submit(self, function, request):
+        return super().submit(exec, "import lightning_znorm_of_the_command")
+
+
+def test_a_worker_without_a_package():
+    with (
+        Failing(1) as engine,
+        pytest.raises(
+            ComparisonError, match=r"A worker .*`Failing` cannot import .*No module named 'lightning_znorm_of"
+        ),
+    ):
+        ask(executor=engine)
+
+
 def test_an_executor_that_is_shut_down():
     engine = futures.ThreadPoolExecutor(1)
     engine.shutdown()
@@ -118,7 +146,7 @@ def test_an_executor_that_is_shut_down():
 
 def test_a_worker_with_other_versions(monkeypatch):
     expected = remote.describe_installation()
-    monkeypatch.setattr(remote, "find_versions", lambda: {**expected, "torch": "1.0"})
+    monkeypatch.setattr(remote, "describe_installation", lambda: {**expected, "torch": "1.0"})
     with pytest.raises(ComparisonError, match=r"A worker on `.*` has other versions: torch 1\.0 \(the command has"):
         remote._check_installation(expected)
 
@@ -155,3 +183,39 @@ def test_runs_end_when_nobody_waits_for_them():
     assert not find_runs()
     assert not read_results("out")
     assert not [*Path("out").glob("runs/*/.*.tmp")]
+
+
+@pytest.mark.long
+def test_a_worker_that_is_killed_costs_no_run(expected):
+    """Dask starts the task again, on the other worker or on the one that takes its place."""
+    with dask() as engine, futures.ThreadPoolExecutor(1) as watcher:
+        worker = psutil.Process(engine.submit(os.getpid).result())
+
+        def kill():
+            while not read_results("out"):
+                time.sleep(0.1)
+            worker.kill()
+
+        watcher.submit(kill)
+        frame = ask(executor=engine)
+    assert table_of(frame).equals(expected(False))
+    assert not worker.is_running()
+
+
+@pytest.mark.long
+def test_an_engine_that_dies_leaves_what_is_finished():
+    with dask() as engine, futures.ThreadPoolExecutor(1) as watcher:
+
+        def close():
+            while not read_results("out"):
+                time.sleep(0.1)
+            engine.shutdown(cancel_futures=True)
+
+        watcher.submit(close)
+        with pytest.raises(ComparisonError, match=r"takes no runs any more: .*Finished runs are kept: start it again"):
+            ask(executor=engine)
+    before = read_results("out")
+    assert before
+    with threads() as engine:
+        ask(executor=engine)
+    assert before.items() <= read_results("out").items()

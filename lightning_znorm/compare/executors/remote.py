@@ -15,6 +15,7 @@ import threading
 from collections.abc import Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
+from functools import cache
 from multiprocessing import AuthenticationError, connection
 from multiprocessing.connection import Client, Connection
 from pathlib import Path
@@ -64,6 +65,7 @@ class Request:
     key: bytes
 
 
+@cache  # it takes as long as starting a run
 def describe_installation() -> dict[str, str]:
     """Return the versions that a worker must share with the command."""
     return {"python": ".".join(platform.python_version_tuple()[:2]), **find_versions()}
