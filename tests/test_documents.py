@@ -50,9 +50,11 @@ def test_a_cluster_in_yaml(source):
     from dask_jobqueue import SLURMCluster
 
     Path("slurm.yaml").write_text(source)
-    command = make_parser("lightning.pytorch")(args=["--config=slurm.yaml", "--model=BoringModel"], run=False)
+    command = make_parser("lightning.pytorch")(
+        args=["--config=slurm.yaml", "--model=lightning.pytorch.demos.boring_classes.BoringModel"], run=False
+    )
     executor = command.config.compare.executor
-    assert executor.class_path == "lightning_znorm.compare.executors.dask.DaskExecutor"
+    assert executor.class_path == "lightning_znorm.compare.DaskExecutor"
     assert executor.init_args.cluster == f"dask_jobqueue.{SLURMCluster.__name__}"
     with SLURMCluster(**executor.init_args.options, scheduler_options={"dashboard_address": ":0"}) as cluster:
         script = cluster.job_script()

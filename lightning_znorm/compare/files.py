@@ -27,11 +27,16 @@ def write_atomically(path: Path, content: str | bytes) -> None:
         with replace_file(path) as temporary, temporary.open("wb") as file:
             file.write(content.encode() if isinstance(content, str) else content)
     except OSError as error:
-        raise FileError(
-            error.errno,
-            f"`{path}` cannot be written ({error.strerror or error}). Finished runs are kept: fix this, and run the"
-            " same command again to resume",
-        ) from error
+        raise explain(error, path) from error
+
+
+def explain(error: OSError, path: Path) -> FileError:
+    """Return the error for a file that cannot be written during a comparison."""
+    return FileError(
+        error.errno,
+        f"`{path}` cannot be written ({error.strerror or error}). Finished runs are kept: fix this, and run the same"
+        " command again to resume",
+    )
 
 
 @contextmanager

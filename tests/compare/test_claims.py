@@ -14,7 +14,7 @@ from lightning_znorm.compare.runs.claims import COMMANDS, LOCK, Claims
 from lightning_znorm.compare.runs.store import Store
 from lightning_znorm.errors import ComparisonError
 from tests import warm
-from tests.compare.helpers import FLAGS, ROOT, compare, figures, read_results
+from tests.compare.helpers import FLAGS, ROOT, compare, figures, question, read_results
 
 # a command on a machine of its own, with locks of the file system that reach no other one
 ON_MACHINE = """
@@ -139,11 +139,12 @@ def test_a_lock_that_is_never_released_is_named(two, monkeypatch):
 
 
 def test_a_second_command_takes_part(capsys):
+    asked = question(sweep="lr=auto(0.1)").to_json()  # with an infinite bound
     with Store(Path("out")).open(CONFIGURATION) as first:
-        first.write_question(QUESTION, {})
+        first.write_question(asked, {})
         first.fix_threads(3)
         with Store(Path("out")).open(CONFIGURATION, retry=True) as second:
-            second.write_question(QUESTION, {})
+            second.write_question(asked, {})
             assert second.fix_threads(1) == 3
             second.mark_unstable(["model"])
         err = capsys.readouterr().err
@@ -156,12 +157,12 @@ def test_a_second_command_takes_part(capsys):
 
 def test_a_second_command_that_asks_something_else_is_refused():
     elsewhere = pytest.raises(ValueError, match=r"another configuration is at work in the folder .* on the machine")
-    question = pytest.raises(ComparisonError, match=r"with another question \(pairs is 9 here and 6 there\)\. Wait")
+    differently = pytest.raises(ComparisonError, match=r"with another question \(pairs is 9 here and 6 there\)\. Wait")
     with Store(Path("out")).open(CONFIGURATION) as first:
         first.write_question(QUESTION, {})
         with elsewhere, Store(Path("out")).open({"trainer": {"max_epochs": 3}}):
             pass
-        with question, Store(Path("out")).open(CONFIGURATION) as second:
+        with differently, Store(Path("out")).open(CONFIGURATION) as second:
             second.write_question({**QUESTION, "pairs": 9}, {})
         assert first.read_question() == QUESTION
         first.write_question({**QUESTION, "margin": 0.2}, {})  # alone again

@@ -4,9 +4,11 @@ import functools
 import os
 import pickle
 import signal
+import subprocess
 import time
 from concurrent import futures
 from contextlib import contextmanager
+from multiprocessing import get_context
 from pathlib import Path
 
 import psutil
@@ -14,6 +16,7 @@ import pytest
 
 from lightning_znorm.compare import DaskExecutor, compare
 from lightning_znorm.compare.executors import remote
+from lightning_znorm.compare.runs.claims import COMMANDS
 from lightning_znorm.errors import ComparisonError
 from tests.compare.helpers import read_results
 from tests.compare.tiny import TinyData, TinyModel
@@ -77,6 +80,31 @@ def test_the_same_table(start, is_swept, expected, capfd):
     assert len(logs) == runs
     assert not [*Path("out").glob("runs/*/.*")]
     assert f"[{runs}/{runs}]" in capfd.readouterr().err
+
+
+@contextmanager
+def processes():
+    yield None
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("start", [processes, threads])
+def test_a_full_disk_costs_no_finished_run(start):
+    Path("small").mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=100k", "tmpfs", "small"]).returncode:
+        pytest.skip("only root can make a file system that is small enough to become full")
+    try:
+        with start() as engine:
+            with pytest.raises(OSError, match=r"cannot be written \(No space left on device\)\. Finished runs are"):
+                ask(executor=engine, out="small/out")
+            before = read_results("small/out")
+            subprocess.run(["mount", "-o", "remount,size=16m", "small"], check=True)
+            ask(executor=engine, out="small/out")
+        assert 0 < len(before) < RUNS[False]
+        assert before.items() <= read_results("small/out").items()
+        assert not Path("small/out", COMMANDS).exists()
+    finally:
+        subprocess.run(["umount", "--lazy", "small"], check=True)
 
 
 class Losing(futures.ThreadPoolExecutor):
@@ -204,18 +232,21 @@ def test_a_worker_that_is_killed_costs_no_run(expected):
 
 @pytest.mark.long
 def test_an_engine_that_dies_leaves_what_is_finished():
-    with dask() as engine, futures.ThreadPoolExecutor(1) as watcher:
+    engine, watcher = futures.ProcessPoolExecutor(1, get_context("spawn")), futures.ThreadPoolExecutor(1)
+    worker = psutil.Process(engine.submit(os.getpid).result())
 
-        def close():
-            while not read_results("out"):
-                time.sleep(0.1)
-            engine.shutdown(cancel_futures=True)
+    def kill():
+        while not read_results("out"):
+            time.sleep(0.1)
+        worker.kill()  # breaks the pool
 
-        watcher.submit(close)
-        with pytest.raises(ComparisonError, match=r"takes no runs any more: .*Finished runs are kept: start it again"):
-            ask(executor=engine)
-    before = read_results("out")
-    assert before
-    with threads() as engine:
+    watcher.submit(kill)
+    with pytest.raises(
+        ComparisonError, match=r"takes no runs any more: BrokenProcessPool.*Finished runs are kept: start"
+    ):
         ask(executor=engine)
+    before = read_results("out")
+    assert 0 < len(before) < RUNS[False]
+    with threads() as another:
+        ask(executor=another)
     assert before.items() <= read_results("out").items()

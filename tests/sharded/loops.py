@@ -173,7 +173,7 @@ def tied_weights():
     weights, counts = train(training.fsdp2, ZNorm(), network=training.make_tied_network())
     expected = train_by_hand(training.znorm(), network=training.make_tied_network())
     for name, weight in weights.items():
-        torch.testing.assert_close(weight.double(), expected[name], rtol=0, atol=1e-6)
+        torch.testing.assert_close(weight.double(), expected[name], rtol=0, atol=3e-6)
     assert counts == [1] * STEPS
 
 

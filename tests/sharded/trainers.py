@@ -229,7 +229,7 @@ def fsdp_strategy_with_tied_weights():
     weights = fit(PACKAGES[1], fsdp(PACKAGES[1]), ZNorm(), module={"make_network": training.make_tied_network})
     expected = training.train_by_hand(training.znorm(), network=training.make_tied_network())
     for name, weight in weights.items():
-        assert (weight - expected[name]).abs().max() < 1e-6, name
+        assert (weight - expected[name]).abs().max() < 3e-6, name
 
 
 @on(2, 3)

@@ -97,7 +97,12 @@ class Scale:
             subs = (1.0,) if decades > 3 else (1.0, 3.0) if decades > 1 else (1.0, 2.0, 5.0)
             with np.errstate(over="ignore"):
                 values = LogLocator(subs=subs).tick_values(self.low, self.high)
-            ticks = [float(value) for value in values if self.holds(value)]
+            # a power of ten may be off by a rounding
+            ticks = [
+                min(max(float(value), self.low), self.high)
+                for value in values
+                if self.low * (1 - 1e-9) <= value <= self.high * (1 + 1e-9)
+            ]
             return ticks[:: math.ceil(len(ticks) / (most + 2))] if ticks else [self.low, self.high]
         places = MaxNLocator(most).tick_values(self.low, self.high)
         return [float(value) for value in places if self.low - 1e-12 <= value <= self.high + 1e-12]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from filelock import SoftFileLease, Timeout
 
-from lightning_znorm.compare.files import write_atomically
+from lightning_znorm.compare.files import explain, write_atomically
 from lightning_znorm.errors import ComparisonError
 
 LOCK, COMMANDS = ".lease", ".commands"
@@ -76,6 +76,8 @@ class Claims:
                 f"The folder `{self._folder}` is locked by another command{_describe(self._lock)}. If that one does not"
                 f" respond, end it, and delete `{self._folder / LOCK}`."
             ) from None
+        except OSError as error:
+            raise explain(error, self._folder / LOCK) from error
         try:
             yield
         finally:

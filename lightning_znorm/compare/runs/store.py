@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from lightning_znorm.compare.files import is_temporary, read_json, replace_nonfinite, write_json
+from lightning_znorm.compare.files import as_json, is_temporary, read_json, replace_nonfinite, write_json
 from lightning_znorm.compare.question.run import Run
 from lightning_znorm.compare.runs.checkpoint import find_checkpoint, find_checkpoints
 from lightning_znorm.compare.runs.claims import COMMANDS, LOCK, Claims
@@ -55,11 +55,10 @@ class Store:
                 except BaseException:
                     self.claims.leave()
                     raise
-        except ZNormError:
-            raise
         except OSError as error:
+            reason = os.strerror(error.errno or 0)
             raise ArgumentValueError(
-                f"Argument `out`: the folder `{self.folder}` cannot be written ({error.strerror}). Choose another one."
+                f"Argument `out`: the folder `{self.folder}` cannot be written ({reason}). Choose another one."
             ) from error
         try:
             yield self
@@ -68,7 +67,8 @@ class Store:
             raise
         finally:
             if is_refused and self.claims.is_held:
-                self._restore()
+                with suppress(OSError):  # the disk may be full
+                    self._restore()
             self.claims.leave()
             if is_refused and not existed:
                 with suppress(OSError):  # it has files
@@ -149,7 +149,7 @@ class Store:
             ComparisonError: If another command at work in the folder compares something else.
 
         """
-        question = json.loads(json.dumps(question, default=repr))  # like the stored one
+        question = as_json(question)  # like the stored one
         with self._edit_manifest() as manifest:
             differences = find_differences(manifest["question"] or {}, question)
             differences = [difference for difference in differences if difference[0] != "is_verified"]
