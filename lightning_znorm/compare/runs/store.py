@@ -75,8 +75,9 @@ class Store:
                     self.folder.rmdir()
 
     def _begin(self, configuration: Mapping[str, Any], retry: bool) -> None:
-        others = self.claims.find_others()
         is_new = self.check(configuration)
+        # a command that was killed before it wrote the manifest has left half a lease at most
+        others = self.claims.find_others() if (self.folder / _MANIFEST).is_file() else {}
         if others and (is_new or retry):
             print(f"The folder is in use{_join(others)}. Watching whether that command is alive …", file=sys.stderr)
             others = self.claims.watch_others()
