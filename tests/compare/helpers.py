@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from lightning_znorm.__main__ import main
@@ -135,6 +136,23 @@ def confirmation(asked, tests, setting=None, **changes):
 def read_results(folder):
     """All results in a folder, by the name of the run."""
     return {path.parent.name: json.loads(path.read_text()) for path in Path(folder).glob("runs/*/result.json")}
+
+
+def table_of(frame):
+    """A summary without what depends on the load of the machine."""
+    return frame[[name for name in frame.columns if "seconds" not in name]]
+
+
+def read_table():
+    return table_of(pd.read_csv("out/summary.csv"))
+
+
+def wait_for(process, text):
+    """Read the display until a line has the text."""
+    for line in process.stderr:
+        if text in line:
+            return line
+    raise AssertionError(f"{text!r} did not come")
 
 
 def figures(results):

@@ -6,7 +6,6 @@ import socket
 import time
 from pathlib import Path
 
-import pandas as pd
 import pytest
 
 from lightning_znorm.compare.runs import claims as module
@@ -14,7 +13,7 @@ from lightning_znorm.compare.runs.claims import COMMANDS, LOCK, Claims
 from lightning_znorm.compare.runs.store import Store
 from lightning_znorm.errors import ComparisonError
 from tests import warm
-from tests.compare.helpers import FLAGS, ROOT, compare, figures, question, read_results
+from tests.compare.helpers import FLAGS, ROOT, compare, figures, question, read_results, read_table, wait_for
 
 # a command on a machine of its own, with locks of the file system that reach no other one
 ON_MACHINE = """
@@ -57,13 +56,6 @@ def two(machine):
 def start(machine, *flags):
     code = ON_MACHINE.format(machine=machine, args=["compare", *FLAGS, *flags])
     return warm.start("-c", code, env={"PYTHONPATH": str(ROOT)})
-
-
-def wait_for(process, text):
-    for line in process.stderr:
-        if text in line:
-            return
-    pytest.fail(f"It ended without {text!r}.")
 
 
 def test_a_claim_excludes_others_until_it_is_released(two):
@@ -169,21 +161,16 @@ def test_a_second_command_that_asks_something_else_is_refused():
     assert Path("out/comparison.json").exists()
 
 
-def table():
-    summary = pd.read_csv("out/summary.csv")
-    return summary[[name for name in summary.columns if "seconds" not in name]]
-
-
 @pytest.mark.long
 def test_commands_on_two_machines_share_the_runs():
     assert compare("--compare.sweep=lr=0.1,0.01") == 0
-    expected, alone = table(), figures(read_results("out"))
+    expected, alone = read_table(), figures(read_results("out"))
     Path("out").rename("alone")
     commands = [start(name, "--compare.sweep=lr=0.1,0.01", "--compare.jobs=1") for name in ("here", "there")]
     errors = [command.communicate()[1] for command in commands]
     assert [command.returncode for command in commands] == [0, 0], errors
     assert figures(read_results("out")) == alone
-    assert table().equals(expected)
+    assert read_table().equals(expected)
     done = [sum("by another command" not in line for line in err.splitlines() if line[:1] == "[") for err in errors]
     assert sum(done) == len(alone)  # each run once
     assert min(done) > 0

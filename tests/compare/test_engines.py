@@ -18,7 +18,7 @@ from lightning_znorm.compare import DaskExecutor, compare
 from lightning_znorm.compare.executors import remote
 from lightning_znorm.compare.runs.claims import COMMANDS
 from lightning_znorm.errors import ComparisonError
-from tests.compare.helpers import read_results
+from tests.compare.helpers import read_results, table_of
 from tests.compare.tiny import TinyData, TinyModel
 
 ASKED = {"methods": "none,znorm", "sweep": None, "confirm": 6, "monitor": "val_acc"}
@@ -30,10 +30,6 @@ RUNS = {False: 2 * 6, True: 2 * 2 * 3 + 2 * 6}  # by whether there is a sweep
 
 def ask(**options):
     return compare(TinyModel, TinyData, **{"trainer": QUICK, "out": "out", **ASKED, **options})
-
-
-def table_of(frame):
-    return frame[[column for column in frame.columns if "seconds" not in column]]
 
 
 @contextmanager

@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from tests import warm
-from tests.compare.helpers import FLAGS, ROOT, figures, read_results
+from tests.compare.helpers import FLAGS, ROOT, figures, read_results, wait_for
 
 # ten steps of a run, so that it takes half a second on any machine
 COMMAND = ["-m", "lightning_znorm", "compare", *FLAGS, "--model.init_args.pause=0.05"]
@@ -24,14 +24,6 @@ SELECTION = 3 + 3 * 2
 
 def start(*flags):
     return warm.start(*COMMAND, *flags, env={"PYTHONPATH": str(ROOT)})
-
-
-def wait_for(process, text):
-    """Read the display until a line has the text."""
-    for line in process.stderr:
-        if text in line:
-            return line
-    raise AssertionError(f"{text!r} did not come")
 
 
 def family(process):

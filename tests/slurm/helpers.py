@@ -5,6 +5,18 @@ import subprocess
 import sys
 import time
 
+CLUSTER_OPTIONS = {
+    "cores": 1,
+    "processes": 1,
+    "memory": "4GB",  # Dask ends a worker that has more; PyTorch with all that tests import takes over 1 GB
+    "walltime": "00:10:00",
+    "python": sys.executable,
+    "interface": "lo",
+    "local_directory": "local",
+    "log_directory": "logs",
+    "scheduler_options": {"dashboard_address": ":0"},
+}
+
 
 def ask(*command):
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
@@ -37,17 +49,7 @@ def connect(jobs):
     from distributed import Client
 
     with (
-        SLURMCluster(
-            cores=1,
-            processes=1,
-            memory="4GB",  # Dask ends a worker that has more; PyTorch with all that tests import takes over 1 GB
-            walltime="00:10:00",
-            python=sys.executable,
-            interface="lo",
-            local_directory="local",
-            log_directory="logs",
-            scheduler_options={"dashboard_address": ":0"},
-        ) as cluster,
+        SLURMCluster(**CLUSTER_OPTIONS) as cluster,
         Client(cluster) as client,
     ):
         cluster.scale(jobs=jobs)

@@ -6,13 +6,13 @@ import signal
 import sys
 from pathlib import Path
 
-import pandas as pd
 import pytest
 import yaml
 
 from tests import warm
-from tests.compare.helpers import FLAGS, ROOT, compare, figures, read_results
-from tests.slurm.helpers import ask, find_jobs, state_of, wait_for
+from tests.compare.helpers import FLAGS, ROOT, compare, figures, read_results, read_table
+from tests.compare.helpers import wait_for as wait_for_line
+from tests.slurm.helpers import CLUSTER_OPTIONS, ask, find_jobs, state_of, wait_for
 
 pytestmark = [pytest.mark.slurm, pytest.mark.usefixtures("slurm")]
 
@@ -23,17 +23,7 @@ CLUSTER = {
     "init_args": {
         "cluster": "dask_jobqueue.SLURMCluster",
         "workers": 2,
-        "options": {
-            "cores": 1,
-            "processes": 1,
-            "memory": "4GB",
-            "walltime": "00:10:00",
-            "python": sys.executable,
-            "interface": "lo",
-            "local_directory": "local",
-            "log_directory": "logs",
-            "scheduler_options": {"dashboard_address": ":0"},
-        },
+        "options": CLUSTER_OPTIONS,
     },
 }
 
@@ -55,11 +45,6 @@ def on_cluster(monkeypatch):
     Path("cluster.yaml").write_text(yaml.safe_dump({"compare": {"executor": CLUSTER}}))
 
 
-def read_table():
-    summary = pd.read_csv("out/summary.csv")
-    return summary[[name for name in summary.columns if "seconds" not in name]]
-
-
 def check(expected):
     table, runs = expected
     assert read_table().equals(table)
@@ -71,16 +56,9 @@ def start():
     return warm.start("-m", "lightning_znorm", "compare", "--config=cluster.yaml", *FLAGS, *ASKED)
 
 
-def read_until(process, text):
-    for line in process.stderr:
-        if text in line:
-            return
-    pytest.fail(f"It ended without {text!r}.")
-
-
 def test_a_cancelled_job_costs_no_run(expected):
     command = start()
-    read_until(command, "[4/28]")
+    wait_for_line(command, "[4/28]")
     before = find_jobs()
     ask("scancel", before[0])
     _, err = command.communicate()
@@ -91,7 +69,7 @@ def test_a_cancelled_job_costs_no_run(expected):
 
 def test_a_command_that_is_killed_goes_on_where_it_was(expected):
     command = start()
-    read_until(command, "[4/28]")
+    wait_for_line(command, "[4/28]")
     command.send_signal(signal.SIGKILL)
     command.communicate()
     wait_for(lambda: not find_jobs("running,pending,completing"), seconds=60)
