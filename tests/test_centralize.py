@@ -2,6 +2,7 @@
 
 import math
 from itertools import product
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -213,8 +214,15 @@ def test_backends_agree_with_the_reference(mean, backend, monkeypatch):
         torch.testing.assert_close(stats, expected, **bounds, msg=lambda text, case=case: f"{case}: {text}")
 
 
-@pytest.fixture(params=["reference", "cpu", "generic", "float32 alone"], name="backend")
+def centralize_with_others(gradients, grad_scale=None):
+    others = [torch.randn_like(gradient) for gradient in gradients]
+    return cpu_centralize.centralize_([*gradients, *others], grad_scale)[:, : len(gradients)]
+
+
+@pytest.fixture(params=["reference", "cpu", "cpu, several", "generic", "float32 alone"], name="backend")
 def backend_of_centralization(request, monkeypatch):
+    if request.param == "cpu, several":
+        return SimpleNamespace(centralize_=centralize_with_others)
     if request.param == "float32 alone":
         monkeypatch.setattr(generic, "widest_dtype", lambda device: torch.float32)
     return {"reference": reference, "cpu": cpu_centralize}.get(request.param, generic)

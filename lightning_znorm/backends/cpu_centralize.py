@@ -1,11 +1,13 @@
 """Gradient centralization on a CPU, in float32 where that is exact enough."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from lightning_znorm._torch import copy_all_
 from lightning_znorm.backends import cpu, reference
 from lightning_znorm.backends._memory import (
     LARGEST_VARIANCE,
@@ -15,15 +17,18 @@ from lightning_znorm.backends._memory import (
     view_in_memory_order,
 )
 
+_SMALL = 65_536  # elements: a call of PyTorch costs more than the arithmetic of fewer, even in float64
+_TOGETHER = 262_144  # elements
 _SMALL_DEVIATIONS = 1e-5  # relative to the mean of a row: for smaller ones, the rounding of the mean matters
 
 
 def centralize_(gradients: Sequence[Tensor], grad_scale: Tensor | None = None) -> Tensor:
     """Compute :func:`lightning_znorm.backends.reference.centralize_` in three passes over float32.
 
-    Rows that deviate little from their mean are centralized again by the reference, since a constant added to a row
-    does not change the result. The reference also handles gradients of float64, those whose strides leave gaps or do
-    not begin with the rows, those with inf or NaN, and those with means so large that deviations might overflow.
+    Small gradients with rows of one length are centralized together, in float64. Of larger ones, rows that deviate
+    little from their mean are centralized again by the reference, since a constant added to a row does not change the
+    result. The reference also handles gradients of float64, those whose strides leave gaps or do not begin with the
+    rows, those with inf or NaN, and those with means so large that deviations might overflow.
 
     Args:
         gradients: Dense, real, non-empty floating-point tensors of any shape and strides, all on the CPU.
@@ -46,18 +51,59 @@ def centralize_(gradients: Sequence[Tensor], grad_scale: Tensor | None = None) -
     if unchanged:
         moments = cpu.measure([gradients[position] for position in unchanged])
         stats[:2, unchanged] = torch.stack([moments.mean, (moments.squares / moments.count).sqrt()]) / scale
-    changed = [position for position, gradient in enumerate(gradients) if _has_rows(gradient)]
-    if changed:
-        columns = []
-        for gradient in [gradients[position] for position in changed]:
-            statistics = None if gradient.dtype == torch.float64 else _centralize_one_(gradient)
-            if statistics is None:
-                columns.append(reference.centralize_([gradient], grad_scale).flatten().tolist())
-            else:
-                mean, std, cosine = statistics
-                columns.append([mean / scale, std / scale, cosine])
-        stats[:, changed] = torch.tensor(columns, dtype=torch.float64, device="cpu").T
+    for positions in _group(gradients):
+        rows = [gradients[position] for position in positions]
+        columns = _centralize_together_(rows) if len(rows) > 1 else None
+        if columns is None:
+            columns = torch.tensor([_centralize_alone_(row) for row in rows], dtype=torch.float64, device="cpu").T
+        columns[:2] /= scale
+        stats[:, positions] = columns
     return stats
+
+
+def _group(gradients: Sequence[Tensor]) -> Iterator[list[int]]:
+    """Yield the numbers of the gradients with rows, those together that are small and have rows of one length."""
+    groups: dict[object, list[int]] = {}
+    for number, gradient in enumerate(gradients):
+        if not _has_rows(gradient):
+            continue
+        if gradient.numel() > _SMALL or gradient.dtype == torch.float64 or _view_rows(gradient) is None:
+            yield [number]
+            continue
+        key = (gradient.dtype, gradient.numel() // len(gradient))
+        group = groups.setdefault(key, [])
+        group.append(number)
+        if sum(gradients[member].numel() for member in group) > _TOGETHER:
+            yield groups.pop(key)
+    yield from groups.values()
+
+
+def _centralize_together_(gradients: Sequence[Tensor]) -> Tensor | None:
+    """Centralize in float64 what has rows of one length, and return the columns; ``None`` if it might overflow."""
+    views = [view for gradient in gradients if (view := _view_rows(gradient)) is not None]
+    values = torch.cat(views).double()
+    mean = values.mean(dim=1, keepdim=True)
+    largest = torch.finfo(views[0].dtype).max / 2
+    if not max(abs(end) for end in map(float, values.aminmax())) < largest:  # also for NaN
+        return None
+    values -= mean
+    copy_all_(views, values.to(views[0].dtype).split([len(view) for view in views]))
+    count = np.array([len(view) for view in views])
+    starts = count.cumsum() - count
+    means, squares = mean.flatten().numpy(), torch.linalg.vector_norm(values, dim=1).square_().numpy()
+    center = np.add.reduceat(means, starts) / count
+    after = np.add.reduceat(squares, starts)
+    between = np.add.reduceat(means * means, starts) * values.shape[1]
+    spread = np.add.reduceat((means - center.repeat(count)) ** 2, starts) / count
+    std = np.sqrt(after / (count * values.shape[1]) + spread)
+    whole = after + between
+    cosine = np.sqrt(np.divide(after, whole, out=np.ones_like(whole), where=whole > 0))
+    return torch.from_numpy(np.stack([center, std, cosine]))
+
+
+def _centralize_alone_(gradient: Tensor) -> Sequence[float]:
+    statistics = None if gradient.dtype == torch.float64 else _centralize_one_(gradient)
+    return reference.centralize_([gradient]).flatten().tolist() if statistics is None else statistics
 
 
 def _centralize_one_(gradient: Tensor) -> Statistics | None:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from lightning_znorm.vision.data.image_folder import ImageFolder
     from lightning_znorm.vision.data.lgg import LGGSegmentation
     from lightning_znorm.vision.data.pcam import PCam
+    from lightning_znorm.vision.perceptron import PerceptronClassifier
     from lightning_znorm.vision.schedulers import CosineAnnealing
     from lightning_znorm.vision.segmentation import SemanticSegmenter
 
@@ -29,6 +30,7 @@ __all__ = [
     "ImageFolder",
     "LGGSegmentation",
     "PCam",
+    "PerceptronClassifier",
     "SemanticSegmenter",
 ]
 
@@ -41,6 +43,7 @@ _HOME = {
     "ImageFolder": "lightning_znorm.vision.data.image_folder",
     "LGGSegmentation": "lightning_znorm.vision.data.lgg",
     "PCam": "lightning_znorm.vision.data.pcam",
+    "PerceptronClassifier": "lightning_znorm.vision.perceptron",
     "SemanticSegmenter": "lightning_znorm.vision.segmentation",
 }
 _NEEDED = {"SemanticSegmenter": ("torchvision", "segmentation_models_pytorch")}
