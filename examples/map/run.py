@@ -1,0 +1,118 @@
+"""The map: six kinds of network at three depths, with three optimizers, as `lightning-znorm compare` runs them.
+
+Each comparison has six methods, each at its own best learning rate, and as many pairs as an interval of two points
+needs. What is done is not done again, so that the same command goes on where the last one ended.
+
+    python -m examples.map.run
+    python -m examples.map.run --networks residual --depths 20 --optimizers sgd
+"""
+
+import argparse
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from examples.series import add_series_arguments, run_series
+from lightning_znorm.compare.display import format_time
+
+CONFIG = "examples/map/digits.yaml"
+NETWORKS = {
+    "default": ["--model.init_args.init=default"],
+    "plain": [],
+    "layernorm": ["--model.init_args.norm=layer"],
+    "batchnorm": ["--model.init_args.norm=batch"],
+    "residual": ["--model.init_args.has_skips=true"],
+    "residual-layernorm": ["--model.init_args.has_skips=true", "--model.init_args.norm=layer"],
+}
+DEPTHS = (20, 5, 50)
+OPTIMIZERS = {
+    "sgd": ["torch.optim.SGD", "momentum=0.9", "fused=true"],
+    "adam": ["torch.optim.Adam", "fused=true"],
+    "adam-eps": ["torch.optim.Adam", "eps=1e-30", "fused=true"],
+}
+# where a search begins; it goes three decades in either direction
+STARTS = {"none": 1e-2, "clip": 1e-1, "gc": 1e-2, "scale": 3e-4, "znorm": 3e-4, "znorm(min_ndim=2)": 3e-4}
+ADAM_START = 1e-3
+EXPLODING_START = 1e-4  # for raw gradients of residual networks without normalization
+OUT = Path("results/map")
+RUNS = 300  # of a comparison, at most 378
+SECONDS = {5: 0.6, 20: 1.1, 50: 2.0}  # of a run, at two side by side on two cores
+
+
+@dataclass(frozen=True)
+class Place:
+    """A network, its depth and its optimizer: a comparison, and a cell for each method."""
+
+    network: str
+    depth: int
+    optimizer: str
+
+    def __str__(self) -> str:
+        return f"{self.network}-{self.depth}-{self.optimizer}"
+
+
+def list_places(arguments: argparse.Namespace) -> Iterator[Place]:
+    """Yield what is asked for."""
+    for depth in arguments.depths:
+        for optimizer in arguments.optimizers:
+            for network in arguments.networks:
+                yield Place(network, depth, optimizer)
+
+
+def make_flags(place: Place, out: Path) -> list[str]:
+    """Return the options of `compare`."""
+    optimizer, *others = OPTIMIZERS[place.optimizer]
+    return [
+        f"--config={CONFIG}",
+        *NETWORKS[place.network],
+        f"--model.init_args.depth={place.depth}",
+        f"--model.init_args.optimizer={optimizer}",
+        *(f"--model.init_args.optimizer.init_args.{argument}" for argument in others),
+        f"--compare.sweep=lr={{{', '.join(list_starts(place))}}}",
+        f"--compare.out={out / str(place)}",
+    ]
+
+
+def list_starts(place: Place) -> Iterator[str]:
+    """Yield where the search of each method begins."""
+    explodes = place.network == "residual" and place.depth > 5
+    for method, start in STARTS.items():
+        own = EXPLODING_START if explodes and method in ("none", "gc") else start
+        yield f"'{method}': auto({own if place.optimizer == 'sgd' else ADAM_START:g})"
+
+
+def estimate(places: list[Place], out: Path) -> float:
+    """Return the seconds that are left, from those of comparisons that are done."""
+    measured: dict[int, list[float]] = {}
+    left = []
+    for place in places:
+        runs = out / str(place) / "runs.csv"
+        if runs.is_file():
+            measured.setdefault(place.depth, []).append(pd.read_csv(runs)["seconds"].sum() / 2)
+        else:
+            left.append(place.depth)
+    ratios = [sum(found) / len(found) / (RUNS * SECONDS[depth]) for depth, found in measured.items()]
+    ratio = sum(ratios) / len(ratios) if ratios else 1.0
+    return sum(RUNS * SECONDS[depth] * ratio for depth in left)
+
+
+def main() -> None:
+    """Run one comparison after the other."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--networks", nargs="+", choices=list(NETWORKS), default=list(NETWORKS))
+    parser.add_argument("--depths", nargs="+", type=int, choices=DEPTHS, default=list(DEPTHS))
+    parser.add_argument("--optimizers", nargs="+", choices=list(OPTIMIZERS), default=list(OPTIMIZERS))
+    add_series_arguments(parser, OUT)
+    arguments, rest = parser.parse_known_args()
+    places = list(list_places(arguments))
+    if not arguments.list:
+        left = format_time(estimate(places, arguments.out))
+        print(f"{len(places)} comparisons of some {RUNS} runs, about {left} to go on two cores.", file=sys.stderr)
+    run_series({str(place): make_flags(place, arguments.out) + rest for place in places}, arguments)
+
+
+if __name__ == "__main__":
+    main()
