@@ -71,12 +71,12 @@ gpu-check:
 # the paper's experiments; DATA holds the data sets, see examples/paper/run.py. Both go on where they ended
 DATA ?= data
 paper-small: $(STAMP)
-	$(BIN)/python examples/paper/run.py --preset small --data $(DATA) --jobs 2 $(PAPER_ARGS)
+	$(BIN)/python -m examples.paper.run --preset small --data $(DATA) --jobs 2 $(PAPER_ARGS)
 
 # in pieces of so many minutes, on a GPU, in the Python environment that it has
 PAPER_MINUTES ?= 8
 paper-full:
-	PYTHONPATH=. $(GPU_PYTHON) examples/paper/run.py --preset full --data $(DATA) --minutes $(PAPER_MINUTES) --jobs 8 $(PAPER_ARGS)
+	PYTHONPATH=. $(GPU_PYTHON) -m examples.paper.run --preset full --data $(DATA) --minutes $(PAPER_MINUTES) --jobs 8 $(PAPER_ARGS)
 
 clean:
 	rm -rf $(VENV) docs/_build

@@ -1,9 +1,7 @@
 """The paper's experiments as a user starts them, on a few images."""
 
 import argparse
-import importlib.util
 import shlex
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,21 +9,12 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from examples.paper import run as paper
 from lightning_znorm.compare.command import make_parser
 from lightning_znorm.compare.configuration import clean_configuration
 from tests import warm
 
 ROOT = Path(__file__).parents[1]
-SCRIPT = ROOT / "examples" / "paper" / "run.py"
-
-
-@pytest.fixture(scope="module")
-def paper():
-    spec = importlib.util.spec_from_file_location("paper_run", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["paper_run"] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture
@@ -55,11 +44,11 @@ def data():
 
 
 def run(*flags):
-    return start("run.py", *flags)
+    return start("run", *flags)
 
 
 def start(script, *flags):
-    return warm.run(SCRIPT.with_name(script), *flags, env={"PYTHONPATH": str(ROOT)})
+    return warm.run("-m", f"examples.paper.{script}", *flags, env={"PYTHONPATH": str(ROOT)})
 
 
 QUICK = ["--trainer.max_steps=2", "--trainer.accelerator=cpu", "--compare.confirm=1", "--compare.methods=znorm"]
@@ -99,7 +88,7 @@ def test_small_preset(data, experiment, network, metrics):
         *(pytest.param(*p, marks=pytest.mark.long) for p in (("full", True), ("small", False))),
     ],
 )
-def test_every_command_is_one_that_compare_takes(paper, preset, has_trees):
+def test_every_command_is_one_that_compare_takes(preset, has_trees):
     if has_trees:
         for tree in ("cifar10-jpeg", "pcam-12k"):
             Path("data", tree).mkdir(parents=True)
@@ -110,8 +99,6 @@ def test_every_command_is_one_that_compare_takes(paper, preset, has_trees):
         optimizers=["adam", "sgd"],
         data="data",
         out="results/paper",
-        jobs=None,
-        rest=[],
     )
     chosen = list(paper.choose(arguments))
     names = [str(comparison) for comparison in chosen]
@@ -122,8 +109,7 @@ def test_every_command_is_one_that_compare_takes(paper, preset, has_trees):
         }
         assert {f"depth-{kind}{depth}-sgd" for kind in ("plain", "resnet") for depth in (20, 56, 110)} <= {*names}
     for comparison in chosen[::2] if preset == "small" else chosen[::5]:
-        command = paper.make_command(comparison, arguments, minutes=None)
-        cli = make_parser("lightning.pytorch")(args=command[4:], run=False)
+        cli = make_parser("lightning.pytorch")(args=paper.make_flags(comparison, arguments), run=False)
         model, loaded = (clean_configuration(cli)[part]["init_args"] for part in ("model", "data"))
         optimizer = model["optimizer"]
         assert optimizer["class_path"] == {"adam": "torch.optim.Adam", "sgd": "torch.optim.SGD"}[comparison.optimizer]
@@ -150,7 +136,7 @@ def test_network_of_another_experiment():
     assert "none of lgg has a network resnet20" in done.stderr
 
 
-@pytest.mark.parametrize(("script", "table"), [("rates.py", "runs.csv"), ("overview.py", "summary.csv")])
+@pytest.mark.parametrize(("script", "table"), [("rates", "runs.csv"), ("overview", "summary.csv")])
 def test_comparisons_of_one_name(script, table):
     folders = [Path("results", preset, "lgg-resnet34-adam") for preset in ("small", "full")]
     done = start(script, *folders)
@@ -166,7 +152,7 @@ def test_without_time(data):
 
 @pytest.mark.slow
 def test_cosine():
-    done = start("cosine.py", "--steps=3")
+    done = start("cosine", "--steps=3")
     assert done.returncode == 0, done.stderr
     frame = pd.read_csv("results/cosine/cosine.csv")
     assert set(frame["parameters"]) == {
@@ -178,7 +164,7 @@ def test_cosine():
 
 @pytest.mark.slow
 def test_left_out():
-    done = start("left_out.py", "--steps=4", "--seeds=1")
+    done = start("left_out", "--steps=4", "--seeds=1")
     assert done.returncode == 0, done.stderr
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in done.stdout.splitlines() if "0.0" in line]
     moved = [[float(cell) for cell in row[3:5]] for row in rows]
@@ -218,7 +204,7 @@ def test_rates_of_known_curves():
     ]
     Path("results/one").mkdir(parents=True)
     pd.DataFrame(rows).to_csv("results/one/runs.csv", index=False)
-    done = start("rates.py", "results/one", "--chance=0.1")
+    done = start("rates", "results/one", "--chance=0.1")
     assert done.returncode == 0, done.stderr
     table = pd.read_csv("results/rates/rates.csv")
     assert table[["method", "best rate", "lowest", "highest", "factor"]].to_numpy().tolist() == [
@@ -237,7 +223,7 @@ def test_rates_of_known_curves():
     assert table.set_index("method")["failed runs"].to_dict() == dict.fromkeys(curves, 0) | {"fails": 2}
     assert Path("results/rates/rates.png").stat().st_size > 10_000
 
-    missing = start("rates.py", "results/two")
+    missing = start("rates", "results/two")
     assert missing.returncode == 2
     assert "results/two has no runs.csv" in missing.stderr
 
@@ -252,21 +238,21 @@ def test_overview():
     for name, rows in (("both", [row("none"), row("znorm", **compared)]), ("alone", [row("none")])):
         Path("results", name).mkdir(parents=True)
         pd.DataFrame(rows).to_csv(f"results/{name}/summary.csv", index=False)
-    done = start("overview.py", "results/both", "results/alone")
+    done = start("overview", "results/both", "results/alone")
     assert done.returncode == 0, done.stderr
     lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in done.stdout.splitlines()]
     assert ["`znorm`", "lr=0.1", "0.500", "0.400 to 0.600", "−0.012", "−0.050 to +0.020", "0.034", "0.250"] in lines
     assert lines.count(["`none`", "lr=0.1", "0.500", "0.400 to 0.600", "", "", "", "0.250"]) == 2
     assert Path("results/overview.png").stat().st_size > 5_000
 
-    missing = start("overview.py", "results/both", "results")
+    missing = start("overview", "results/both", "results")
     assert missing.returncode == 2
     assert "results has no summary.csv" in missing.stderr
 
 
 @pytest.mark.slow
 def test_gradients(data):
-    done = start("gradients.py", "--kinds=plain", "--depths", "20", "--steps=2")
+    done = start("gradients", "--kinds=plain", "--depths", "20", "--steps=2")
     assert done.returncode == 0, done.stderr
     frame = pd.read_csv("results/gradients/gradients.csv")
     assert frame.groupby(["method", "step"])["layer"].agg(list).map(lambda layers: layers == [*range(1, 20)]).all()

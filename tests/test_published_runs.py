@@ -5,7 +5,6 @@ import hashlib
 import json
 import math
 import re
-import runpy
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +14,7 @@ import pytest
 import torch
 from lightning.pytorch import seed_everything
 
+from examples.paper import run
 from lightning_znorm.compare.command import make_parser
 from lightning_znorm.compare.configuration import clean_configuration
 from lightning_znorm.compare.question.arguments import parse_question
@@ -37,21 +37,15 @@ NETWORKS = sorted({name.rpartition("-")[0] for name in RUNS})
 FIRST = {min(name for name in RUNS if name.startswith(f"{folder}-")) for folder in FOLDERS}  # of each data set
 
 
-@pytest.fixture(scope="module")
-def paper():
-    return runpy.run_path(str(ROOT / "examples" / "paper" / "run.py"))
-
-
 @pytest.fixture
-def make(paper, tmp_path, monkeypatch):
+def make(tmp_path, monkeypatch):
     """Make what a run of a published comparison trains, and on what, as `compare` does with the small preset."""
     monkeypatch.setattr(sys, "argv", sys.argv[:1])  # LightningCLI warns of what it finds there
 
     def made(name, data, seed=0):
-        options = argparse.Namespace(preset="small", data=data, out=tmp_path / "out", jobs=None, rest=[])
-        command = paper["make_command"](paper["Comparison"](*name.split("-")), options, minutes=None)
-        assert command[:4][-1] == "compare"
-        cli = make_parser("lightning.pytorch")(args=command[4:], run=False)
+        options = argparse.Namespace(preset="small", data=data, out=tmp_path / "out")
+        flags = run.make_flags(run.Comparison(*name.split("-")), options)
+        cli = make_parser("lightning.pytorch")(args=flags, run=False)
         configuration = clean_configuration(cli)
         chosen = cli.config.compare
         first, *_ = parse_question(chosen.methods, chosen.sweep, chosen.monitor).list_first_runs()

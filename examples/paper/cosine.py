@@ -15,8 +15,8 @@ import torch
 from lightning.pytorch import seed_everything
 from matplotlib.figure import Figure
 from torch import nn
-from training import fit
 
+from examples.paper.training import fit
 from lightning_znorm import GradientMonitor, ZNorm
 from lightning_znorm.vision import Digits, ImageClassifier
 

@@ -13,8 +13,8 @@ import pandas as pd
 import torch
 from lightning.pytorch import LightningDataModule, seed_everything
 from matplotlib.figure import Figure
-from training import fit
 
+from examples.paper.training import fit
 from lightning_znorm import GradientMonitor, ZNorm
 from lightning_znorm.vision import CIFAR10, ImageClassifier, ImageFolder
 

@@ -1,7 +1,7 @@
 """The results of several comparisons side by side: a picture of all differences, and a Markdown table of each.
 
-python examples/paper/run.py
-python examples/paper/overview.py results/paper/small/*
+python -m examples.paper.run
+python -m examples.paper.overview results/paper/small/*
 """
 
 import argparse
@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from comparisons import COLORS, add_folders, check_folders
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+
+from examples.paper.comparisons import COLORS, add_folders, check_folders
 
 Summary = dict[str, dict[str, Any]]  # a row of `summary.csv` by method
 LAST = "stopped_early"

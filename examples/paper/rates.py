@@ -9,8 +9,8 @@ range ends with the sweep, it may go on: the rate is marked with ≤ or ≥, and
 Means that differ by less than a millionth are tied, and all tied rates are named; if a rate between them does not work,
 each of their ranges has a row. A method that learns nothing at any rate has no range.
 
-    python examples/paper/run.py depth --optimizers sgd
-    python examples/paper/rates.py results/paper/small/depth-*-sgd --chance 0.1
+    python -m examples.paper.run depth --optimizers sgd
+    python -m examples.paper.rates results/paper/small/depth-*-sgd --chance 0.1
 """
 
 import argparse
@@ -18,10 +18,10 @@ import math
 from pathlib import Path
 
 import pandas as pd
-from comparisons import COLORS, add_folders, check_folders
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from examples.paper.comparisons import COLORS, add_folders, check_folders
 from lightning_znorm.compare.question.candidates import RESOLUTION
 
 RATE = "init_args.lr"

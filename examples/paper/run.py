@@ -7,14 +7,12 @@ that the same command goes on where the last one ended.
 
 import argparse
 import json
-import shlex
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from examples.series import add_series_arguments, run_series
 
 HERE = Path(__file__).parent
 NETWORKS = {
@@ -97,8 +95,8 @@ def choose(arguments: argparse.Namespace) -> Iterator[Comparison]:
                     yield Comparison(experiment, network, optimizer)
 
 
-def make_command(comparison: Comparison, arguments: argparse.Namespace, minutes: float | None) -> list[str]:
-    """Return the command line."""
+def make_flags(comparison: Comparison, arguments: argparse.Namespace) -> list[str]:
+    """Return the options of `compare`."""
     experiment = "cifar10" if comparison.experiment == "depth" else comparison.experiment
     is_small = arguments.preset == "small"
     backbone = "encoder" if experiment == "lgg" else "backbone"
@@ -118,9 +116,7 @@ def make_command(comparison: Comparison, arguments: argparse.Namespace, minutes:
             flags += SMALL_TREES[comparison.experiment]
     else:
         flags += FULL.get(comparison.experiment, [])
-    flags += [] if arguments.jobs is None else [f"--compare.jobs={arguments.jobs}"]
-    flags += [] if minutes is None else [f"--compare.minutes={minutes:.2f}"]
-    return [sys.executable, "-m", "lightning_znorm", "compare", *flags, *arguments.rest]
+    return flags
 
 
 def find_rates(comparison: Comparison, preset: str) -> str:
@@ -159,30 +155,15 @@ def main() -> None:
     optimizers = "%(choices)s; by default Adam for the small preset, both for the full one"
     parser.add_argument("--optimizers", nargs="+", choices=list(OPTIMIZERS), help=optimizers)
     parser.add_argument("--data", default="data", help="folder of the data sets (%(default)s)")
-    parser.add_argument("--out", default="results/paper", help="folder of the results (%(default)s)")
-    parser.add_argument("--jobs", type=int, help="runs side by side")
-    parser.add_argument("--minutes", type=float, help="stop after so many minutes; the same command goes on")
-    parser.add_argument("--list", action="store_true", help="only show the commands")
+    add_series_arguments(parser, Path("results/paper"))
     arguments, rest = parser.parse_known_args()
-    arguments.rest = rest  # for `compare`
     arguments.experiments = arguments.experiments or list(NETWORKS)
     for experiment in arguments.experiments:
         if experiment not in NETWORKS:
             parser.error(f"there is no experiment {experiment!r}, only {known}")
-    end = None if arguments.minutes is None else time.monotonic() + 60 * arguments.minutes
     if not (comparisons := list(choose(arguments))):
         parser.error(f"none of {', '.join(arguments.experiments)} has a network {' or '.join(arguments.networks)}")
-    for comparison in comparisons:
-        left = None if end is None else (end - time.monotonic()) / 60
-        if left is not None and left <= 0.5:
-            print(f"Time is up before {comparison}. The same command goes on from here.", file=sys.stderr)
-            sys.exit(130)
-        command = make_command(comparison, arguments, left)
-        print(f"\n== {comparison}: {shlex.join(command[1:])}", flush=True)
-        if not arguments.list:
-            status = subprocess.run(command, check=False).returncode
-            if status:
-                sys.exit(status)
+    run_series({str(comparison): make_flags(comparison, arguments) + rest for comparison in comparisons}, arguments)
 
 
 if __name__ == "__main__":
