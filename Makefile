@@ -20,10 +20,8 @@ $(STAMP): pyproject.toml
 	$(BIN)/python -m pip install --editable '.[all]'
 	touch $(STAMP)
 
-# one thread for each of the two runs that are side by side
 demo: $(STAMP)
-	$(BIN)/lightning-znorm compare --config examples/demo_digits.yaml $(DEMO_ARGS)
-	$(BIN)/lightning-znorm compare --config examples/demo_brain_mri.yaml $(DEMO_ARGS)
+	$(BIN)/python -m examples.demo $(DEMO_ARGS)
 
 # lint and docs run beside the tests, and are shown after them
 test: $(STAMP)

@@ -28,24 +28,31 @@ QUICK += [f"--trainer.limit_{split}_batches=2" for split in ("train", "val", "te
 
 
 @pytest.mark.long
-@pytest.mark.parametrize(("name", "metric"), [("demo_digits", "test_acc"), ("demo_brain_mri", "test_dice")])
-def test_demo(name, metric):
-    path = ROOT / "examples" / f"{name}.yaml"
-    config, methods = yaml.safe_load(path.read_text())["compare"], ["none", "znorm"]
-    # the fewest pairs for two methods
-    done = warm.run("-m", "lightning_znorm", "compare", "--config", path, *QUICK, "--compare.confirm=6")
+def test_demo():
+    """What `make demo` runs, with the fewest pairs: a picture, two comparisons, their answers, and what to do next."""
+    assert "$(BIN)/python -m examples.demo $(DEMO_ARGS)" in (ROOT / "Makefile").read_text()
+    done = warm.run("-m", "examples.demo", *QUICK, "--compare.confirm=7", env={"PYTHONPATH": str(ROOT)})
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("# Does znorm beat none?\n")
-    out = Path(config["out"])
-    frame = pd.read_csv(out / "runs.csv")
-    assert set(frame["status"]) == {"finished"}
-    confirmed = frame[frame["stage"] == "confirmation"]
-    assert confirmed.groupby("method").size().to_dict() == dict.fromkeys(methods, 6)
-    assert (frame.groupby("seed")[["weights_hash", "batches_hash"]].nunique() == 1).all(axis=None)
-    assert frame["batches_hash"].nunique() == frame["seed"].nunique()
-    summary = pd.read_csv(out / "summary.csv").set_index("method")
-    assert summary["pairs"].dropna().to_dict() == {"znorm": 6}
-    assert summary["test"].to_dict() == pytest.approx(confirmed.groupby("method")[metric].mean().to_dict())
+    answers = done.stdout.partition("=" * 80)[2]
+    for name, question, methods, metric in (
+        ("digits", "Do none and clip beat znorm?", ["none", "clip", "znorm"], "test_acc"),
+        ("brain_mri", "Does znorm beat none?", ["none", "znorm"], "test_dice"),
+    ):
+        out = Path("results/demo", name)
+        assert f"# {question}\n" in done.stdout
+        assert f"\n{question}\n- `" in answers
+        assert f"See {out / 'report.html'}" in answers
+        frame = pd.read_csv(out / "runs.csv")
+        assert set(frame["status"]) <= {"finished", "diverged"}
+        confirmed = frame[frame["stage"] == "confirmation"]
+        assert confirmed.groupby("method").size().to_dict() == dict.fromkeys(methods, 7)
+        assert (frame.groupby("seed")[["weights_hash", "batches_hash"]].nunique() == 1).all(axis=None)
+        assert frame["batches_hash"].nunique() == frame["seed"].nunique()
+        summary = pd.read_csv(out / "summary.csv").set_index("method")
+        assert summary["test"].to_dict() == pytest.approx(confirmed.groupby("method")[metric].mean().to_dict())
+    assert answers.rstrip().endswith("--trainer.max_epochs 10 --compare.monitor val_acc")
+    width, height = size_of_png(Path("results/demo/gradients.png"))
+    assert width > 500 < height
     assert not Path("lightning_logs").exists()
 
 
@@ -74,11 +81,6 @@ def test_methods_by_others():
     assert set(frame["status"]) == {"finished"}
     assert frame[["weights_hash", "batches_hash"]].nunique().tolist() == [1, 1]
     assert frame["validation"].nunique() == len(methods)
-
-
-def test_the_demo_is_what_make_runs():
-    makefile = (ROOT / "Makefile").read_text()
-    assert re.findall(r"compare --config examples/(\w+)\.yaml", makefile) == ["demo_digits", "demo_brain_mri"]
 
 
 @pytest.mark.long

@@ -8,6 +8,7 @@ needs. What is done is not done again, so that the same command goes on where th
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ import pandas as pd
 from examples.series import add_series_arguments, run_series
 from lightning_znorm.compare.display import format_time
 
-CONFIG = "examples/map/digits.yaml"
+CONFIG = Path(__file__).with_name("digits.yaml")
 NETWORKS = {
     "default": ["--model.init_args.init=default"],
     "plain": [],
@@ -66,7 +67,7 @@ def make_flags(place: Place, out: Path) -> list[str]:
     """Return the options of `compare`."""
     optimizer, *others = OPTIMIZERS[place.optimizer]
     return [
-        f"--config={CONFIG}",
+        f"--config={os.path.relpath(CONFIG)}",
         *NETWORKS[place.network],
         f"--model.init_args.depth={place.depth}",
         f"--model.init_args.optimizer={optimizer}",
