@@ -9,7 +9,7 @@ PYTEST = $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 LINT = $(BIN)/ruff check && $(BIN)/ruff format --check && $(BIN)/mypy
 DOCS = $(BIN)/sphinx-build -W --keep-going -b html docs docs/_build/html
 
-.PHONY: install demo test test-all test-fast test-slurm matrix lint docs bench gpu-check paper-small paper-full clean
+.PHONY: install demo test test-all test-fast test-slurm matrix lint docs bench gpu-check map transfer paper-small paper-full clean
 
 install: $(STAMP)
 
@@ -65,6 +65,17 @@ GPU_PYTHON ?= python3
 GPU_OUT ?= results/gpu
 gpu-check:
 	PYTHONPATH=. $(GPU_PYTHON) -m tests.gpu.check --out $(GPU_OUT)
+
+# where ZNorm helps: hours, in pieces by MAP_ARGS="--minutes 60", each of which goes on where the last one ended; then the
+# published tables, the page and the picture
+map: $(STAMP)
+	$(BIN)/python -m examples.map.run $(MAP_ARGS); status=$$?; \
+	$(BIN)/python -m examples.map.data && $(BIN)/python -m examples.map.page && $(BIN)/python -m examples.map.picture; \
+	exit $$status
+
+# whether the best learning rate is the same at other depths and widths
+transfer: $(STAMP)
+	$(BIN)/python -m examples.map.transfer $(TRANSFER_ARGS)
 
 # the paper's experiments; DATA holds the data sets, see examples/paper/run.py. Both go on where they ended
 DATA ?= data

@@ -109,6 +109,8 @@ def test_command(command):
         script = next(b.values[0] for b in blocks("python") if b.values[0].startswith("# train.py"))
         Path("train.py").write_text(script)
         done = run(*words[1:], *QUICK)
+    elif words[:2] == ["python", "-m"]:
+        done = run(*words[1:], "--help")
     elif words[0] == "python":
         done = run(ROOT / words[1], *words[2:], "--help")
     elif words[0] == "torchrun":

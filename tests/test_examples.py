@@ -3,11 +3,14 @@
 import re
 import struct
 from pathlib import Path
+from pydoc_data.topics import topics
 
 import pandas as pd
 import pytest
+import torch
 import yaml
 
+from examples.characters import CharacterTransformer, PythonTopics
 from tests import warm
 
 ROOT = Path(__file__).parents[1]
@@ -84,7 +87,7 @@ def test_methods_by_others():
 
 
 @pytest.mark.long
-@pytest.mark.parametrize(("name", "methods"), [("learning_rate", 2), ("demo_brain_mri", 2)])
+@pytest.mark.parametrize(("name", "methods"), [("learning_rate", 2), ("demo_brain_mri", 2), ("characters", 6)])
 def test_a_comparison_can_be_run(name, methods):
     config = ROOT / "examples" / f"{name}.yaml"
     done = warm.run("-m", "lightning_znorm", "compare", "--config", config, *QUICK, "--compare.dry_run=true")
@@ -152,3 +155,21 @@ def test_configurations_name_what_the_demo_says():
         config = yaml.safe_load((ROOT / "examples" / f"{name}.yaml").read_text())
         assert config["model"]["init_args"]["optimizer"]["class_path"] == "torch.optim.Adam"
         assert "znorm" not in config
+
+
+def test_characters():
+    """No character of the future has a part in a prediction, and no topic is in two splits."""
+    model, data = CharacterTransformer(layers=2).eval(), PythonTopics(batch_size=3, steps=5)
+    data.setup()
+    assert {name: len(text) > 10_000 for name, text in data.splits.items()} == dict.fromkeys(data.splits, True)
+    assert sum(map(len, data.splits.values())) == sum(map(len, topics.values()))
+    batches = list(data.train_dataloader())
+    assert [batch.shape for batch in batches] == [(3, 65)] * 5
+    characters = batches[0][:, :-1]
+    changed = characters.clone()
+    changed[:, 40:] = 7
+    torch.testing.assert_close(model(characters)[:, :40], model(changed)[:, :40])
+    assert not torch.allclose(model(characters)[:, 40:], model(changed)[:, 40:])
+    rows = torch.cat(list(data.val_dataloader()))
+    assert torch.equal(rows[1:, 0], rows[:-1, -1])  # each snippet begins with the last target of the one before
+    assert torch.equal(rows[:, :-1].flatten(), data.splits["val"][: rows.shape[0] * 64])

@@ -26,7 +26,7 @@ from tests.data_sets import find_data_set
 from tests.published import RATE
 
 ROOT = Path(__file__).parents[1]
-PAGE = (ROOT / "docs" / "results.md").read_text()
+PAGE = (ROOT / "docs" / "paper.md").read_text()
 RUNS = {path.stem.removesuffix("-small"): path for path in sorted((ROOT / "docs/data/paper").glob("*-small.csv"))}
 ORDERS = json.loads((ROOT / "docs/data/paper/orders.json").read_text())
 NOT_REPEATABLE = set(ORDERS["not_repeatable"])
@@ -152,7 +152,7 @@ def test_order_and_augmentation_are_those_of_the_published_runs(make, empty_tree
     assert batches == expected, (
         "The order or the augmentation of the training batches has changed, so that the published runs of"
         f" {', '.join(ORDERS['batches_hash'])} are no longer those that their commands make. If that is intended, run"
-        " them again, or move them to `not_repeatable` in docs/data/paper/orders.json and say so in docs/results.md."
+        " them again, or move them to `not_repeatable` in docs/data/paper/orders.json and say so in docs/paper.md."
     )
 
 

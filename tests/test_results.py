@@ -1,83 +1,85 @@
-"""The tables of docs/results.md, computed again from the runs that are published beside them."""
+"""The figures of docs/results.md, written again from the runs of the map."""
 
-import re
-
-import pandas as pd
 import pytest
 
-from tests.published import (
-    DOCS,
-    PAPER,
-    RATE,
-    correct_after_holm,
-    find_differences,
-    find_means,
-    find_range,
-    find_sections,
-    find_tied,
-    read,
-    read_rows,
-    select,
-    show_interval,
+from examples.map.analysis import analyze, compare_pair
+from examples.map.data import METHODS, PLACE, read_confirmation
+from tests.prose import find_prose
+from tests.published import DOCS, find_sections
+
+SECTIONS = {title: find_prose(text) for title, text in find_sections((DOCS / "results.md").read_text()).items()}
+CONFIRMATION = read_confirmation(DOCS / "data" / "map")
+WEIGHTS = "znorm(min_ndim=2)"
+
+
+class Row:
+    """The runs of a place."""
+
+    def __init__(self, network, depth=20, optimizer="sgd"):
+        is_here = (CONFIRMATION[PLACE] == [network, depth, optimizer]).all(axis=1)
+        self.runs = CONFIRMATION[is_here]
+        self.means = self.runs[METHODS].mean()
+
+    def show(self, method):
+        return f"{100 * self.means[method]:.1f}"
+
+    def compare(self, method, other):
+        """Return the difference of two methods in points, with its interval."""
+        (row,) = compare_pair(self.runs, method, other).to_dict("records")
+        low, high = (f"{100 * row[end]:.1f}".replace("-", "−") for end in ("low", "high"))
+        assert row["lead"] > 0
+        return f"{100 * row['lead']:.1f} points ({low} to {high})"
+
+
+def find_answer(network, method="znorm"):
+    table = analyze(CONFIRMATION, method).set_index(PLACE)
+    return table.loc[(network, 20, "sgd"), "answer"]
+
+
+def write_map():
+    default, plain, residual = Row("default"), Row("plain"), Row("residual")
+    layer, batch = Row("layernorm"), Row("batchnorm")
+    assert default.means[["none", "clip", "gc"]].max() < 0.12
+    assert find_answer("default") == "better"
+    assert find_answer("residual") == find_answer("layernorm") == "worse"
+    assert find_answer("plain") == find_answer("batchnorm") == "undecided"
+    return [
+        f"ZNorm reaches {default.show('znorm')}%, `scale` {default.show('scale')}%",
+        f"a lead of {default.compare('znorm', 'scale')}",
+        f"no transform has {residual.show('none')}%, ZNorm {residual.show('znorm')}%,"
+        f" `scale` {residual.show('scale')}%",
+        f"clipping {residual.show('clip')}%: ZNorm is behind it by {residual.compare('clip', 'znorm')}",
+        f"no transform has {plain.show('none')}%, ZNorm {plain.show('znorm')}%, a difference of"
+        f" {plain.compare('znorm', 'none')}",
+        f"clipping ({plain.show('clip')}%) and gradient centralization ({plain.show('gc')}%)",
+        f"no transform has {layer.show('none')}%, ZNorm {layer.show('znorm')}%, and gradient centralization"
+        f" {layer.show('gc')}%",
+        f"behind by {layer.compare('gc', 'znorm')}",
+        f"from {batch.show('gc')}% (`gc`) to {batch.show('scale')}% (`scale`), ZNorm {batch.show('znorm')}%",
+    ]
+
+
+def write_weights():
+    default, layer = Row("default"), Row("layernorm")
+    others = [Row(network) for network in ("plain", "batchnorm", "residual")]
+    largest = max(abs(row.means[WEIGHTS] - row.means["znorm"]) for row in others)
+    assert default.means["znorm"] > default.means[WEIGHTS]
+    assert layer.means["znorm"] < layer.means[WEIGHTS]
+    return [
+        f"costs {default.compare('znorm', WEIGHTS)} where gradients vanish",
+        f"gains {layer.compare(WEIGHTS, 'znorm')} behind LayerNorm",
+        f"at most {100 * largest:.1f} in the other three",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("title", "write"), [("The map", write_map), ("All parameters or the weights alone?", write_weights)]
 )
-
-PAGE = (DOCS / "results.md").read_text()
-METRICS = {"accuracy": "test_acc", "Dice": "test_dice", "IoU": "test_iou", "AUROC": "test_auroc", "F1": "test_f1"}
-CHANCE, LEAST = 0.1, 0.03
+def test_figures_are_those_of_the_runs(title, write):
+    assert [sentence for sentence in write() if sentence not in SECTIONS[title]] == []
 
 
-def read_tables():
-    """Yield the runs and the table of each section about a comparison."""
-    for title, section in find_sections(PAGE).items():
-        paths = re.findall(r"\[Every run\]\((\S+)\)", section)
-        if paths:
-            yield pytest.param(DOCS / paths[0], read_rows(section, "| method "), id=title)
-
-
-TABLES = list(read_tables())
-
-
-def test_all_comparisons_are_found():
-    assert len(TABLES) == len(list(PAPER.glob("[!d]*-small.csv")))
-
-
-@pytest.mark.parametrize(("path", "table"), TABLES)
-def test_table_of_a_comparison(path, table):
-    runs = pd.read_csv(path)
-    assert set(runs.status) == {"finished"}
-    selected = select(runs)
-    differences = find_differences(selected)
-    p = correct_after_holm(differences)
-    header, *rows = table
-    assert [row[0] for row in rows] == [f"`{method}`" for method in dict.fromkeys(runs.method)]
-    for row in rows:
-        method = row[0].strip("`")
-        of = selected[method]
-        expected = [row[0], f"{of[RATE].iloc[0]:g}", f"{of.test.mean():.3f}", show_interval(of.test.to_numpy(), ".3f")]
-        if method == "none":
-            expected += ["", "", ""]
-        else:
-            values = differences[method]
-            expected += [f"{values.mean():+.3f}".replace("-", "−"), show_interval(values, "+.3f"), f"{p[method]:.2g}"]
-        expected += [f"{of[METRICS.get(name, f'test_{name}')].mean():.3f}" for name in header[7:]]
-        assert row == expected
-
-
-def test_table_of_rates():
-    expected = []
-    for network in ("plain20", "resnet20", "plain56", "resnet56"):
-        runs = read(f"depth-{network}-sgd")
-        name = f"{network.rstrip('0256').replace('resnet', 'residual')}, {network[-2:]} layers"
-        for method in runs.method.unique():
-            means = find_means(runs, method)
-            cells = ["–"] * 4
-            if means.max() >= CHANCE + LEAST:
-                low, high, rates = find_range(runs, method, CHANCE)
-                below, above = "≤ " * (low == rates[0]), "≥ " * (high == rates[-1])
-                factor = f"{'≥ ' if below or above else ''}{float(f'{high / low:.2g}'):g}"
-                cells = [", ".join(f"{rate:g}" for rate in find_tied(means)), f"{below}{low:g}", f"{above}{high:g}"]
-                cells.append(factor)
-            expected.append([name, f"`{method}`", cells[0], f"{means.max():.3f}", *cells[1:]])
-            name = ""
-    assert read_rows(PAGE, "| network | method | best rate")[1:] == expected
-    assert len(expected) == 5 * len(list(PAPER.glob("depth-*.csv")))
+def test_places_that_have_been_run_are_all_told():
+    """Until the map is whole, the page says which part of it there is."""
+    places = {tuple(place) for place in CONFIRMATION[PLACE].itertuples(index=False)}
+    assert {(depth, optimizer) for _, depth, optimizer in places} == {(20, "sgd")}

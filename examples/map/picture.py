@@ -4,7 +4,7 @@ python -m examples.map.picture
 """
 
 import argparse
-from itertools import product
+from itertools import pairwise, product
 from pathlib import Path
 from typing import Any
 
@@ -39,10 +39,12 @@ PLACES = [(depth, optimizer) for optimizer in OPTIMIZERS for depth in sorted(DEP
 
 def draw(confirmation: pd.DataFrame, path: Path) -> None:
     """Draw the accuracy without a transform, and the lead of ZNorm of all parameters and of the weights alone."""
-    figure = Figure(figsize=(9.2, 9.4), layout="constrained")
+    run = {*confirmation[["depth", "optimizer"]].itertuples(index=False, name=None)}
+    places = [place for place in PLACES if place in run]
+    figure = Figure(figsize=(3.0 + 0.7 * max(len(places), 6), 9.4), layout="constrained")
     none, everywhere, weights = figure.subplots(3, 1, sharex=True)
     accuracy = confirmation.groupby(PLACE)["none"].mean().mul(100)
-    _draw_panel(none, {place: (value, f"{value:.0f}", False) for place, value in accuracy.items()}, "Greens", None)
+    _draw_panel(none, places, {place: (x, f"{x:.0f}", False) for place, x in accuracy.items()}, "Greens", None)
     none.set_title("Accuracy without a transform, in %", loc="left", fontsize=11)
     color = SymLogNorm(LINEAR, vmin=-REACH, vmax=REACH)
     for axis, method, name in (
@@ -53,11 +55,14 @@ def draw(confirmation: pd.DataFrame, path: Path) -> None:
         leads = zip(table["lead"].tolist(), table["answer"].tolist(), strict=True)
         texts = [(100 * lead, show(lead, answer), answer in ("better", "worse")) for lead, answer in leads]
         cells = dict(zip(table[PLACE].itertuples(index=False, name=None), texts, strict=True))
-        _draw_panel(axis, cells, "RdBu", color)
+        _draw_panel(axis, places, cells, "RdBu", color)
         axis.set_title(name, loc="left", fontsize=11)
-    weights.set_xticks(range(len(PLACES)), [f"{depth} layers" for depth, _ in PLACES], fontsize=8.5)
-    for number, optimizer in enumerate(OPTIMIZERS):
-        none.text(3 * number + 1, -1.55, OPTIMIZER_NAMES[optimizer], ha="center", fontsize=10.5, weight="bold")
+    weights.set_xticks(range(len(places)), [f"{depth} layers" for depth, _ in places], fontsize=8.5)
+    for optimizer in OPTIMIZERS:
+        own = [number for number, place in enumerate(places) if place[1] == optimizer]
+        if own:
+            center = (own[0] + own[-1]) / 2
+            none.text(center, -1.55, OPTIMIZER_NAMES[optimizer], ha="center", fontsize=10.5, weight="bold")
     figure.supxlabel(
         "blue: better than each of them; red: worse than one of them at least; framed: certain (5% over the map);"
         "\n=: within one point of all of them; grey: no method learns",
@@ -81,10 +86,16 @@ def show(lead: float, answer: str) -> str:
     return f"{text}{' =' if answer == 'equivalent' else ''}".replace("-", "−")
 
 
-def _draw_panel(axis: Axes, cells: dict[Any, tuple[float, str, bool]], colors: str, norm: SymLogNorm | None) -> None:
+def _draw_panel(
+    axis: Axes,
+    places: list[tuple[int, str]],
+    cells: dict[Any, tuple[float, str, bool]],
+    colors: str,
+    norm: SymLogNorm | None,
+) -> None:
     networks = list(NETWORKS)
-    values = np.full((len(networks), len(PLACES)), np.nan)
-    for (row, network), (column, (depth, optimizer)) in product(enumerate(networks), enumerate(PLACES)):
+    values = np.full((len(networks), len(places)), np.nan)
+    for (row, network), (column, (depth, optimizer)) in product(enumerate(networks), enumerate(places)):
         value, text, _ = cells.get((network, depth, optimizer), (np.nan, MISSING, False))
         values[row, column] = value if text else np.nan
         if text == MISSING:
@@ -93,14 +104,15 @@ def _draw_panel(axis: Axes, cells: dict[Any, tuple[float, str, bool]], colors: s
     limits: dict[str, Any] = {"norm": norm} if norm is not None else {"vmin": 0, "vmax": 140}
     axis.imshow(values, cmap=palette, aspect="auto", **limits)
     for (network, depth, optimizer), (value, text, is_certain) in cells.items():
-        row, column = networks.index(network), PLACES.index((depth, optimizer))
+        row, column = networks.index(network), places.index((depth, optimizer))
         dark = norm is not None and abs(float(norm(value)) - 0.5) > 0.36
         axis.text(column, row, text, ha="center", va="center", fontsize=9, color="white" if dark else "#1d2430")
         if is_certain:
             axis.add_patch(Rectangle((column - 0.46, row - 0.44), 0.92, 0.88, fill=False, edgecolor="#1d2430", lw=1.3))
     axis.set_yticks(range(len(networks)), [NETWORK_NAMES[network] for network in networks], fontsize=9)
-    for boundary in (2.5, 5.5):
-        axis.axvline(boundary, color="white", linewidth=5)
+    for column, (before, after) in enumerate(pairwise(places)):
+        if before[1] != after[1]:
+            axis.axvline(column + 0.5, color="white", linewidth=5)
     axis.tick_params(length=0)
     axis.spines[:].set_visible(False)
 

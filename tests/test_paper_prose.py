@@ -1,4 +1,4 @@
-"""The figures in the prose of docs/results.md, written again from the runs that are published beside it.
+"""The figures in the prose of docs/paper.md, written again from the runs that are published beside it.
 
 Each function of :data:`SECTIONS` returns the sentences, or parts of them, that its section must have. A figure that is
 in none of them must be in :data:`OTHERS`, which says where it is from.
@@ -12,7 +12,7 @@ import pytest
 from tests.prose import WORDS, change_each_digit, find_problems, find_prose
 from tests.published import DOCS, PAPER, Runs, find_means, find_range, find_reach, find_sections, find_tied
 
-PAGE = (DOCS / "results.md").read_text()
+PAGE = (DOCS / "paper.md").read_text()
 CHANCE = 0.1
 ZNORM, MATRICES = "znorm", "znorm(min_ndim=2)"
 
