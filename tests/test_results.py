@@ -38,10 +38,12 @@ def find_answer(network, method="znorm"):
 
 def write_map():
     default, plain, residual = Row("default"), Row("plain"), Row("residual")
-    layer, batch = Row("layernorm"), Row("batchnorm")
+    layer, batch, both = Row("layernorm"), Row("batchnorm"), Row("residual-layernorm")
+    without_weights = both.means.drop(WEIGHTS)
     assert default.means[["none", "clip", "gc"]].max() < 0.12
     assert find_answer("default") == "better"
     assert find_answer("residual") == find_answer("layernorm") == "worse"
+    assert find_answer("residual-layernorm") == "equivalent"
     assert find_answer("plain") == find_answer("batchnorm") == "undecided"
     return [
         f"ZNorm reaches {default.show('znorm')}%, `scale` {default.show('scale')}%",
@@ -56,19 +58,20 @@ def write_map():
         f" {layer.show('gc')}%",
         f"behind by {layer.compare('gc', 'znorm')}",
         f"from {batch.show('gc')}% (`gc`) to {batch.show('scale')}% (`scale`), ZNorm {batch.show('znorm')}%",
+        f"all methods have {100 * without_weights.min():.1f}% to {100 * without_weights.max():.1f}%",
     ]
 
 
 def write_weights():
     default, layer = Row("default"), Row("layernorm")
-    others = [Row(network) for network in ("plain", "batchnorm", "residual")]
+    others = [Row(network) for network in ("plain", "batchnorm", "residual", "residual-layernorm")]
     largest = max(abs(row.means[WEIGHTS] - row.means["znorm"]) for row in others)
     assert default.means["znorm"] > default.means[WEIGHTS]
     assert layer.means["znorm"] < layer.means[WEIGHTS]
     return [
         f"costs {default.compare('znorm', WEIGHTS)} where gradients vanish",
         f"gains {layer.compare(WEIGHTS, 'znorm')} behind LayerNorm",
-        f"at most {100 * largest:.1f} in the other three",
+        f"at most {100 * largest:.1f} in the other four",
     ]
 
 
@@ -83,3 +86,16 @@ def test_places_that_have_been_run_are_all_told():
     """Until the map is whole, the page says which part of it there is."""
     places = {tuple(place) for place in CONFIRMATION[PLACE].itertuples(index=False)}
     assert {(depth, optimizer) for _, depth, optimizer in places} == {(20, "sgd")}
+
+
+def test_figures_of_the_readme():
+    prose = find_prose((DOCS.parent / "README.md").read_text())
+    residual, default, layer = Row("residual"), Row("default"), Row("layernorm")
+    for sentence in (
+        f"SGD has {residual.show('none')}% without and {residual.show('znorm')}% with ZNorm",
+        f"clipping, with {residual.show('clip')}%",
+        f"ZNorm reaches {default.show('znorm')}% where",
+        f"{layer.compare('gc', 'znorm').partition(' ')[0]} points worse than gradient centralization",
+    ):
+        assert sentence in prose
+    assert find_answer("residual-layernorm") == "equivalent"
