@@ -82,12 +82,6 @@ def test_figures_are_those_of_the_runs(title, write):
     assert [sentence for sentence in write() if sentence not in SECTIONS[title]] == []
 
 
-def test_places_that_have_been_run_are_all_told():
-    """Until the map is whole, the page says which part of it there is."""
-    places = {tuple(place) for place in CONFIRMATION[PLACE].itertuples(index=False)}
-    assert {(depth, optimizer) for _, depth, optimizer in places} == {(20, "sgd")}
-
-
 def test_figures_of_the_readme():
     prose = find_prose((DOCS.parent / "README.md").read_text())
     residual, default, layer = Row("residual"), Row("default"), Row("layernorm")

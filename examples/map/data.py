@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pandas as pd
 
-from examples.map.run import OUT, STARTS, Place
+from examples.map.run import OUT, PUBLISHED, STARTS, Place
 
 METHODS = list(STARTS)
 PLACE = ["network", "depth", "optimizer"]
-FOLDER = Path("docs/data/map")
+FOLDER = PUBLISHED
 TEST_IMAGES = 300  # of which `confirmation.csv` has the number that is right
 RATE = "model.init_args.optimizer.init_args.lr"
 

@@ -16,7 +16,7 @@ from matplotlib.colors import SymLogNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from examples.map.analysis import analyze
+from examples.map.analysis import OTHERS, analyze
 from examples.map.data import FOLDER, PLACE, read_confirmation
 from examples.map.run import DEPTHS, NETWORKS, OPTIMIZERS
 
@@ -34,38 +34,38 @@ REACH = 80.0  # points at which the colors end
 LINEAR = 1.0  # points up to which the scale of colors is linear
 GREY = "#d9dce1"
 MISSING = "not run"
+PANELS = (  # title, method, and those that it is compared with
+    ("Lead of ZNorm over no transform, in points", "znorm", ("none",)),
+    ("Lead of ZNorm over the best of none, clip, gc and scale, in points", "znorm", OTHERS),
+    ("Lead of ZNorm of the weights alone over ZNorm of all parameters, in points", "znorm(min_ndim=2)", ("znorm",)),
+)
 PLACES = [(depth, optimizer) for optimizer in OPTIMIZERS for depth in sorted(DEPTHS)]
 
 
 def draw(confirmation: pd.DataFrame, path: Path) -> None:
-    """Draw the accuracy without a transform, and the lead of ZNorm of all parameters and of the weights alone."""
+    """Draw the accuracy without a transform, and the lead of ZNorm over that and over the best of the others."""
     run = {*confirmation[["depth", "optimizer"]].itertuples(index=False, name=None)}
     places = [place for place in PLACES if place in run]
-    figure = Figure(figsize=(3.0 + 0.7 * max(len(places), 6), 9.4), layout="constrained")
-    none, everywhere, weights = figure.subplots(3, 1, sharex=True)
+    figure = Figure(figsize=(3.0 + 0.7 * max(len(places), 6), 12.2), layout="constrained")
+    first, *panels = figure.subplots(4, 1, sharex=True)
     accuracy = confirmation.groupby(PLACE)["none"].mean().mul(100)
-    _draw_panel(none, places, {place: (x, f"{x:.0f}", False) for place, x in accuracy.items()}, "Greens", None)
-    none.set_title("Accuracy without a transform, in %", loc="left", fontsize=11)
-    color = SymLogNorm(LINEAR, vmin=-REACH, vmax=REACH)
-    for axis, method, name in (
-        (everywhere, "znorm", "Lead of ZNorm over the best of none, clip, gc and scale, in points"),
-        (weights, "znorm(min_ndim=2)", "The same of ZNorm of the weights alone, znorm(min_ndim=2)"),
-    ):
-        table = analyze(confirmation, method)
+    _draw_panel(first, places, {place: (x, f"{x:.0f}", False) for place, x in accuracy.items()}, "Greens", None)
+    first.set_title("Accuracy without a transform, in %", loc="left", fontsize=11)
+    for axis, (name, method, others) in zip(panels, PANELS, strict=True):
+        table = analyze(confirmation, method, others)
         leads = zip(table["lead"].tolist(), table["answer"].tolist(), strict=True)
         texts = [(100 * lead, show(lead, answer), answer in ("better", "worse")) for lead, answer in leads]
         cells = dict(zip(table[PLACE].itertuples(index=False, name=None), texts, strict=True))
-        _draw_panel(axis, places, cells, "RdBu", color)
+        _draw_panel(axis, places, cells, "RdBu", SymLogNorm(LINEAR, vmin=-REACH, vmax=REACH))
         axis.set_title(name, loc="left", fontsize=11)
-    weights.set_xticks(range(len(places)), [f"{depth} layers" for depth, _ in places], fontsize=8.5)
+    panels[-1].set_xticks(range(len(places)), [f"{depth} layers" for depth, _ in places], fontsize=8.5)
     for optimizer in OPTIMIZERS:
         own = [number for number, place in enumerate(places) if place[1] == optimizer]
         if own:
             center = (own[0] + own[-1]) / 2
-            none.text(center, -1.55, OPTIMIZER_NAMES[optimizer], ha="center", fontsize=10.5, weight="bold")
+            first.text(center, -1.55, OPTIMIZER_NAMES[optimizer], ha="center", fontsize=10.5, weight="bold")
     figure.supxlabel(
-        "blue: better than each of them; red: worse than one of them at least; framed: certain (5% over the map);"
-        "\n=: within one point of all of them; grey: no method learns",
+        "blue: ahead; red: behind; framed: certainly, at 5% over the map; =: within one point; grey: no method learns",
         fontsize=9,
     )
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -39,6 +39,7 @@ STARTS = {"none": 1e-2, "clip": 1e-1, "gc": 1e-2, "scale": 3e-4, "znorm": 3e-4, 
 ADAM_START = 1e-3
 EXPLODING_START = 1e-4  # for raw gradients of residual networks without normalization
 OUT = Path("results/map")
+PUBLISHED = Path("docs/data/map")
 RUNS = 300  # of a comparison, at most 378
 SECONDS = {5: 0.6, 20: 1.1, 50: 2.0}  # of a run, at two side by side on two cores
 
@@ -61,6 +62,12 @@ def list_places(arguments: argparse.Namespace) -> Iterator[Place]:
         for optimizer in arguments.optimizers:
             for network in arguments.networks:
                 yield Place(network, depth, optimizer)
+
+
+def read_published(folder: Path = PUBLISHED) -> set[Place]:
+    """Return the places of the published tables."""
+    table = pd.read_csv(folder / "confirmation.csv", usecols=["network", "depth", "optimizer"]).drop_duplicates()
+    return {Place(*place) for place in table.itertuples(index=False, name=None)}
 
 
 def make_flags(place: Place, out: Path) -> list[str]:
@@ -106,9 +113,10 @@ def main() -> None:
     parser.add_argument("--networks", nargs="+", choices=list(NETWORKS), default=list(NETWORKS))
     parser.add_argument("--depths", nargs="+", type=int, choices=DEPTHS, default=list(DEPTHS))
     parser.add_argument("--optimizers", nargs="+", choices=list(OPTIMIZERS), default=list(OPTIMIZERS))
+    parser.add_argument("--missing", action="store_true", help=f"leave out the comparisons that are in {PUBLISHED}")
     add_series_arguments(parser, OUT)
     arguments, rest = parser.parse_known_args()
-    places = list(list_places(arguments))
+    places = [place for place in list_places(arguments) if not arguments.missing or place not in read_published()]
     if not arguments.list:
         left = format_time(estimate(places, arguments.out))
         print(f"{len(places)} comparisons of some {RUNS} runs, about {left} to go on two cores.", file=sys.stderr)

@@ -39,11 +39,14 @@ def threads():
 
 
 @contextmanager
-def dask():
+def dask(workers=2):
     pytest.importorskip("distributed")
-    options = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": None}
+    options = {"n_workers": workers, "threads_per_worker": 1, "dashboard_address": None}
     with DaskExecutor("distributed.LocalCluster", options=options) as engine:
         yield engine
+
+
+one_worker = functools.partial(dask, workers=1)  # each takes half a minute of imports
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +67,7 @@ def expected(tmp_path_factory):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("start", "is_swept"),
-    [(dask, False), *(pytest.param(start, True, marks=pytest.mark.long) for start in (threads, dask))],
+    [(one_worker, False), *(pytest.param(start, True, marks=pytest.mark.long) for start in (threads, dask))],
 )
 def test_the_same_table(start, is_swept, expected, capfd):
     with start() as engine:
