@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
+import yaml
 from lightning.pytorch import Trainer, seed_everything
 
 from lightning_znorm import GradientMonitor, ZNorm
@@ -39,8 +40,10 @@ def draw_gradients(epochs: int = 3) -> Path:
         default_root_dir=OUT,
         callbacks=[ZNorm(), GradientMonitor(every_n_steps=1, picture="gradients.png")],
     )
+    network = yaml.safe_load((HERE / "demo_digits.yaml").read_text())["model"]["init_args"]
     optimizer = partial(torch.optim.SGD, lr=1e-3, momentum=0.9)
-    trainer.fit(PerceptronClassifier(depth=16, has_skips=True, optimizer=optimizer), Digits(image_size=8))
+    model = PerceptronClassifier(depth=network["depth"], has_skips=network["has_skips"], optimizer=optimizer)
+    trainer.fit(model, Digits(image_size=8))
     return OUT / "gradients.png"
 
 

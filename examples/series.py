@@ -9,6 +9,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 LEAST_MINUTES = 0.5
+OPTIMIZER = "--model.init_args.optimizer"
+SGD = [f"{OPTIMIZER}=torch.optim.SGD", f"{OPTIMIZER}.init_args.momentum=0.9"]
+ADAM = [f"{OPTIMIZER}=torch.optim.Adam"]
 
 
 def add_series_arguments(parser: argparse.ArgumentParser, out: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 
 from examples.map import picture, run, transfer
-from examples.map.analysis import CHANCE, analyze, compare_pair
+from examples.map.analysis import CHANCE, analyze
 from examples.map.data import (
     METHODS,
     PLACE,
@@ -162,7 +162,7 @@ def test_rate_of_wrong_answers():
 
 def test_pair_and_reach():
     runs = make_runs(LEVEL | {"none": 0.5}, pairs=12)
-    (row,) = compare_pair(runs, "znorm", "none").to_dict("records")
+    (row,) = analyze(runs, "znorm", ["none"]).to_dict("records")
     assert (row["answer"], row["best"]) == ("better", "none")
     assert count_reached(runs) == 6
     assert count_reached(make_runs(LEVEL, pairs=12, deviation=0.2)) == 0

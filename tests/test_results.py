@@ -2,7 +2,7 @@
 
 import pytest
 
-from examples.map.analysis import analyze, compare_pair
+from examples.map.analysis import analyze
 from examples.map.data import METHODS, PLACE, read_confirmation
 from tests.prose import find_prose
 from tests.published import DOCS, find_sections
@@ -25,7 +25,7 @@ class Row:
 
     def compare(self, method, other):
         """Return the difference of two methods in points, with its interval."""
-        (row,) = compare_pair(self.runs, method, other).to_dict("records")
+        (row,) = analyze(self.runs, method, [other]).to_dict("records")
         low, high = (f"{100 * row[end]:.1f}".replace("-", "−") for end in ("low", "high"))
         assert row["lead"] > 0
         return f"{100 * row['lead']:.1f} points ({low} to {high})"

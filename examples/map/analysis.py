@@ -61,7 +61,7 @@ def analyze(confirmation: pd.DataFrame, method: str = "znorm", others: Sequence[
                 "lead": lead,
                 "low": low,
                 "high": high,
-                "reached": max(high - lead, lead - low) <= WIDTH,
+                "reached": is_precise(runs[method] - runs[best]),
                 "p_better": max(sign_flip_test(each, alternative="greater") for each in differences.values()),
                 "p_worse": min(
                     1.0,
@@ -73,9 +73,11 @@ def analyze(confirmation: pd.DataFrame, method: str = "znorm", others: Sequence[
     return _answer(pd.DataFrame(rows).sort_values(PLACE, key=_rank, ignore_index=True))
 
 
-def compare_pair(confirmation: pd.DataFrame, method: str, other: str) -> pd.DataFrame:
-    """Compare two methods in each place; as :func:`analyze`, with one other method."""
-    return analyze(confirmation, method, [other])
+def is_precise(differences: "pd.Series[float]") -> bool:
+    """Return whether both ends of the 95% interval of the mean are within three points of it."""
+    low, high = invert_sign_flip(differences.tolist())
+    mean = float(differences.mean())
+    return max(high - mean, mean - low) <= WIDTH
 
 
 def _answer(table: pd.DataFrame) -> pd.DataFrame:

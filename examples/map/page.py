@@ -9,11 +9,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from examples.map.analysis import LEARNED, WIDTH, analyze
+from examples.map.analysis import LEARNED, OTHERS, analyze, is_precise
 from examples.map.data import FOLDER, METHODS, PLACE, read_confirmation, read_trials
 from examples.map.picture import NETWORK_NAMES, OPTIMIZER_NAMES
 from examples.map.run import DEPTHS, NETWORKS, OPTIMIZERS
-from lightning_znorm.compare.report.sign_flip import invert_sign_flip
 
 PAGE = Path("docs/map.md")
 ABOUT = """# Every cell of the map
@@ -84,14 +83,9 @@ def render(confirmation: pd.DataFrame, trials: pd.DataFrame) -> str:
 
 def count_reached(runs: pd.DataFrame) -> int:
     """Return how many methods of a place have an interval of at most three points on either side of the difference."""
-    best = runs[[method for method in METHODS if not method.startswith("znorm")]].mean().idxmax()
+    best = str(runs[list(OTHERS)].mean().idxmax())
     others = [best if method == "znorm" else method for method in METHODS]
-    count = 0
-    for other in others:
-        differences = runs["znorm"] - runs[other]
-        low, high = invert_sign_flip(differences.tolist())
-        count += max(high - differences.mean(), differences.mean() - low) <= WIDTH
-    return count
+    return sum(is_precise(runs["znorm"] - runs[other]) for other in others)
 
 
 def _head(columns: list[str]) -> Iterator[str]:

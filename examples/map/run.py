@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from examples.series import add_series_arguments, run_series
+from examples.series import ADAM, OPTIMIZER, SGD, add_series_arguments, run_series
 from lightning_znorm.compare.display import format_time
 
 CONFIG = Path(__file__).with_name("digits.yaml")
@@ -29,10 +29,11 @@ NETWORKS = {
     "residual-layernorm": ["--model.init_args.has_skips=true", "--model.init_args.norm=layer"],
 }
 DEPTHS = (20, 5, 50)
+FUSED = f"{OPTIMIZER}.init_args.fused=true"
 OPTIMIZERS = {
-    "sgd": ["torch.optim.SGD", "momentum=0.9", "fused=true"],
-    "adam": ["torch.optim.Adam", "fused=true"],
-    "adam-eps": ["torch.optim.Adam", "eps=1e-30", "fused=true"],
+    "sgd": [*SGD, FUSED],
+    "adam": [*ADAM, FUSED],
+    "adam-eps": [*ADAM, f"{OPTIMIZER}.init_args.eps=1e-30", FUSED],
 }
 # where a search begins; it goes three decades in either direction
 STARTS = {"none": 1e-2, "clip": 1e-1, "gc": 1e-2, "scale": 3e-4, "znorm": 3e-4, "znorm(min_ndim=2)": 3e-4}
@@ -72,13 +73,11 @@ def read_published(folder: Path = PUBLISHED) -> set[Place]:
 
 def make_flags(place: Place, out: Path) -> list[str]:
     """Return the options of `compare`."""
-    optimizer, *others = OPTIMIZERS[place.optimizer]
     return [
         f"--config={os.path.relpath(CONFIG)}",
         *NETWORKS[place.network],
         f"--model.init_args.depth={place.depth}",
-        f"--model.init_args.optimizer={optimizer}",
-        *(f"--model.init_args.optimizer.init_args.{argument}" for argument in others),
+        *OPTIMIZERS[place.optimizer],
         f"--compare.sweep=lr={{{', '.join(list_starts(place))}}}",
         f"--compare.out={out / str(place)}",
     ]
@@ -116,7 +115,8 @@ def main() -> None:
     parser.add_argument("--missing", action="store_true", help=f"leave out the comparisons that are in {PUBLISHED}")
     add_series_arguments(parser, OUT)
     arguments, rest = parser.parse_known_args()
-    places = [place for place in list_places(arguments) if not arguments.missing or place not in read_published()]
+    published = read_published() if arguments.missing else set()
+    places = [place for place in list_places(arguments) if place not in published]
     if not arguments.list:
         left = format_time(estimate(places, arguments.out))
         print(f"{len(places)} comparisons of some {RUNS} runs, about {left} to go on two cores.", file=sys.stderr)

@@ -47,15 +47,13 @@ def list_sizes(kinds: list[str]) -> Iterator[Size]:
 
 def make_flags(size: Size, out: Path) -> list[str]:
     """Return the options of `compare`."""
-    optimizer, *others = OPTIMIZERS["sgd"]
     rates = ",".join(f"{rate:g}" for rate in RATES)
     return [
         f"--config={os.path.relpath(CONFIG)}",
         *NETWORKS[size.kind],
         f"--model.init_args.depth={size.depth}",
         f"--model.init_args.width={size.width}",
-        f"--model.init_args.optimizer={optimizer}",
-        *(f"--model.init_args.optimizer.init_args.{argument}" for argument in others),
+        *OPTIMIZERS["sgd"],
         f"--compare.methods={METHODS}",
         f"--compare.sweep=model.init_args.optimizer.init_args.lr={rates}",
         "--compare.baseline=none",

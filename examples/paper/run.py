@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from examples.series import add_series_arguments, run_series
+from examples.series import ADAM, SGD, add_series_arguments, run_series
 
 HERE = Path(__file__).parent
 NETWORKS = {
@@ -44,10 +44,7 @@ DEPTH_RATES = {
     "adam": "3e-4,1e-3,3e-3,1e-2,3e-2,1e-1,3e-1",
     "sgd": "1e-6,3e-6,1e-5,3e-5,1e-4,3e-4,1e-3,3e-3,1e-2,3e-2,1e-1,3e-1,1,3",
 }
-OPTIMIZERS = {
-    "adam": ["--model.init_args.optimizer=torch.optim.Adam"],
-    "sgd": ["--model.init_args.optimizer=torch.optim.SGD", "--model.init_args.optimizer.init_args.momentum=0.9"],
-}
+OPTIMIZERS = {"adam": ADAM, "sgd": SGD}
 TREES = {
     "cifar10": ("cifar10-jpeg", "flip_and_crop", [0.4914, 0.4822, 0.4465], [0.2470, 0.2435, 0.2616]),
     "pcam": ("pcam-12k", "quarter_turns", [0.7008, 0.5384, 0.6916], [0.2350, 0.2774, 0.2129]),

@@ -64,6 +64,7 @@ def centralize_(gradients: Sequence[Tensor], grad_scale: Tensor | None = None) -
 def _group(gradients: Sequence[Tensor]) -> Iterator[list[int]]:
     """Yield the numbers of the gradients with rows, those together that are small and have rows of one length."""
     groups: dict[object, list[int]] = {}
+    sizes: dict[object, int] = {}
     for number, gradient in enumerate(gradients):
         if not _has_rows(gradient):
             continue
@@ -71,9 +72,10 @@ def _group(gradients: Sequence[Tensor]) -> Iterator[list[int]]:
             yield [number]
             continue
         key = (gradient.dtype, gradient.numel() // len(gradient))
-        group = groups.setdefault(key, [])
-        group.append(number)
-        if sum(gradients[member].numel() for member in group) > _TOGETHER:
+        groups.setdefault(key, []).append(number)
+        sizes[key] = sizes.get(key, 0) + gradient.numel()
+        if sizes[key] > _TOGETHER:
+            del sizes[key]
             yield groups.pop(key)
     yield from groups.values()
 
