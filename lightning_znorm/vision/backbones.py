@@ -9,11 +9,11 @@ from torchvision import models
 
 from lightning_znorm.errors import ArgumentValueError, require_packages, unknown_choice
 from lightning_znorm.vision._first_convolution import first_convolution_channels, spread_first_convolution
-from lightning_znorm.vision.cifar_networks import CifarNetwork
+from lightning_znorm.vision.cifar_networks import CifarNetwork, CifarVGG
 
 __all__ = ["make_backbone"]
 
-_CIFAR = re.compile(r"cifar_(resnet|plain)(\d+)")
+_CIFAR = re.compile(r"cifar_(resnet|plain|vgg)(\d+)(_nonorm)?")
 
 
 def make_backbone(
@@ -28,7 +28,9 @@ def make_backbone(
             - ``"timm:<name>"``, a model of timm;
             - ``"pytorchcv:<name>"``, a model of pytorchcv, such as ``"pytorchcv:densenet40_k12_cifar10"``;
             - ``"cifar_resnet<depth>"``, ``"cifar_plain<depth>"``: the networks for images of 32 x 32 with and without
-              skip connections, see :class:`~lightning_znorm.vision.cifar_networks.CifarNetwork`.
+              skip connections, see :class:`~lightning_znorm.vision.cifar_networks.CifarNetwork`; and
+              ``"cifar_vgg<depth>"``, see :class:`~lightning_znorm.vision.cifar_networks.CifarVGG`. All have BatchNorm,
+              unless the name ends in ``_nonorm``, such as ``"cifar_resnet20_nonorm"``.
         num_classes: Number of classes.
         in_channels: Number of channels of the images. The first convolution gets the network's own initialization
             for any number of them; pretrained weights are spread evenly.
@@ -53,7 +55,7 @@ def make_backbone(
     elif match := _CIFAR.fullmatch(name):
         if weights is not None:
             raise _no_weights(name, weights)
-        model = CifarNetwork(int(match[2]), num_classes, in_channels, has_skips=match[1] == "resnet")
+        model = _make_cifar(match[1], int(match[2]), num_classes, in_channels, has_norm=match[3] is None)
     else:
         model = _make_torchvision(name, num_classes, in_channels, weights)
     if small_images:
@@ -66,6 +68,12 @@ def make_backbone(
         nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")  # as ResNet itself does
         model.maxpool = nn.Identity()
     return model
+
+
+def _make_cifar(kind: str, depth: int, num_classes: int, in_channels: int, has_norm: bool) -> nn.Module:
+    if kind == "vgg":
+        return CifarVGG(depth, num_classes, in_channels, has_norm)
+    return CifarNetwork(depth, num_classes, in_channels, has_skips=kind == "resnet", has_norm=has_norm)
 
 
 def _make_torchvision(name: str, num_classes: int, in_channels: int, weights: str | None) -> nn.Module:

@@ -27,7 +27,7 @@ class ImageClassifier(SupervisedModule):
 
     Args:
         backbone: Name of a classification model in torchvision, as ``torchvision.models.list_models`` lists them; or
-            ``"timm:<name>"``, ``"pytorchcv:<name>"``, ``"cifar_resnet<depth>"``, ``"cifar_plain<depth>"``, see
+            ``"timm:<name>"``, ``"pytorchcv:<name>"``, ``"cifar_resnet<depth>"`` and the like, see
             :func:`~lightning_znorm.vision.backbones.make_backbone`.
         num_classes: Number of classes, at least 2.
         in_channels: Number of channels of the images. The first convolution gets the backbone's own initialization

@@ -1,12 +1,14 @@
+import math
 import sys
 
 import pytest
 import torch
 from torch import nn
+from torchvision import models
 
 from lightning_znorm.vision import ImageClassifier
 from lightning_znorm.vision.backbones import make_backbone
-from lightning_znorm.vision.cifar_networks import CifarNetwork
+from lightning_znorm.vision.cifar_networks import CifarNetwork, CifarVGG
 from lightning_znorm.vision.segmentation import make_segmenter
 
 
@@ -106,12 +108,59 @@ class TestCifarNetwork:
             CifarNetwork(depth)
 
 
+class TestCifarVGG:
+    @pytest.mark.parametrize("depth", [11, 13, 16, 19])
+    def test_has_the_convolutions_of_torchvision(self, depth):
+        with torch.device("meta"):
+            ours, theirs = CifarVGG(depth), getattr(models, f"vgg{depth}_bn")()
+        shapes = [
+            [tuple(module.weight.shape) for module in network.modules() if isinstance(module, nn.Conv2d)]
+            for network in (ours, theirs)
+        ]
+        assert shapes[0] == shapes[1]
+        assert size(ours) == sum(math.prod(shape) + 2 * shape[0] for shape in shapes[1]) + 513 * 10
+
+    @pytest.mark.parametrize("depth", [0, 12, 20])
+    def test_wrong_depth(self, depth):
+        with pytest.raises(ValueError, match=f"11, 13, 16, 19, but got {depth}"):
+            CifarVGG(depth)
+
+    @pytest.mark.parametrize("pixels", [16, 32])
+    def test_images(self, pixels):
+        assert CifarVGG(11)(torch.randn(2, 3, pixels, pixels)).shape == (2, 10)
+
+
+@pytest.mark.parametrize("name", ["cifar_plain20", "cifar_resnet20", "cifar_vgg11"])
+def test_without_norm(name):
+    network = make_backbone(f"{name}_nonorm", 10)
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in network.modules())
+    convolutions = [module for module in network.modules() if isinstance(module, nn.Conv2d)]
+    assert all(torch.equal(module.bias, torch.zeros_like(module.bias)) for module in convolutions)
+    with_norm = [module for module in make_backbone(name, 10).modules() if isinstance(module, nn.Conv2d)]
+    assert all(module.bias is None for module in with_norm)
+    assert [tuple(module.weight.shape) for module in convolutions] == [
+        tuple(module.weight.shape) for module in with_norm
+    ]
+
+
+def test_without_norm_a_residual_network_explodes_and_a_plain_one_does_not():
+    """Each pair adds a signal of the size of its input, so that the variance doubles nine times."""
+    torch.manual_seed(0)
+    images = torch.randn(64, 3, 32, 32)
+    sizes = {}
+    for name in ("cifar_plain20_nonorm", "cifar_resnet20_nonorm"):
+        network = make_backbone(name, 10)
+        sizes[name] = (network.blocks(network.start(images)).std() / network.start(images).std()).item()
+    assert sizes["cifar_plain20_nonorm"] < 2 < 10 < sizes["cifar_resnet20_nonorm"]
+
+
 @pytest.mark.parametrize("in_channels", [1, 3])
 @pytest.mark.parametrize(
     "name",
     [
         "cifar_resnet20",
-        "cifar_plain20",
+        "cifar_plain20_nonorm",
+        "cifar_vgg11",
         "timm:resnet10t",
         "pytorchcv:resnet20_cifar10",
         "pytorchcv:densenet40_k12_cifar10",
@@ -138,6 +187,7 @@ def test_recipes_name_what_the_paper_trains():
         ({"name": "timm:resnet_20"}, r"`backbone`.*'timm:resnet_20'. Did you mean 'timm:resnet"),
         ({"name": "pytorchcv:resnet20_cifar"}, r"Did you mean 'pytorchcv:resnet20_cifar10"),
         ({"name": "cifar_resnet21"}, r"6n \+ 2"),
+        ({"name": "cifar_vgg20"}, r"11, 13, 16, 19"),
         ({"name": "huggingface:resnet18"}, r"`backbone`.*'huggingface:resnet18'"),
         ({"name": "timm:resnet10t", "weights": "V1"}, r"`weights` .*'V1'.*timm:resnet18.a1_in1k"),
         ({"name": "cifar_resnet20", "weights": "DEFAULT"}, r"`weights` to be None .*'cifar_resnet20'"),
