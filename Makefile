@@ -70,7 +70,7 @@ gpu-check:
 # published tables, the page and the picture
 map: $(STAMP)
 	$(BIN)/python -m examples.map.run $(MAP_ARGS); status=$$?; \
-	$(BIN)/python -m examples.map.data && $(BIN)/python -m examples.map.page && $(BIN)/python -m examples.map.picture; \
+	$(BIN)/python -m examples.collection results/map --out docs/data/map --images 300 && $(BIN)/python -m examples.map.page && $(BIN)/python -m examples.map.picture; \
 	exit $$status
 
 # whether the best learning rate is the same at other depths and widths

@@ -8,19 +8,10 @@ import pandas as pd
 import pytest
 from scipy import stats
 
+from examples.collection import RATE, collect
 from examples.map import picture, run, transfer
 from examples.map.analysis import CHANCE, analyze
-from examples.map.data import (
-    METHODS,
-    PLACE,
-    RATE,
-    TEST_IMAGES,
-    collect,
-    merge,
-    parse_place,
-    read_confirmation,
-    read_trials,
-)
+from examples.map.data import METHODS, PLACE, TEST_IMAGES, read_confirmation, read_trials
 from examples.map.page import count_reached, render
 from lightning_znorm.compare.command import make_parser
 from lightning_znorm.compare.configuration import clean_configuration, flatten
@@ -66,7 +57,7 @@ def test_commands(parse, place):
     assert [method.label for method in draft.methods] == METHODS
     assert chosen.vary == "data.init_args.seed"
     assert chosen.out == f"out/{place}"
-    assert parse_place(str(place)) == place
+    assert run.parse_place(str(place)) == place
     starts = {label: values.start for label, values in draft.sweep[RATE].items()}
     assert starts.keys() == {*METHODS}
     assert (len({*starts.values()}) > 1) == (place.optimizer == "sgd")
@@ -166,37 +157,6 @@ def test_pair_and_reach():
     assert (row["answer"], row["best"]) == ("better", "none")
     assert count_reached(runs) == 6
     assert count_reached(make_runs(LEVEL, pairs=12, deviation=0.2)) == 0
-
-
-def test_collect():
-    """From the folder of a comparison, whole or unfinished."""
-    folder = Path("results/plain-20-adam-eps")
-    folder.mkdir(parents=True)
-    assert collect(folder) is None
-    rates = {method: 1e-3 if number % 2 else 1e-2 for number, method in enumerate(METHODS)}
-    selection = [(method, rate, "selection", 0, 0.5) for method in METHODS for rate in (1e-3, 1e-2)]
-    confirming = [(method, rates[method], "confirmation", seed, 0.9) for method in METHODS for seed in range(3, 15)]
-    runs = pd.DataFrame(selection + confirming, columns=["method", RATE, "stage", "seed", "validation"])
-    runs.assign(test=runs["seed"] / TEST_IMAGES, status="finished").to_csv(folder / "runs.csv", index=False)
-
-    def finish(answer):
-        pd.DataFrame({"method": METHODS, "answer": [answer] * 6, "pairs": 12}).to_csv(
-            folder / "summary.csv", index=False
-        )
-
-    finish("unfinished")
-    assert collect(folder) is None
-    finish("worse")
-    confirmation, trials = collect(folder)
-    assert confirmation.columns.tolist() == [*PLACE, "seed", *METHODS]
-    assert (confirmation[PLACE] == ["plain", 20, "adam-eps"]).all(axis=None)
-    assert (confirmation["seed"] == confirmation[METHODS].T).all(axis=None)
-    selected = trials[trials["selected"] == 1]
-    assert dict(zip(selected["method"], selected["rate"], strict=True)) == rates
-    again = merge(confirmation, confirmation.assign(none=7))
-    assert (again["none"] == 7).all()
-    assert len(again) == len(confirmation)
-    assert len(merge(confirmation, confirmation.assign(depth=5))) == 2 * len(confirmation)
 
 
 def test_published_page():

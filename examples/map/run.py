@@ -57,6 +57,18 @@ class Place:
         return f"{self.network}-{self.depth}-{self.optimizer}"
 
 
+def parse_place(name: str) -> Place:
+    """Return the place of a comparison's name.
+
+    >>> parse_place("residual-layernorm-20-adam-eps")
+    Place(network='residual-layernorm', depth=20, optimizer='adam-eps')
+
+    """
+    words = name.split("-")
+    number = next(position for position, word in enumerate(words) if word.isdigit())
+    return Place("-".join(words[:number]), int(words[number]), "-".join(words[number + 1 :]))
+
+
 def list_places(arguments: argparse.Namespace) -> Iterator[Place]:
     """Yield what is asked for."""
     for depth in arguments.depths:
@@ -67,8 +79,7 @@ def list_places(arguments: argparse.Namespace) -> Iterator[Place]:
 
 def read_published(folder: Path = PUBLISHED) -> set[Place]:
     """Return the places of the published tables."""
-    table = pd.read_csv(folder / "confirmation.csv", usecols=["network", "depth", "optimizer"]).drop_duplicates()
-    return {Place(*place) for place in table.itertuples(index=False, name=None)}
+    return {parse_place(name) for name in pd.read_csv(folder / "confirmation.csv")["comparison"].unique()}
 
 
 def make_flags(place: Place, out: Path) -> list[str]:
