@@ -76,6 +76,7 @@ map: $(STAMP)
 # whether the best learning rate is the same at other depths and widths
 transfer: $(STAMP)
 	$(BIN)/python -m examples.map.transfer $(TRANSFER_ARGS)
+	$(BIN)/python -m examples.collection results/transfer --out docs/data/transfer --images 300 && $(BIN)/python -m examples.map.transfer_page
 
 # the paper's experiments; DATA holds the data sets, see examples/paper/run.py. Both go on where they ended
 DATA ?= data

@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 
 from examples.collection import RATE, collect
-from examples.map import picture, run, transfer
+from examples.map import picture, run
 from examples.map.analysis import CHANCE, analyze
 from examples.map.data import METHODS, PLACE, TEST_IMAGES, read_confirmation, read_trials
 from examples.map.page import count_reached, render
@@ -61,24 +61,6 @@ def test_commands(parse, place):
     starts = {label: values.start for label, values in draft.sweep[RATE].items()}
     assert starts.keys() == {*METHODS}
     assert (len({*starts.values()}) > 1) == (place.optimizer == "sgd")
-
-
-@pytest.mark.parametrize("kind", transfer.KINDS)
-def test_commands_of_other_sizes(kind):
-    sizes = list(transfer.list_sizes([kind]))
-    assert [(size.depth, size.width) for size in sizes if size.width == 64 and size.depth != 8] == [
-        (depth, 64) for depth in (2, 4, 16, 32, 64)
-    ]
-    assert sorted(size.width for size in sizes if size.depth == 8) == [16, 32, 64, 128, 256, 512]
-    assert len({*map(str, sizes)}) == len(sizes) == 11
-    for size in sizes[::5]:
-        cli = make_parser("lightning.pytorch")(args=transfer.make_flags(size, Path("out")), run=False)
-        model, chosen = clean_configuration(cli)["model"]["init_args"], cli.config.compare
-        assert (model["depth"], model["width"]) == (size.depth, size.width)
-        assert model["has_skips"] == kind.startswith("residual")
-        draft = parse_question(chosen.methods, chosen.sweep, chosen.monitor, confirm=chosen.confirm)
-        assert draft.sweep[RATE] == transfer.RATES
-        assert chosen.width is None
 
 
 def make_runs(means, pairs=24, deviation=0.01, seed=0, place=("plain", 20, "sgd")):

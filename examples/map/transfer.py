@@ -1,7 +1,8 @@
 """Does the best learning rate transfer? Residual networks of six depths and of six widths, with SGD.
 
 Each comparison sweeps half decades from where nothing is learned to where nothing is learned, with `none`, `clip`,
-`scale` and `znorm`, and confirms the best rate of each method with twelve pairs.
+`scale` and `znorm`, and confirms the best rate of each method with twelve pairs. Then the same seeds are trained at the
+rates that are best in the base, eight layers of 64: what they lose is the price of a rate that was not searched.
 
     python -m examples.map.transfer
 """
@@ -12,6 +13,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import pandas as pd
+
+from examples.collection import RATE, collect
 from examples.map.run import CONFIG, NETWORKS, OPTIMIZERS
 from examples.series import add_series_arguments, run_series
 
@@ -22,6 +26,7 @@ BASE = {"depth": 8, "width": 64}
 METHODS = "none,clip,scale,znorm"
 RATES = [1e-6, 3e-6, 1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0, 3.0, 10.0]
 OUT = Path("results/transfer")
+ENDING = "-transferred"
 
 
 @dataclass(frozen=True)
@@ -45,9 +50,8 @@ def list_sizes(kinds: list[str]) -> Iterator[Size]:
         yield from dict.fromkeys([base, *deeper, *wider])
 
 
-def make_flags(size: Size, out: Path) -> list[str]:
+def make_flags(size: Size, out: Path, *, sweep: str, confirm: str = "12", ending: str = "") -> list[str]:
     """Return the options of `compare`."""
-    rates = ",".join(f"{rate:g}" for rate in RATES)
     return [
         f"--config={os.path.relpath(CONFIG)}",
         *NETWORKS[size.kind],
@@ -55,12 +59,38 @@ def make_flags(size: Size, out: Path) -> list[str]:
         f"--model.init_args.width={size.width}",
         *OPTIMIZERS["sgd"],
         f"--compare.methods={METHODS}",
-        f"--compare.sweep=model.init_args.optimizer.init_args.lr={rates}",
+        f"--compare.sweep={RATE}={sweep}",
         "--compare.baseline=none",
         "--compare.width=null",
-        "--compare.confirm=12",
-        f"--compare.out={out / str(size)}",
+        f"--compare.confirm={confirm}",
+        f"--compare.out={out / f'{size}{ending}'}",
     ]
+
+
+def make_search_flags(size: Size, out: Path) -> list[str]:
+    """Return the options by which the best rates of a size are searched."""
+    return make_flags(size, out, sweep=",".join(f"{rate:g}" for rate in RATES))
+
+
+def make_transfer_flags(size: Size, out: Path) -> list[str]:
+    """Return the options by which a size gets the best rates of the base, with the seeds of its own."""
+    (_, base), (own, _) = (require_finished(out / str(of)) for of in (base_of(size), size))
+    rates = base[base["selected"] == 1].set_index("method")["rate"]
+    sweep = ", ".join(f"{method}: [{rate:g}]" for method, rate in rates.items())
+    return make_flags(size, out, sweep=f"{{{sweep}}}", confirm=f"[{','.join(map(str, own['seed']))}]", ending=ENDING)
+
+
+def require_finished(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return confirmation and trials of a comparison that has to be there."""
+    found = collect(folder)
+    if found is None:
+        raise FileNotFoundError(f"{folder} has no finished comparison.")
+    return found
+
+
+def base_of(size: Size) -> Size:
+    """Return the base of a size."""
+    return Size(size.kind, **BASE)
 
 
 def main() -> None:
@@ -69,8 +99,13 @@ def main() -> None:
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS[:1]))
     add_series_arguments(parser, OUT)
     arguments, rest = parser.parse_known_args()
-    sizes = list_sizes(arguments.kinds)
-    run_series({str(size): make_flags(size, arguments.out) + rest for size in sizes}, arguments)
+    sizes = [*list_sizes(arguments.kinds)]
+    run_series({str(size): make_search_flags(size, arguments.out) + rest for size in sizes}, arguments)
+    if arguments.list:
+        print("\nThen the same seeds at the best rates of the base, in folders that end in", ENDING)
+        return
+    others = [size for size in sizes if size != base_of(size)]
+    run_series({f"{size}{ENDING}": make_transfer_flags(size, arguments.out) + rest for size in others}, arguments)
 
 
 if __name__ == "__main__":
