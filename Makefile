@@ -9,7 +9,7 @@ PYTEST = $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 LINT = $(BIN)/ruff check && $(BIN)/ruff format --check && $(BIN)/mypy
 DOCS = $(BIN)/sphinx-build -W --keep-going -b html docs docs/_build/html
 
-.PHONY: install demo test test-all test-fast test-slurm matrix lint docs bench gpu-check map transfer paper-small paper-full clean
+.PHONY: install demo test test-all test-fast test-slurm matrix lint docs bench gpu-check map rates transfer paper-small paper-full clean
 
 install: $(STAMP)
 
@@ -72,6 +72,11 @@ map: $(STAMP)
 	$(BIN)/python -m examples.map.run $(MAP_ARGS); status=$$?; \
 	$(BIN)/python -m examples.collection results/map --out docs/data/map --images 300 && $(BIN)/python -m examples.map.page && $(BIN)/python -m examples.map.picture; \
 	exit $$status
+
+# which learning rates work with each method
+rates: $(STAMP)
+	$(BIN)/python -m examples.map.rates $(RATES_ARGS)
+	$(BIN)/python -m examples.collection results/rates --out docs/data/rates --images 300 && $(BIN)/python -m examples.map.rates_page
 
 # whether the best learning rate is the same at other depths and widths
 transfer: $(STAMP)

@@ -9,7 +9,7 @@ import pytest
 from examples.collection import RATE
 from examples.map import transfer
 from examples.map.transfer import ENDING, RATES, Size
-from examples.map.transfer_page import draw, find_good_rates, parse_size, render, tabulate
+from examples.map.transfer_page import draw, parse_size, render, tabulate
 from lightning_znorm.compare.command import make_parser
 from lightning_znorm.compare.configuration import clean_configuration, flatten
 from lightning_znorm.compare.question.arguments import parse_question
@@ -110,21 +110,13 @@ def test_table():
     for row in table.to_dict("records"):
         size, method = row["size"], row["method"]
         rate = find_rate(size, method)
-        assert row["best"] == rate
-        assert row["low"] <= rate <= row["high"]
+        assert row["range"].best == rate
+        assert row["range"].low < rate < row["range"].high
         lost = measure(size, method, rate) - measure(size, method, find_rate(sizes[0], method))
         assert row["loss"] == pytest.approx(lost)
         assert (row["loss_low"], row["loss_high"]) == pytest.approx((lost, lost), abs=1e-4)
     lost = table[table["method"] == "none"].set_index(table.loc[table["method"] == "none", "size"].map(str))["loss"]
     assert lost["residual-layernorm-64x64"] > 0.02 > lost["residual-layernorm-8x512"]
-
-
-def test_good_rates():
-    rates = [1e-3, 1e-2, 0.1, 1.0, 10.0]
-    tried = pd.DataFrame({"rate": rates, "validation": [0.9, 0.5, 0.9, 0.885, None], "selected": [0, 0, 1, 0, 0]})
-    assert find_good_rates(tried) == {"best": 0.1, "low": 0.1, "high": 1.0, "is_cut": False}
-    tried["validation"] = [0.5, 0.885, 0.9, 0.9, 0.9]
-    assert find_good_rates(tried) == {"best": 0.1, "low": 1e-2, "high": 10.0, "is_cut": True}
 
 
 def test_page_and_picture():

@@ -14,12 +14,12 @@ from matplotlib.figure import Figure
 
 from examples.collection import read_confirmation, read_trials
 from examples.map.data import TEST_IMAGES
+from examples.map.ranges import CHANCE, find_range
 from examples.map.transfer import BASE, ENDING, METHODS, Size
 from lightning_znorm.compare.report.sign_flip import invert_sign_flip
 
 FOLDER = Path("docs/data/transfer")
 PAGE, PICTURE = Path("docs/transfer.md"), Path("docs/images/transfer.png")
-CHANCE, SLACK = 0.1, 0.02
 AXES = {"depth": "layers of {}", "width": "{} layers"}
 ABOUT = """# Does the best learning rate transfer?
 
@@ -31,10 +31,10 @@ six widths at a depth of 8. Rates in half decades from 1e-6 to 10, so that both 
 
 ![Validation accuracy against the learning rate for each method and size](images/transfer.png)
 
-*Best* is the rate with the best validation accuracy. *Good* are the rates around it whose validation accuracy is
-within {slack:.0f} points of that; with one to three seeds each, this is a description. *Searched* is the test accuracy
-at the best rate, in percent, the mean of 12 fresh seeds, and *loss* is what the rate that is best with 8 layers of 64
-loses with the same seeds, in points, with its 95% interval.
+*Best* is the rate with the best validation accuracy. A rate *works* if it gains at least half of what that gains over
+guessing; with one to three seeds each, this is a description. *Searched* is the test accuracy at the best rate, in
+percent, the mean of 12 fresh seeds, and *loss* is what the rate that is best with 8 layers of 64 loses with the same
+seeds, in points, with its 95% interval.
 """
 
 
@@ -58,9 +58,8 @@ def tabulate(confirmation: pd.DataFrame, trials: pd.DataFrame) -> pd.DataFrame:
         trials: Validation accuracies, a row per comparison, method and rate.
 
     Returns:
-        Columns ``size``, ``method``, ``best``, ``low`` and ``high``, the ends of the good rates, ``is_cut``, whether
-        the sweep ends there, ``searched``, the accuracy at the best rate, and ``loss`` of the transferred rate with
-        ``loss_low`` and ``loss_high``.
+        Columns ``size``, ``method``, ``range`` of the rates that work, ``searched``, the accuracy at the best rate, and
+        ``loss`` of the transferred rate with ``loss_low`` and ``loss_high``.
 
     """
     runs = {str(name): own.set_index("seed") for name, own in confirmation.groupby("comparison")}
@@ -70,7 +69,7 @@ def tabulate(confirmation: pd.DataFrame, trials: pd.DataFrame) -> pd.DataFrame:
         for method in METHODS.split(","):
             searched = runs[name][method]
             row = {"size": parse_size(name), "method": method, "searched": searched.mean()}
-            row |= find_good_rates(tried[name][tried[name]["method"] == method])
+            row["range"] = find_range(tried[name][tried[name]["method"] == method])
             row |= {"loss": 0.0, "loss_low": 0.0, "loss_high": 0.0}
             if (transferred := runs.get(name + ENDING)) is not None:
                 differences = (searched - transferred[method].loc[searched.index]).tolist()
@@ -86,26 +85,13 @@ def rank(size: Size) -> tuple[str, bool, int, int]:
     return (size.kind, is_base_depth, size.depth, size.width)
 
 
-def find_good_rates(tried: pd.DataFrame) -> dict[str, Any]:
-    """Return the best rate, and the ends of those around it that are as good but for two points."""
-    means = tried.set_index("rate")["validation"].fillna(CHANCE).sort_index()
-    best = tried.loc[tried["selected"] == 1, "rate"].item()
-    is_good = means >= means[best] - SLACK
-    block = (~is_good).cumsum()
-    good = means.index[is_good & (block == block[best])]
-    is_cut = bool(good[0] == means.index[0] or good[-1] == means.index[-1])
-    return {"best": best, "low": good[0], "high": good[-1], "is_cut": is_cut}
-
-
 def render(confirmation: pd.DataFrame, trials: pd.DataFrame) -> str:
     """Return the page."""
-    lines = [ABOUT.format(slack=100 * SLACK)]
-    lines += ["| layers | width | method | best | good | searched | loss |", f"|{'---|' * 7}"]
+    lines = [ABOUT, "| layers | width | method | best | works | searched | loss |", f"|{'---|' * 7}"]
     for row in tabulate(confirmation, trials).to_dict("records"):
         size: Size = row["size"]
         loss = "–" if size == Size(size.kind, **BASE) else show_loss(row)
-        good = f"{row['low']:g} to {row['high']:g}{' (cut)' if row['is_cut'] else ''}"
-        cells = [f"{size.depth}", f"{size.width}", f"`{row['method']}`", f"{row['best']:g}", good]
+        cells = [f"{size.depth}", f"{size.width}", f"`{row['method']}`", f"{row['range'].best:g}", f"{row['range']}"]
         cells += [f"{100 * row['searched']:.1f}", loss]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
