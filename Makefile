@@ -9,7 +9,7 @@ PYTEST = $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 LINT = $(BIN)/ruff check && $(BIN)/ruff format --check && $(BIN)/mypy
 DOCS = $(BIN)/sphinx-build -W --keep-going -b html docs docs/_build/html
 
-.PHONY: install demo test test-all test-fast test-slurm matrix lint docs bench gpu-check map rates transfer paper-small paper-full clean
+.PHONY: install demo test test-all test-fast test-slurm matrix lint docs bench gpu-check map rates transfer paper-small paper-short paper-full clean
 
 install: $(STAMP)
 
@@ -83,8 +83,10 @@ transfer: $(STAMP)
 	$(BIN)/python -m examples.map.transfer $(TRANSFER_ARGS)
 	$(BIN)/python -m examples.collection results/transfer --out docs/data/transfer --images 300 && $(BIN)/python -m examples.map.transfer_page
 
-# the paper's experiments; DATA holds the data sets, see examples/paper/run.py. Both go on where they ended
+# the paper's experiments; DATA holds the data sets, see examples/paper/run.py. All go on where they ended
 DATA ?= data
+paper-short: $(STAMP)
+	$(BIN)/python -m examples.paper.run --preset short --data $(DATA) --jobs 2 $(PAPER_ARGS)
 paper-small: $(STAMP)
 	$(BIN)/python -m examples.paper.run --preset small --data $(DATA) --jobs 2 $(PAPER_ARGS)
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from examples.map.run import ADAM_START, OPTIMIZERS, STARTS
 from examples.paper.run import is_tree, make_data_flags
-from examples.series import add_series_arguments, run_series
+from examples.series import add_series_arguments, format_searches, run_series
 
 HERE = Path(__file__).parent
 CONVOLUTIONAL = [f"cifar_{kind}{ending}" for kind in ("plain20", "resnet20", "vgg11") for ending in ("", "_nonorm")]
@@ -33,14 +33,13 @@ SMALL_IMAGES = ["--data.init_args.image_size=16", "--data.init_args.eval_per_cla
 def make_flags(network: str, optimizer: str, data: Path, out: Path) -> list[str]:
     """Return the options of `compare`."""
     starts = STARTS if optimizer == "sgd" else dict.fromkeys(STARTS, ADAM_START)
-    sweep = ", ".join(f"'{method}': auto({start:g})" for method, start in starts.items())
     return [
         *(make_character_flags(network) if network in CHARACTERS else make_image_flags(network, data, out)),
         *OPTIMIZERS[optimizer],
         f"--compare.methods={','.join(STARTS)}",
         "--compare.baseline=znorm",
         "--compare.confirm=12",
-        f"--compare.sweep=lr={{{sweep}}}",
+        f"--compare.sweep=lr={format_searches(starts)}",
         f"--compare.out={out / f'{network}-{optimizer}'}",
     ]
 

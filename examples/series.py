@@ -14,6 +14,16 @@ SGD = [f"{OPTIMIZER}=torch.optim.SGD", f"{OPTIMIZER}.init_args.momentum=0.9"]
 ADAM = [f"{OPTIMIZER}=torch.optim.Adam"]
 
 
+def format_searches(starts: Mapping[str, float]) -> str:
+    """Return the values of a sweep: for each method a search that begins at a value.
+
+    >>> format_searches({"none": 0.01, "znorm(min_ndim=2)": 3e-4})
+    "{'none': auto(0.01), 'znorm(min_ndim=2)': auto(0.0003)}"
+
+    """
+    return f"{{{', '.join(f'{method!r}: auto({start:g})' for method, start in starts.items())}}}"
+
+
 def add_series_arguments(parser: argparse.ArgumentParser, out: Path) -> None:
     """Let the folder, the time and the number of runs side by side be given."""
     parser.add_argument("--out", type=Path, default=out, help="folder of the results (%(default)s)")

@@ -9,9 +9,11 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from examples.collection import RATE
 from examples.paper import run as paper
 from lightning_znorm.compare.command import make_parser
 from lightning_znorm.compare.configuration import clean_configuration
+from lightning_znorm.compare.question.arguments import parse_question
 from tests import warm
 
 ROOT = Path(__file__).parents[1]
@@ -85,6 +87,7 @@ def test_small_preset(data, experiment, network, metrics):
     [
         ("full", False),
         ("small", True),
+        ("short", True),
         *(pytest.param(*p, marks=pytest.mark.long) for p in (("full", True), ("small", False))),
     ],
 )
@@ -108,7 +111,10 @@ def test_every_command_is_one_that_compare_takes(preset, has_trees):
             *names
         }
         assert {f"depth-{kind}{depth}-sgd" for kind in ("plain", "resnet") for depth in (20, 56, 110)} <= {*names}
-    for comparison in chosen[::2] if preset == "small" else chosen[::5]:
+    if preset == "short":
+        assert names == [f"{name}-{optimizer}" for name in ("cifar10-resnet20", "pcam-resnet18", "lgg-resnet34")
+                         for optimizer in ("adam", "sgd")]  # fmt: skip
+    for comparison in chosen[::5] if preset == "full" else chosen[::2]:
         cli = make_parser("lightning.pytorch")(args=paper.make_flags(comparison, arguments), run=False)
         model, loaded = (clean_configuration(cli)[part]["init_args"] for part in ("model", "data"))
         optimizer = model["optimizer"]
@@ -116,8 +122,15 @@ def test_every_command_is_one_that_compare_takes(preset, has_trees):
         assert optimizer["init_args"].get("momentum") == {"adam": None, "sgd": 0.9}[comparison.optimizer]
         assert model["lr_scheduler"]["class_path"] == "lightning_znorm.vision.CosineAnnealing"
         assert loaded["root"].startswith("data")
-        assert len(cli.config.compare.methods.split(",")) == 5
-        assert cli.config.compare.confirm is None
+        methods = cli.config.compare.methods.split(",")
+        if preset == "short":
+            assert len(methods) == (6 if comparison.experiment == "cifar10" else 2)
+            assert (cli.config.compare.confirm, cli.config.trainer.max_steps) == (12, 500)
+            draft = parse_question(methods, cli.config.compare.sweep, cli.config.compare.monitor)
+            assert draft.sweep[RATE].keys() == {*methods}
+        else:
+            assert len(methods) == 5
+            assert cli.config.compare.confirm is None
         assert str(comparison) in cli.config.compare.out
     arguments.optimizers = None
     adam = {name for name in names if name.endswith("-adam")}

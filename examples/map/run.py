@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from examples.series import ADAM, OPTIMIZER, SGD, add_series_arguments, run_series
+from examples.series import ADAM, OPTIMIZER, SGD, add_series_arguments, format_searches, run_series
 from lightning_znorm.compare.display import format_time
 
 CONFIG = Path(__file__).with_name("digits.yaml")
@@ -89,17 +89,17 @@ def make_flags(place: Place, out: Path) -> list[str]:
         *NETWORKS[place.network],
         f"--model.init_args.depth={place.depth}",
         *OPTIMIZERS[place.optimizer],
-        f"--compare.sweep=lr={{{', '.join(list_starts(place))}}}",
+        f"--compare.sweep=lr={format_searches(find_starts(place))}",
         f"--compare.out={out / str(place)}",
     ]
 
 
-def list_starts(place: Place) -> Iterator[str]:
-    """Yield where the search of each method begins."""
+def find_starts(place: Place) -> dict[str, float]:
+    """Return where the search of each method begins."""
+    if place.optimizer != "sgd":
+        return dict.fromkeys(STARTS, ADAM_START)
     explodes = place.network == "residual" and place.depth > 5
-    for method, start in STARTS.items():
-        own = EXPLODING_START if explodes and method in ("none", "gc") else start
-        yield f"'{method}': auto({own if place.optimizer == 'sgd' else ADAM_START:g})"
+    return STARTS | (dict.fromkeys(("none", "gc"), EXPLODING_START) if explodes else {})
 
 
 def estimate(places: list[Place], out: Path) -> float:

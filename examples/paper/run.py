@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from examples.series import ADAM, SGD, add_series_arguments, run_series
+from examples.collection import RATE
+from examples.map.run import ADAM_START, STARTS
+from examples.series import ADAM, SGD, add_series_arguments, format_searches, run_series
 
 HERE = Path(__file__).parent
 NETWORKS = {
@@ -61,6 +63,18 @@ SMALL = {
     ],
     "depth": ["--trainer.max_steps=100", "--data.init_args.batch_size=32"],
 }
+# 500 steps, and as many pairs as decide; with LGG, each pair has test patients of its own
+SHORT = {
+    "cifar10": ["--data.init_args.batch_size=32", f"--compare.methods={','.join(STARTS)}"],
+    "pcam": ["--data.init_args.batch_size=32", "--compare.methods=none,znorm"],
+    "lgg": [
+        "--data.init_args.batch_size=8",
+        "--data.init_args.image_size=64",
+        "--data.init_args.only_tumor=true",
+        "--compare.methods=none,znorm",
+        "--compare.vary=data.init_args.seed",
+    ],
+}
 # more networks and rates, so fewer epochs
 FULL = {"depth": ["--trainer.max_epochs=10"]}
 SMALL_TREES = {
@@ -85,7 +99,9 @@ class Comparison:
 def choose(arguments: argparse.Namespace) -> Iterator[Comparison]:
     """Yield what is asked for."""
     for experiment in arguments.experiments:
-        default = SMALL_NETWORKS[experiment] if arguments.preset == "small" else list(NETWORKS[experiment])
+        if arguments.preset == "short" and experiment not in SHORT:
+            continue
+        default = list(NETWORKS[experiment]) if arguments.preset == "full" else SMALL_NETWORKS[experiment]
         for network in NETWORKS[experiment]:
             if network in (arguments.networks or default):
                 for optimizer in arguments.optimizers or (["adam"] if arguments.preset == "small" else OPTIMIZERS):
@@ -95,29 +111,32 @@ def choose(arguments: argparse.Namespace) -> Iterator[Comparison]:
 def make_flags(comparison: Comparison, arguments: argparse.Namespace) -> list[str]:
     """Return the options of `compare`."""
     experiment = "cifar10" if comparison.experiment == "depth" else comparison.experiment
-    is_small = arguments.preset == "small"
     backbone = "encoder" if experiment == "lgg" else "backbone"
     flags = [
         f"--config={HERE / experiment}.yaml",
         f"--model.init_args.{backbone}={NETWORKS[comparison.experiment][comparison.network]}",
         *OPTIMIZERS[comparison.optimizer],
         *make_data_flags(experiment, Path(arguments.data), Path(arguments.out)),
-        f"--compare.sweep=model.init_args.optimizer.init_args.lr={find_rates(comparison, arguments.preset)}",
+        f"--compare.sweep={RATE}={find_rates(comparison, arguments.preset)}",
         f"--compare.out={Path(arguments.out) / arguments.preset / str(comparison)}",
     ]
-    if is_small:
-        # one epoch or less: the data are validated once, at the end
-        flags += [*SMALL[comparison.experiment], "--trainer.max_epochs=-1", "--trainer.precision=32-true"]
-        flags += ["--trainer.check_val_every_n_epoch=1000"]
-        if is_tree(experiment, Path(arguments.data)):
-            flags += SMALL_TREES[comparison.experiment]
+    if arguments.preset == "full":
+        return flags + FULL.get(comparison.experiment, [])
+    if arguments.preset == "short":
+        flags += ["--trainer.max_steps=500", "--compare.confirm=12", *SHORT[experiment]]
     else:
-        flags += FULL.get(comparison.experiment, [])
-    return flags
+        flags += SMALL[comparison.experiment]
+    # the data are validated once, at the end
+    flags += ["--trainer.max_epochs=-1", "--trainer.precision=32-true", "--trainer.check_val_every_n_epoch=1000"]
+    return flags + (SMALL_TREES[comparison.experiment] if is_tree(experiment, Path(arguments.data)) else [])
 
 
 def find_rates(comparison: Comparison, preset: str) -> str:
     """Return the learning rates to choose from."""
+    if preset == "short":
+        methods = STARTS if comparison.experiment == "cifar10" else ("none", "znorm")
+        is_sgd = comparison.optimizer == "sgd"
+        return format_searches({method: STARTS[method] if is_sgd else ADAM_START for method in methods})
     if comparison.experiment == "depth":
         return DEPTH_RATES[comparison.optimizer]
     return (SMALL_RATES[comparison.experiment] if preset == "small" else RATES)[comparison.optimizer]
@@ -146,10 +165,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     known = ", ".join(NETWORKS)
     parser.add_argument("experiments", nargs="*", metavar="experiment", help=f"{known}; all by default")
-    parser.add_argument("--preset", choices=("small", "full"), default="small")
+    parser.add_argument("--preset", choices=("small", "short", "full"), default="small")
     networks = sorted({name for names in NETWORKS.values() for name in names})
     parser.add_argument("--networks", nargs="+", choices=networks)
-    optimizers = "%(choices)s; by default Adam for the small preset, both for the full one"
+    optimizers = "%(choices)s; by default Adam for the small preset, both for the others"
     parser.add_argument("--optimizers", nargs="+", choices=list(OPTIMIZERS), help=optimizers)
     parser.add_argument("--data", default="data", help="folder of the data sets (%(default)s)")
     add_series_arguments(parser, Path("results/paper"))
