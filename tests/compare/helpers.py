@@ -138,6 +138,10 @@ def read_results(folder):
     return {path.parent.name: json.loads(path.read_text()) for path in Path(folder).glob("runs/*/result.json")}
 
 
+def stamps(folder="out"):
+    return {path: path.stat().st_mtime_ns for path in Path(folder).glob("runs/*/result.json")}
+
+
 def table_of(frame):
     """A summary without what depends on the load of the machine."""
     return frame[[name for name in frame.columns if "seconds" not in name]]
