@@ -1,6 +1,7 @@
 """What the tests of comparisons share."""
 
 import json
+import math
 from pathlib import Path
 
 import pandas as pd
@@ -16,6 +17,7 @@ from lightning_znorm.compare.runs.schedule import Schedule
 ROOT = Path(__file__).parents[2]
 TINY, ODD = "tests.compare.tiny", "tests.compare.odd"
 SWEEP, MIDDLE = {"lr": [0.1, 0.01, 0.001]}, {"lr": 0.01}  # a setting that is no end
+CLEAR = {"none": [0.80, 0.82, 0.81, 0.80, 0.79, 0.83], "znorm": [0.85, 0.88, 0.86, 0.86, 0.84, 0.90]}
 FLAGS = [
     f"--model={TINY}.TinyModel",
     f"--data={TINY}.TinyData",
@@ -131,6 +133,20 @@ def confirmation(asked, tests, setting=None, **changes):
         for method, values in tests.items()
         for seed, value in zip(asked.design.fresh_seeds, values, strict=False)
     ]
+
+
+def best_at(lr):
+    """A score that is highest at a rate."""
+    return lambda run: 0.9 - abs(math.log10(run.setting.values["lr"] / lr)) / 10 + run.seed / 1000
+
+
+def answered(tests, *, margin=None, mode=None, metrics=None, **changes):
+    """The question and its findings where all methods are confirmed at a setting in the middle of the sweep."""
+    pairs = len(next(iter(tests.values())))
+    asked = question(methods=list(tests), confirm=pairs, margin=margin, mode=mode, **changes)
+    sign = -1 if mode == "min" else 1
+    results = selection(asked, lambda run: sign * best_at(0.01)(run))
+    return asked, find(asked, results + confirmation(asked, tests, MIDDLE))
 
 
 def read_results(folder):
