@@ -30,6 +30,7 @@ FLAGS = [
     "--compare.jobs=2",
     "--compare.out=out",
 ]
+QUICK = {"max_epochs": 2, "accelerator": "cpu"}
 ALONE, TWO = ["--compare.methods=none", "--compare.confirm=1"], "--compare.confirm=2"  # where no pair is needed
 
 
