@@ -9,8 +9,8 @@ import torch
 
 from lightning_znorm.backends import clipping, cpu_clipping, reference
 from tests import distributions
+from tests.backends.helpers import LAYOUTS, SCALES, draw, ulps
 from tests.helpers import relative_error
-from tests.test_backends import LAYOUTS, SCALES, draw, ulps
 
 # around what is treated differently: gradients that are copied together, several such copies, pieces and what is left
 SIZES = [1, 2, 127, 128, 129, 1000, 16_384, 16_385, 32_768, 100_003, *[4095] * 140]

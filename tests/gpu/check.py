@@ -47,6 +47,7 @@ class Result:
 def list_stages(out, gpus=1):
     """From what the others stand on to what only matters if they are right."""
     tests = "tests/gpu"
+    backends = ["tests/backends/test_exactness.py", "tests/backends/test_special.py"]
     one_gpu = None if gpus > 1 else "needs two GPUs"
     rest = "not (one_tile or list or distributions or centralization)"
     # PyTorch's own memory would hide an access beyond the end of a tensor
@@ -59,7 +60,7 @@ def list_stages(out, gpus=1):
         Stage("doctor", [PYTHON, "-m", "lightning_znorm", "doctor"], 60),
         Stage("one tile", [*PYTEST, f"{tests}/test_exactness.py", "-k", "one_tile"], 45),
         Stage("lists", [*PYTEST, f"{tests}/test_exactness.py", "-k", "list or distributions or centralization"], 60),
-        Stage("table of exactness", [*PYTEST, "tests/test_backends.py", "-k", "triton"], 60),
+        Stage("table of exactness", [*PYTEST, *backends, "-k", "triton"], 60),
         Stage("launches", LAUNCHES, 60),
         Stage("launches beside other streams", [*LAUNCHES, "--beside-streams"], 60),
         Stage("sanitizer", [*memcheck, *few], 60, _miss("compute-sanitizer"), uncached),
