@@ -1,28 +1,18 @@
-"""The folder: nothing is lost, nothing of others is touched."""
+"""The folder of a comparison: nothing that it has is lost, and what is damaged is left out."""
 
 import json
-import math
 import os
 from pathlib import Path
 
 import pytest
 
-from lightning_znorm.compare.files import read_json, write_atomically, write_json
+from lightning_znorm.compare.files import write_json
 from lightning_znorm.compare.question.methods import Method
 from lightning_znorm.compare.question.run import Run, Setting
 from lightning_znorm.compare.runs.checkpoint import find_checkpoint
-from lightning_znorm.compare.runs.result import RunResult
-from lightning_znorm.compare.runs.store import Store, find_differences
+from lightning_znorm.compare.runs.store import Store
 from lightning_znorm.errors import ComparisonError, FileError
-from tests.compare.helpers import result
-
-CONFIGURATION = {
-    "model": {"class_path": "a.B", "init_args": {"lr": 0.1, "sizes": [1, 2]}},
-    "trainer": {"max_epochs": 2},
-}
-RUN = Run(Method("none"), Setting(0, {"lr": 0.1}), 0)
-CONTENT = result("none", 0, {"lr": 0.1})
-RESULT = RunResult.from_json(RUN, CONTENT)
+from tests.compare.stored import CONFIGURATION, CONTENT, RESULT, RUN
 
 
 def test_a_folder_is_taken_and_found_again():
@@ -48,61 +38,6 @@ def test_a_mistake_that_the_trial_found_can_be_corrected_in_place():
         store.write_result(RESULT)
     with pytest.raises(ValueError, match="max_epochs is 2, was 3"):
         Store(Path("out")).check(CONFIGURATION)
-
-
-def test_of_another_configuration():
-    with Store(Path("out")).open(CONFIGURATION) as store:
-        store.write_result(RESULT)
-    other = json.loads(json.dumps(CONFIGURATION))
-    other["model"]["init_args"]["lr"] = 0.2
-    with pytest.raises(
-        ValueError, match=r"of another configuration \(model\.init_args\.lr is 0\.2, was 0\.1\)"
-    ) as error:
-        Store(Path("out")).check(other)
-    assert "--compare.out" in str(error.value)
-
-
-def test_tuples_and_lists_are_the_same_configuration():
-    with Store(Path("out")).open({"a": (1, 2), "b": {"c": None}}):
-        pass
-    Store(Path("out")).check({"a": [1, 2], "b": {"c": None}})
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "message"),
-    [
-        ("notes.txt", "mine", r"is not the folder of a comparison \(it contains notes\.txt\)"),
-        (
-            "comparison.json",
-            '{"schema": 99}',
-            r"comparison\.json` was written by another version \(schema 99\); this version reads schema 2",
-        ),
-        ("comparison.json", '{"schema": 1, "configuration": {}}', r"by another version \(schema 1\).* reads schema 2"),
-        ("comparison.json", "not json", r"comparison\.json` is damaged"),
-        ("comparison.json", '{"schema": 2}', r"comparison\.json` is damaged"),
-    ],
-)
-def test_of_something_else(name, content, message):
-    Path("out").mkdir()
-    Path("out", name).write_text(content)
-    with pytest.raises(ValueError, match=message), Store(Path("out")).open(CONFIGURATION):
-        pass
-    assert Path("out", name).read_text() == content
-
-
-def test_a_file_in_its_place():
-    Path("out").write_text("")
-    with pytest.raises(ValueError, match="cannot be written"), Store(Path("out")).open(CONFIGURATION):
-        pass
-    with pytest.raises(ValueError, match="is not a folder"):
-        Store(Path("out")).check(CONFIGURATION)
-    with pytest.raises(ValueError, match="cannot be written"), Store(Path("out/below")).open(CONFIGURATION):
-        pass
-
-
-def test_where_nobody_may_write():
-    with pytest.raises(ValueError, match="cannot be written"), Store(Path("/proc/comparison")).open(CONFIGURATION):
-        pass
 
 
 def test_what_a_killed_process_has_left_is_no_obstacle():
@@ -171,55 +106,6 @@ def test_something_else_in_the_place_of_a_run():
         store.clear(RUN)
         store.write_result(RESULT)
         assert store.read_result(RUN) == RESULT
-
-
-def test_what_is_not_finite_is_recognized():
-    configuration = {"model": {"limit": math.inf, "scale": math.nan, "sizes": [-math.inf]}}
-    with Store(Path("out")).open(configuration) as store:
-        store.write_result(RESULT)
-    Store(Path("out")).check(configuration)
-    json.loads(Path("out/comparison.json").read_text(), parse_constant=pytest.fail)
-    with pytest.raises(ValueError, match=r"model\.limit is None, was '\.inf'"):
-        Store(Path("out")).check({"model": {**configuration["model"], "limit": None}})
-
-
-def test_digests_are_named_only_if_nothing_else_differs():
-    def configuration(size, digest):
-        return {"data": {"attributes": {"size": size}, "digest": digest}}
-
-    with Store(Path("out")).open(configuration(1, "a")) as store:
-        store.write_result(RESULT)
-    with pytest.raises(ValueError, match=r"configuration \(data\.attributes\.size is 2, was 1\)"):
-        Store(Path("out")).check(configuration(2, "b"))
-    with pytest.raises(ValueError, match=r"configuration \(data\.digest is 'b', was 'a'\)"):
-        Store(Path("out")).check(configuration(1, "b"))
-
-
-def test_a_number_and_a_share_are_not_the_same():
-    with Store(Path("out")).open({"trainer": {"limit_train_batches": 1}}) as store:
-        store.write_result(RESULT)
-    with pytest.raises(ValueError, match=r"trainer\.limit_train_batches is 1\.0, was 1"):
-        Store(Path("out")).check({"trainer": {"limit_train_batches": 1.0}})
-
-
-def test_files_of_others_stay():
-    Path("out").mkdir()
-    Path("out/.notes.tmp").write_text("mine")
-    with (
-        pytest.raises(ValueError, match=r"is not the folder of a comparison \(it contains \.notes\.tmp\)"),
-        Store(Path("out")).open({}),
-    ):
-        pass
-    assert [path.name for path in Path("out").iterdir()] == [".notes.tmp"]
-
-
-def test_results_that_no_other_process_recognizes_are_not_used_again():
-    with Store(Path("out")).open(CONFIGURATION) as store:
-        assert store.mark_unstable(["datamodule"])
-        assert not store.mark_unstable(["datamodule"])
-        store.write_result(RESULT)
-    with pytest.raises(ValueError, match=r"cannot be used again.*look different in every process \(datamodule\)"):
-        Store(Path("out")).check(CONFIGURATION)
 
 
 QUESTION = {"pairs": 6, "width": None, "margin": 0.1, "monitor": "val_acc"}
@@ -306,51 +192,3 @@ def test_a_relative_folder_stays_where_it_was():
         store.write_result(RESULT)
     os.chdir("..")
     assert Path("out/comparison.json").exists()
-
-
-def test_temporary_files_have_names_of_their_own_and_go(monkeypatch):
-    """Processes of two machines can have the same number."""
-    names = []
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "replace", lambda source, target: names.append(source))
-        for _ in range(2):
-            write_atomically(Path("file.json"), "{}")
-    assert len({*names}) == 2
-    Path("out").mkdir()
-    Path("out/.report.html.0123456789abcdef0123456789abcdef.tmp").touch()
-    with Store(Path("out")).open(CONFIGURATION):
-        assert not Path("out/.report.html.0123456789abcdef0123456789abcdef.tmp").exists()
-
-
-def test_a_full_disk_is_named_and_leaves_no_file(monkeypatch):
-    def fail(*_):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", fail)
-    with pytest.raises(OSError, match=r"`out\.json` cannot be written \(No space left on device\).*same command again"):
-        write_json(Path("out.json"), {})
-    assert not list(Path().iterdir())
-
-
-def test_files_are_whole_or_not_there(monkeypatch):
-    path = Path("file.json")
-    write_json(path, {"value": 1})
-
-    def fail(*_):
-        raise OSError("no space left on device")
-
-    monkeypatch.setattr(os, "replace", fail)
-    with pytest.raises(OSError, match="no space"):
-        write_json(path, {"value": 2})
-    assert read_json(path) == {"value": 1}
-
-
-def test_what_is_not_a_number_is_null():
-    write_json(Path("file.json"), {"a": (math.nan, 1.5, {"b": math.inf})})
-    assert json.loads(Path("file.json").read_text(), parse_constant=pytest.fail) == {"a": [None, 1.5, {"b": None}]}
-    write_atomically(Path("bytes"), b"\x00\x01")
-    assert Path("bytes").read_bytes() == b"\x00\x01"
-
-
-def test_differences_of_what_is_missing():
-    assert find_differences({"a": 1}, {"b": 2}) == [("a", 1, None), ("b", None, 2)]
