@@ -3,8 +3,6 @@
 import os
 import subprocess
 import sys
-import time
-from functools import partial
 from pathlib import Path
 
 import lightning.pytorch as pl
@@ -16,13 +14,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_znorm import ZNorm
 from lightning_znorm.compare import compare
-from lightning_znorm.errors import ComparisonError
-from tests.compare.helpers import read_results
-from tests.compare.odd import Destructive
-from tests.compare.tiny import Halve, TinyData, TinyModel, WithoutTest
-
-QUICK = {"max_epochs": 2, "accelerator": "cpu"}
-ONE = {"methods": "none", "sweep": None, "confirm": 1}
+from tests.compare.helpers import QUICK, read_results
+from tests.compare.tiny import Halve, TinyData, TinyModel
 
 
 @pytest.mark.long
@@ -102,102 +95,6 @@ def test_what_only_this_function_knows():
     assert frame.loc["half", "difference"] != frame.loc["half", "difference"]
 
 
-@pytest.mark.long
-def test_a_sweep_of_objects_goes_on_as_well():
-    def make(optimizer, betas):
-        class Local(TinyModel):
-            def configure_optimizers(self):
-                return optimizer(self.parameters(), lr=0.1, betas=betas)
-
-        return Local()
-
-    sweep = {"optimizer": [torch.optim.Adam, torch.optim.AdamW], "betas": [(0.9, 0.99), (0.5, 0.9)]}
-    arguments = {"methods": "none", "sweep": sweep, "monitor": "val_acc", "trainer": QUICK, "out": "out"}
-    frame = compare(make, TinyData(), confirm=1, **arguments)
-    assert frame.loc["none", "setting"].startswith("optimizer=Adam")
-    before = read_results("out")
-    assert compare(make, TinyData(), confirm=2, **arguments).loc["none", "runs"] == 2
-    assert before.items() <= read_results("out").items()
-    assert len(read_results("out")) == 4 + 3 * 2 + 2
-
-
-@pytest.mark.slow
-def test_goes_on_and_refuses_another_configuration():
-    arguments = {"monitor": "val_acc", "trainer": QUICK, "out": "out", **ONE}
-    compare(TinyModel, TinyData(), **arguments)
-    before = read_results("out")
-    frame = compare(TinyModel, TinyData(), **{**arguments, "confirm": 2})
-    assert frame.loc["none", "runs"] == 2
-    assert before.items() <= read_results("out").items()
-    with pytest.raises(ValueError, match=r"another configuration \(trainer\.max_epochs is 3, was 2\)"):
-        compare(TinyModel, TinyData(), **{**arguments, "trainer": {**QUICK, "max_epochs": 3}})
-    with pytest.raises(ValueError, match="another configuration"):
-        compare(lambda: TinyModel(width=8), TinyData(), **arguments)
-
-
-class Clock(TinyData):
-    """Says something else about itself whenever it is pickled."""
-
-    def __getstate__(self):
-        return {**vars(self), "packed": time.monotonic_ns()}
-
-
-@pytest.mark.slow
-def test_another_experiment_is_never_answered_with_the_results_of_the_first():
-    """Whatever hides the difference: a partial, a closure, the data module, a callback of the Trainer."""
-
-    def width(number):
-        return lambda: TinyModel(width=number)
-
-    first = {"model_factory": width(4), "datamodule": TinyData(20), "trainer": {**QUICK, "callbacks": [Halve(0.5)]}}
-    arguments = {"monitor": "val_acc", "out": "out", **ONE, "jobs": 1}
-    compare(**first, **arguments)
-    for name, value, message in [
-        ("model_factory", partial(TinyModel, width=4), "model_factory.name is 'partial of"),
-        ("model_factory", width(8), r"model_factory\.digest is"),
-        ("datamodule", TinyData(40), r"\(datamodule\.attributes\.batch_size is 40, was 20\)"),
-        ("trainer", {**QUICK, "callbacks": [Halve(0.1)]}, "trainer.callbacks is"),
-    ]:
-        with pytest.raises(ValueError, match=message):
-            compare(**{**first, name: value}, **arguments)
-    # the same, made once more
-    again = {"model_factory": width(4), "datamodule": TinyData(20), "trainer": {**QUICK, "callbacks": [Halve(0.5)]}}
-    before = {path: path.stat().st_mtime_ns for path in Path("out").glob("runs/*/result.json")}
-    compare(**again, **arguments)
-    assert {path: path.stat().st_mtime_ns for path in Path("out").glob("runs/*/result.json")} == before
-
-
-@pytest.mark.slow
-def test_methods_and_settings_that_are_objects_have_results_of_their_own():
-    class Steps(Halve):
-        def __init__(self, factors):
-            self.by, self.factors = factors[0], factors
-
-    class Small(nn.Tanh):
-        pass
-
-    def make(kind):
-        model = TinyModel()
-        model.network[1] = kind()
-        return model
-
-    arguments = {"monitor": "val_acc", "out": "out", "confirm": 1, "trainer": QUICK, "jobs": 2}
-    arguments |= {"sweep": {"kind": [Small, nn.ReLU]}}
-    frame = compare(make, TinyData(20), {"half": Steps([0.5, 1])}, **arguments)
-    assert set(frame["runs"]) == {1}
-    assert len(read_results("out")) == 7
-    compare(make, TinyData(20), {"half": Steps([0.1, 1])}, **arguments)
-    assert len(read_results("out")) == 14
-
-
-@pytest.mark.slow
-def test_results_that_disappear():
-    """An error, and no interruption."""
-    arguments = {"monitor": "val_acc", "sweep": None, "confirm": 2, "trainer": QUICK, "jobs": 1, "out": "out"}
-    with pytest.raises(ComparisonError, match=r"Results have disappeared from .*: 1 of 2 are left\."):
-        compare(Destructive, TinyData, "none", **arguments)
-
-
 @pytest.mark.slow
 def test_each_comparison_has_the_environment_of_its_own_time(monkeypatch):
     """Not that in which the first one of the process started the fork server."""
@@ -232,16 +129,6 @@ def test_the_seed_reaches_functions_of_the_global_generators():
     assert len(hashes) == 6
     assert len({value for _, value in hashes}) == 6
     assert compare(make, TinyData(20), confirm=[*range(1, 8)], **arguments)["runs"].tolist() == [7, 7]
-
-
-@pytest.mark.slow
-def test_what_no_other_process_recognizes_is_not_used_again():
-    arguments = {"monitor": "val_acc", "trainer": QUICK, "out": "out", **ONE}
-    data = Clock()
-    with pytest.warns(UserWarning, match=r"cannot be used again later.*look different in every process \(datamodule\)"):
-        compare(TinyModel, data, **arguments)
-    with pytest.raises(ValueError, match=r"datamodule\.digest is"):
-        compare(TinyModel, data, **arguments)
 
 
 SCRIPT = """
@@ -294,58 +181,3 @@ def test_classes_of_a_script_where_one_lightning_package_is_installed(package, m
     done = subprocess.run([sys.executable, "mine.py"], capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
     assert "activation=" in done.stdout
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"model_factory": TinyModel()}, "Expected argument `model_factory` to be a function"),
-        ({"sweep": {"depth": [1, 2]}}, r"cannot be called with the keys of `sweep` \(depth\)"),
-        ({"methods": "znrom"}, "unknown method 'znrom'"),
-        ({"trainer": {"callbacks": [ZNorm()]}}, "already contain ZNorm"),
-        ({"trainer": {"gradient_clip_val": 0.5}}, "already clip gradients"),
-        ({"trainer": {"num_nodes": 4}}, "ask for several machines"),
-        ({"trainer": {"max_epoch": 4}}, "The Trainer has no argument `max_epoch`. Did you mean 'max_epochs'"),
-        ({"confirm": 0}, "argument `confirm`"),
-        ({"confirm": 5, "methods": "none,znorm"}, "asks for 5 pairs"),
-        ({"confirm": 8, "width": 0.1}, "`confirm` and `width` exclude each other"),
-        ({"margin": 0.0}, "argument `margin` to be a positive number"),
-        ({"vary": "seed"}, "neither `model_factory` nor a function `datamodule` has an argument of that name"),
-        ({"vary": "lr", "sweep": {"lr": [0.1]}}, "The key `lr` is swept"),
-        (
-            {"sweep": {"lr": {"none": [0.1], "adam": [0.2]}}},
-            "values of `lr` for none, adam, but the methods are none, clip",
-        ),
-        ({"sweep": {"lr": 0.1}}, "has 0.1 for the key `lr`; expected a list such as"),
-        ({"sweep": {"width": "auto", "lr": "auto"}}, "searches width, lr. Search one"),
-        ({"sweep": {"optimizer": "auto"}}, "`optimizer` has no positive number in the configuration"),
-        (
-            {"model_factory": lambda: TinyModel(), "sweep": "lr=auto"},
-            "no `lr` or `learning_rate` with a positive number",
-        ),
-    ],
-)
-def test_wrong_arguments(changes, message):
-    with pytest.raises(ValueError, match=message):
-        compare(**{"model_factory": TinyModel, "datamodule": TinyData(), "monitor": "val_acc", **changes})
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"model_factory": WithoutTest}, "the module has no `test_step`"),
-        ({"monitor": "val_dice"}, r"does not log that in its validation.* It logs val_loss, val_acc\."),
-        ({"model_factory": lambda: TinyModel(width=-1)}, "The trial of method `none` failed: RuntimeError"),
-    ],
-)
-def test_refusals_after_a_trial(changes, message):
-    arguments = {
-        "model_factory": TinyModel,
-        "datamodule": TinyData(),
-        "monitor": "val_acc",
-        "trainer": QUICK,
-        "sweep": None,
-    }
-    with pytest.raises(ValueError, match=message):
-        compare(**{**arguments, "methods": "none", **changes})
