@@ -18,6 +18,7 @@ ROOT = Path(__file__).parents[2]
 TINY, ODD = "tests.compare.tiny", "tests.compare.odd"
 SWEEP, MIDDLE = {"lr": [0.1, 0.01, 0.001]}, {"lr": 0.01}  # a setting that is no end
 CLEAR = {"none": [0.80, 0.82, 0.81, 0.80, 0.79, 0.83], "znorm": [0.85, 0.88, 0.86, 0.86, 0.84, 0.90]}
+OLD, NEW = "1" * 40, "2" * 40  # commits
 FLAGS = [
     f"--model={TINY}.TinyModel",
     f"--data={TINY}.TinyData",
