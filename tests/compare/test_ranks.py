@@ -20,7 +20,7 @@ from tests.compare.helpers import compare as command
 from tests.compare.ranks import ASKED, TWO, Telling, assert_gone, make_task, start, train
 from tests.compare.tiny import TinyData, TinyModel
 from tests.helpers import PACKAGES
-from tests.sharded.trainers import fsdp, model_parallel
+from tests.sharded.fitting import fsdp, model_parallel
 
 
 @pytest.mark.slow

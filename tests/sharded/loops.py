@@ -12,61 +12,23 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, Shard
 
-from lightning_znorm import (
-    GradientCentralization,
-    GradientClipping,
-    GradientStats,
-    GradientTransform,
-    ZNorm,
-    attach,
-)
+from lightning_znorm import GradientCentralization, GradientClipping, GradientStats, GradientTransform, ZNorm, attach
 from lightning_znorm._lightning import MisconfigurationError
 from tests.sharded import training
 from tests.sharded.ranks import DEVICE, count_collectives, on
-from tests.sharded.training import STEPS, check_weights, gather, make_batch, make_network, make_sgd, train_by_hand
-
-
-def train(shard, transform, network=None, accumulate=1, steps=range(STEPS), optimizer=make_sgd, before_step=None):
-    """Return the weights after a training by the package, and the numbers of collectives in its steps."""
-    network = network or make_network()
-    sharding = shard(network)
-    stepper = optimizer(network.parameters())
-    handle = attach(stepper, transform, network)
-    counts = []
-    for step in steps:
-        stepper.zero_grad()
-        for part in range(accumulate):
-            inputs, targets = sharding.share_of(make_batch(step * accumulate + part))
-            if hasattr(network, "set_requires_gradient_sync"):
-                network.set_requires_gradient_sync(part == accumulate - 1)
-            (training.loss_of(network, inputs, targets) / accumulate).backward()
-        if before_step is not None:
-            before_step(step, network)
-        with count_collectives() as found:
-            stepper.step()
-        counts.append(found.count)
-    handle.remove()
-    return gather(network), counts
-
-
-def advance(network, stepper, sharding, steps):
-    for step in steps:
-        stepper.zero_grad()
-        training.loss_of(network, *sharding.share_of(make_batch(step))).backward()
-        stepper.step()
-
-
-SHARDINGS = {
-    1: [training.fsdp2, training.fsdp2_by_layer, training.tensor_parallel],
-    2: [training.fsdp2, training.fsdp2_by_layer, training.tensor_parallel],
-    3: [training.fsdp2, training.fsdp2_by_layer],
-    4: [training.fsdp2_by_layer, training.hsdp, training.tensor_parallel, training.fsdp2_over_tp],
-}
-
-
-def count_meshes(shard):
-    """With FSDP over tensor parallelism, the layers without the latter have a mesh of their own."""
-    return 2 if shard is training.fsdp2_over_tp else 1
+from tests.sharded.training import (
+    SHARDINGS,
+    STEPS,
+    advance,
+    check_weights,
+    count_meshes,
+    gather,
+    make_batch,
+    make_network,
+    make_sgd,
+    train,
+    train_by_hand,
+)
 
 
 @on(1, 2, 3, 4)

@@ -16,7 +16,7 @@ from lightning_znorm import ZNorm, attach
 from lightning_znorm._lightning import MisconfigurationError
 from tests.helpers import PACKAGES
 from tests.matrix.trainings import DTYPES, OPTIMIZERS
-from tests.sharded import trainers, training
+from tests.sharded import fitting, training
 from tests.sharded.ranks import on
 from tests.sharded.training import STEPS, compare_changes, gather, make_batch, make_network
 
@@ -56,10 +56,10 @@ def in_a_trainer(shard, make_strategy, package, precision, optimizer, **options)
     is_flat = "FSDP" in type(strategy).__name__
     if is_flat and options.get("manual"):
         mixed = import_module(f"{package}.plugins").FSDPPrecision(precision).mixed_precision_config
-        shard = partial(trainers.wrap_in_configure_model, mixed_precision=mixed)
+        shard = partial(fitting.wrap_in_configure_model, mixed_precision=mixed)
     module = {"optimizer": make_optimizer(optimizer)}
     arguments = precision_of(package, precision, is_flat)
-    return trainers.fit(package, strategy, ZNorm(), shard=shard, module=module, **arguments, **options)
+    return fitting.fit(package, strategy, ZNorm(), shard=shard, module=module, **arguments, **options)
 
 
 def in_a_loop(shard, package, precision, optimizer):
@@ -130,7 +130,7 @@ def fsdp_in_a_loop(package, precision, optimizer):
 
 
 def model_parallel(data, tensor):
-    return lambda package: trainers.model_parallel(package, data, tensor)
+    return lambda package: fitting.model_parallel(package, data, tensor)
 
 
 def modes_of_a_trainer(name, *arguments):
@@ -144,21 +144,21 @@ def modes_of_a_trainer(name, *arguments):
 def modes(count):
     if count == 2:
         return {
-            **modes_of_a_trainer("FSDP2", trainers.shard_by_fsdp2, model_parallel(2, 1)),
+            **modes_of_a_trainer("FSDP2", fitting.shard_by_fsdp2, model_parallel(2, 1)),
             "FSDP2, `attach`, plain PyTorch": lambda *cell: in_a_loop(training.fsdp2_by_layer, *cell),
-            "FSDP2, `attach`, Fabric": lambda *cell: in_fabric(trainers.shard_by_fsdp2, (2, 1), *cell),
-            **modes_of_a_trainer("Tensor parallelism", trainers.shard_by_tp, model_parallel(1, 2)),
+            "FSDP2, `attach`, Fabric": lambda *cell: in_fabric(fitting.shard_by_fsdp2, (2, 1), *cell),
+            **modes_of_a_trainer("Tensor parallelism", fitting.shard_by_tp, model_parallel(1, 2)),
             "Tensor parallelism, `attach`, plain PyTorch": lambda *cell: in_a_loop(training.tensor_parallel, *cell),
-            **modes_of_a_trainer("FSDP", None, trainers.fsdp),
+            **modes_of_a_trainer("FSDP", None, fitting.fsdp),
             "FSDP, `attach`, plain PyTorch": fsdp_in_a_loop,
             "FSDP, `attach`, Fabric": fsdp_in_fabric,
         }
     mesh = init_device_mesh("cpu", (2, 2))
     return {
-        **modes_of_a_trainer("FSDP2 over tensor parallelism", trainers.shard_by_both, model_parallel(2, 2)),
+        **modes_of_a_trainer("FSDP2 over tensor parallelism", fitting.shard_by_both, model_parallel(2, 2)),
         "FSDP2 with copies (HSDP), `attach`, plain PyTorch": lambda *cell: in_a_loop(training.hsdp, *cell),
         "FSDP with copies (HYBRID_SHARD), automatic": lambda *cell: in_a_trainer(
-            None, lambda package: trainers.fsdp(package, sharding_strategy="HYBRID_SHARD", device_mesh=mesh), *cell
+            None, lambda package: fitting.fsdp(package, sharding_strategy="HYBRID_SHARD", device_mesh=mesh), *cell
         ),
     }
 

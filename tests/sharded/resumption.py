@@ -5,8 +5,8 @@ import torch.distributed as dist
 from lightning_znorm import ZNorm
 from tests.helpers import PACKAGES
 from tests.sharded import training
+from tests.sharded.fitting import fit, fsdp, model_parallel, shard_by_fsdp2
 from tests.sharded.ranks import on
-from tests.sharded.trainers import fit, fsdp, model_parallel, shard_by_fsdp2
 from tests.sharded.training import STEPS, check_weights
 
 # Lightning resumes with the first batch of an epoch

@@ -9,8 +9,9 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 
+from lightning_znorm import attach
 from tests.helpers import centralize_by_numpy, znorm_by_numpy
-from tests.sharded.ranks import DEVICE
+from tests.sharded.ranks import DEVICE, count_collectives
 
 STEPS, BATCH = 4, 12  # samples of all ranks together
 
@@ -90,6 +91,36 @@ def train_by_hand(transform, network=None, accumulate=1, steps=STEPS, optimizer=
     return {name: parameter.detach() for name, parameter in network.named_parameters()}
 
 
+def train(shard, transform, network=None, accumulate=1, steps=range(STEPS), optimizer=make_sgd, before_step=None):
+    """Return the weights after a training by the package, and the numbers of collectives in its steps."""
+    network = network or make_network()
+    sharding = shard(network)
+    stepper = optimizer(network.parameters())
+    handle = attach(stepper, transform, network)
+    counts = []
+    for step in steps:
+        stepper.zero_grad()
+        for part in range(accumulate):
+            inputs, targets = sharding.share_of(make_batch(step * accumulate + part))
+            if hasattr(network, "set_requires_gradient_sync"):
+                network.set_requires_gradient_sync(part == accumulate - 1)
+            (loss_of(network, inputs, targets) / accumulate).backward()
+        if before_step is not None:
+            before_step(step, network)
+        with count_collectives() as found:
+            stepper.step()
+        counts.append(found.count)
+    handle.remove()
+    return gather(network), counts
+
+
+def advance(network, stepper, sharding, steps):
+    for step in steps:
+        stepper.zero_grad()
+        loss_of(network, *sharding.share_of(make_batch(step))).backward()
+        stepper.step()
+
+
 def gather(network):
     """The whole weights."""
     return {
@@ -162,3 +193,16 @@ def fsdp2_over_tp(network):
     tensor_parallel(network, mesh["tp"])
     fully_shard(network, mesh=mesh["dp"])
     return Sharding(network, 2, mesh["dp"].get_local_rank())
+
+
+SHARDINGS = {
+    1: [fsdp2, fsdp2_by_layer, tensor_parallel],
+    2: [fsdp2, fsdp2_by_layer, tensor_parallel],
+    3: [fsdp2, fsdp2_by_layer],
+    4: [fsdp2_by_layer, hsdp, tensor_parallel, fsdp2_over_tp],
+}
+
+
+def count_meshes(shard):
+    """With FSDP over tensor parallelism, the layers without the latter have a mesh of their own."""
+    return 2 if shard is fsdp2_over_tp else 1
