@@ -14,7 +14,8 @@ from unittest import mock
 import pytest
 import torch
 
-from tests import warm
+pytest.register_assert_rewrite("tests.compare.helpers", "tests.compare.logged", "tests.compare.ranks")
+from tests import warm  # noqa: E402
 
 # below those that systems give away by themselves, and others for each worker: a port that Lightning has found free
 # may be taken by another test before DDP uses it

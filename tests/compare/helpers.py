@@ -142,7 +142,7 @@ def best_at(lr):
     return lambda run: 0.9 - abs(math.log10(run.setting.values["lr"] / lr)) / 10 + run.seed / 1000
 
 
-def answered(tests, *, margin=None, mode=None, metrics=None, **changes):
+def answered(tests, *, margin=None, mode=None, **changes):
     """The question and its findings where all methods are confirmed at a setting in the middle of the sweep."""
     pairs = len(next(iter(tests.values())))
     asked = question(methods=list(tests), confirm=pairs, margin=margin, mode=mode, **changes)
