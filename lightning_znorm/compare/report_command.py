@@ -10,6 +10,7 @@ from lightning_znorm.compare.question.question import Question
 from lightning_znorm.compare.report.findings import Findings, make_findings
 from lightning_znorm.compare.report.layout import make_overview
 from lightning_znorm.compare.report.pages import find_report_files, render_answer, to_markdown, write_report
+from lightning_znorm.compare.runs.manifest import require_manifest
 from lightning_znorm.compare.runs.result import RunResult
 from lightning_znorm.compare.runs.schedule import Schedule
 from lightning_znorm.compare.runs.store import Store
@@ -51,7 +52,7 @@ def make_report(store: Store, question: Question) -> Findings:
 
 
 def _read_question(store: Store) -> Question:
-    store.check_schema()
+    require_manifest(store.folder)
     content = store.read_question()
     if not content:
         raise _refuse_empty(store)

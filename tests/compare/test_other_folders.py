@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from lightning_znorm.compare.runs.store import Store, find_differences
+from lightning_znorm.compare.runs.manifest import find_differences
+from lightning_znorm.compare.runs.store import Store
 from tests.compare.stored import CONFIGURATION, RESULT
 
 

@@ -9,14 +9,20 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from lightning_znorm.compare.files import as_json, is_temporary, read_json, replace_nonfinite, write_json
+from lightning_znorm.compare.files import as_json, is_temporary, read_json, write_json
 from lightning_znorm.compare.question.run import Run
 from lightning_znorm.compare.runs.checkpoint import find_checkpoint, find_checkpoints
 from lightning_znorm.compare.runs.claims import COMMANDS, LOCK, Claims
+from lightning_znorm.compare.runs.manifest import (
+    MANIFEST,
+    encode_nonfinite,
+    find_differences,
+    read_manifest,
+    require_manifest,
+)
 from lightning_znorm.compare.runs.result import SCHEMA, RunResult
 from lightning_znorm.errors import ArgumentValueError, ComparisonError, ZNormError, join_names
 
-_MANIFEST = "comparison.json"
 _OLD_LOCK = ".lock"  # of earlier versions
 
 
@@ -77,7 +83,7 @@ class Store:
     def _begin(self, configuration: Mapping[str, Any], retry: bool) -> None:
         is_new = self.check(configuration)
         # a command that was killed before it wrote the manifest has left half a lease at most
-        others = self.claims.find_others() if (self.folder / _MANIFEST).is_file() else {}
+        others = self.claims.find_others() if (self.folder / MANIFEST).is_file() else {}
         if others and (is_new or retry):
             print(f"The folder is in use{_join(others)}. Watching whether that command is alive …", file=sys.stderr)
             others = self.claims.watch_others()
@@ -90,7 +96,7 @@ class Store:
         if others:
             part = " Runs that crashed before are not repeated." if retry else ""
             print(f"Taking part in the comparison that is at work{_join(others)}.{part}", file=sys.stderr, flush=True)
-            self._manifest = self.check_schema()
+            self._manifest = require_manifest(self.folder)
             return
         self.claims.clear()
         if is_new:
@@ -99,14 +105,14 @@ class Store:
             temporary.unlink()
         if retry:
             self._forget_crashes()
-        kept = self._read_manifest() if self._has_work() else {}
+        kept = read_manifest(self.folder) if self._has_work() else {}
         self._manifest = {
             "schema": SCHEMA,
-            "configuration": _encode_nonfinite(configuration),
+            "configuration": encode_nonfinite(configuration),
             "unstable": list(kept.get("unstable", [])),
             **{name: kept.get(name) for name in ("threads", "question", "asked_by", "about", "planned")},
         }
-        write_json(self.folder / _MANIFEST, self._manifest)
+        write_json(self.folder / MANIFEST, self._manifest)
 
     def _forget_crashes(self) -> None:
         for path in self.folder.glob("runs/*/result.json"):
@@ -119,16 +125,16 @@ class Store:
         with self.claims.lock():
             if not (self.claims.find_others() or self._has_work()):
                 self._remove_trial()
-                for name in (_MANIFEST, "config.yaml"):
+                for name in (MANIFEST, "config.yaml"):
                     (self.folder / name).unlink(missing_ok=True)
 
     @contextmanager
     def _edit_manifest(self) -> Iterator[dict[str, Any]]:
         """Yield the manifest as other commands have left it, to be changed."""
         with self.claims.lock():
-            self._manifest = self._read_manifest() or self._manifest
+            self._manifest = read_manifest(self.folder) or self._manifest
             yield self._manifest
-            write_json(self.folder / _MANIFEST, self._manifest)
+            write_json(self.folder / MANIFEST, self._manifest)
 
     def mark_unstable(self, parts: Iterable[str]) -> bool:
         """Note what runs depend on and other processes cannot recognize; return whether that is new."""
@@ -168,15 +174,15 @@ class Store:
 
     def read_question(self) -> dict[str, Any]:
         """Return what is compared, empty if that is not known yet."""
-        return self._read_manifest().get("question") or {}
+        return read_manifest(self.folder).get("question") or {}
 
     def read_planned(self) -> dict[str, Any]:
         """Return ``pairs``, ``width`` and ``margin`` as they were before the first run."""
-        return self._read_manifest().get("planned") or {}
+        return read_manifest(self.folder).get("planned") or {}
 
     def read_about(self) -> dict[str, Any]:
         """Return what a report says of the comparison."""
-        return self._read_manifest().get("about") or {}
+        return read_manifest(self.folder).get("about") or {}
 
     def read_named_results(self) -> dict[str, Any]:
         """Return the content of the question's results by the names of their runs.
@@ -193,11 +199,6 @@ class Store:
             if content.get("identity") == identities.get(content.get("method"), content.get("identity"))
         }
 
-    def _read_manifest(self) -> dict[str, Any]:
-        path = self.folder / _MANIFEST
-        manifest = read_json(path) if path.is_file() else None
-        return manifest if isinstance(manifest, dict) else {}
-
     def _has_work(self) -> bool:
         """Return whether there are results or checkpoints."""
         runs = self.folder.glob("runs/*")
@@ -208,7 +209,7 @@ class Store:
 
         That is one without results, such as one that failed in the trial.
         """
-        path = self.folder / _MANIFEST
+        path = self.folder / MANIFEST
         remedy = "Choose another folder with `--compare.out`"
         if not self.folder.exists():
             return False
@@ -222,9 +223,9 @@ class Store:
                     f" contains {join_names(sorted(others), 5)}). {remedy}."
                 )
             return False
-        manifest = self.check_schema()
+        manifest = require_manifest(self.folder)
         # through JSON, like the stored one
-        current = json.loads(json.dumps(_encode_nonfinite(configuration), default=repr))
+        current = json.loads(json.dumps(encode_nonfinite(configuration), default=repr))
         differences = find_differences(manifest["configuration"], current)
         if not self._has_work():
             return bool(differences)
@@ -242,21 +243,6 @@ class Store:
                 f" {remedy}, or delete this one."
             )
         return False
-
-    def check_schema(self) -> dict[str, Any]:
-        """Return the manifest; raise ``ValueError`` if this version cannot read it."""
-        path = self.folder / _MANIFEST
-        if not path.is_file():
-            raise ArgumentValueError(f"`{self.folder}` is not the folder of a comparison: it has no `{_MANIFEST}`.")
-        manifest = self._read_manifest()
-        schema = manifest.get("schema")
-        if schema != SCHEMA or "configuration" not in manifest:
-            reason = "is damaged" if schema in (None, SCHEMA) else f"was written by another version (schema {schema})"
-            raise ArgumentValueError(
-                f"Argument `out`: `{path}` {reason}; this version reads schema {SCHEMA}. Choose another folder with"
-                " `--compare.out`."
-            )
-        return manifest
 
     @property
     def trial_file(self) -> Path:
@@ -302,28 +288,3 @@ def _join(commands: Mapping[str, str]) -> str:
 def _is_leftover(path: Path) -> bool:
     """Return whether a file only shows that a comparison was at work."""
     return path.name in (LOCK, COMMANDS, _OLD_LOCK) or is_temporary(path)
-
-
-def find_differences(old: Any, new: Any, key: str = "") -> list[tuple[str, Any, Any]]:
-    """List the differences of two nested mappings: dotted key, old value, new value.
-
-    Example::
-
-        >>> find_differences({"a": {"b": 1, "c": 2}}, {"a": {"b": 3, "c": 2}})
-        [('a.b', 1, 3)]
-
-    """
-    if isinstance(old, dict) and isinstance(new, dict):
-        keys = dict.fromkeys([*old, *new])
-        return [
-            difference
-            for name in keys
-            for difference in find_differences(old.get(name), new.get(name), f"{key}.{name}".lstrip("."))
-        ]
-    is_same = json.dumps(old, sort_keys=True) == json.dumps(new, sort_keys=True)  # 1 and 1.0 batches differ
-    return [] if is_same else [(key, old, new)]
-
-
-def _encode_nonfinite(configuration: Any) -> Any:
-    """Replace inf and NaN by their text in YAML, which survives JSON."""
-    return replace_nonfinite(configuration, lambda number: f".{number}")
