@@ -1,6 +1,8 @@
 """The figures of docs/results.md, written again from the runs of the map."""
 
+import pandas as pd
 import pytest
+from scipy import stats
 
 from examples.map.analysis import analyze
 from examples.map.data import METHODS, PLACE, read_confirmation
@@ -75,8 +77,26 @@ def write_weights():
     ]
 
 
+def write_why():
+    table = pd.read_csv(DOCS / "data" / "map" / "gradients.csv")
+    hidden = {place: own.iloc[:-1] for place, own in table.groupby(["network", "depth"])}
+    spread = {place: own["rms"].max() / own["rms"].min() for place, own in hidden.items()}
+    default, residual, batch = hidden["default", 20], [hidden["residual", depth] for depth in (20, 50)], "batchnorm"
+    assert all(spread["residual", depth] < 1.5 for depth in (20, 50))
+    return [
+        f"the last layer is {default['rms'].iloc[-1] / default['rms'].iloc[0] / 1e6:.1f} million times",
+        f"in {(default['below_eps'] > 0.9).sum()} of the 20 layers more than nine tenths",
+        f"of size {stats.gmean(residual[0]['rms']):.0f} with 20 layers and"
+        f" {round(stats.gmean(residual[1]['rms']), -4):,.0f} with 50",
+        f"grows {spread[batch, 20]:.0f} times with 20 layers, {round(spread[batch, 50], -3):,.0f} times with 50",
+        f"in {hidden[batch, 20]['noise'].sum():.0f} of 20 layers",
+        f"is {spread['layernorm', 20]:.1f} and {spread['residual-layernorm', 20]:.1f} times the smallest",
+    ]
+
+
 @pytest.mark.parametrize(
-    ("title", "write"), [("The map", write_map), ("All parameters or the weights alone?", write_weights)]
+    ("title", "write"),
+    [("The map", write_map), ("Why", write_why), ("All parameters or the weights alone?", write_weights)],
 )
 def test_figures_are_those_of_the_runs(title, write):
     assert [sentence for sentence in write() if sentence not in SECTIONS[title]] == []

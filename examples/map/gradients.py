@@ -79,6 +79,7 @@ def tabulate() -> pd.DataFrame:
     """Return the means over the seeds, a row per network, depth and layer."""
     runs = []
     for seed in range(SEEDS):
+        torch.manual_seed(seed)
         data = Digits(batch_size=64, image_size=8, seed=seed)
         data.prepare_data()
         data.setup("fit")
