@@ -4,8 +4,9 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from examples.map.analysis import analyze
+from examples.map.analysis import OTHERS, analyze
 from examples.map.data import METHODS, PLACE, read_confirmation
+from examples.map.run import NETWORKS
 from tests.prose import find_prose
 from tests.published import DOCS, find_sections
 
@@ -33,47 +34,80 @@ class Row:
         return f"{100 * row['lead']:.1f} points ({low} to {high})"
 
 
-def find_answer(network, method="znorm"):
-    table = analyze(CONFIRMATION, method).set_index(PLACE)
-    return table.loc[(network, 20, "sgd"), "answer"]
+def find_answer(network, optimizer="sgd", method="znorm", others=OTHERS):
+    table = analyze(CONFIRMATION, method, others).set_index(PLACE)
+    return table.loc[(network, 20, optimizer), "answer"]
+
+
+def show_range(means):
+    return f"{100 * means.min():.1f}% to {100 * means.max():.1f}%"
 
 
 def write_map():
     default, plain, residual = Row("default"), Row("plain"), Row("residual")
     layer, batch, both = Row("layernorm"), Row("batchnorm"), Row("residual-layernorm")
-    without_weights = both.means.drop(WEIGHTS)
+    adam = {network: Row(network, optimizer="adam") for network in NETWORKS}
+    tiny = Row("default", optimizer="adam-eps")
+    answers = {network: (find_answer(network), find_answer(network, "adam")) for network in NETWORKS}
+    assert answers == {
+        "default": ("better", "undecided"),
+        "plain": ("undecided", "undecided"),
+        "layernorm": ("worse", "worse"),
+        "batchnorm": ("undecided", "undecided"),
+        "residual": ("worse", "worse"),
+        "residual-layernorm": ("equivalent", "undecided"),
+    }
     assert default.means[["none", "clip", "gc"]].max() < 0.12
-    assert find_answer("default") == "better"
-    assert find_answer("residual") == find_answer("layernorm") == "worse"
-    assert find_answer("residual-layernorm") == "equivalent"
-    assert find_answer("plain") == find_answer("batchnorm") == "undecided"
+    assert find_answer("default", "adam", others=["none"]) == "better"
+    assert find_answer("default", "adam-eps", others=["none"]) == "undecided"
+    assert find_answer("default", "adam-eps", others=["gc"]) == "worse"
+    assert find_answer("batchnorm", "adam", others=["none"]) == "better"
+    exploding = [residual, adam["residual"]]
+    none, znorm, clip = ([f"{row.show(method)}%" for row in exploding] for method in ("none", "znorm", "clip"))
+    behind = [row.compare("clip", "znorm") for row in exploding]
     return [
         f"ZNorm reaches {default.show('znorm')}%, `scale` {default.show('scale')}%",
         f"a lead of {default.compare('znorm', 'scale')}",
-        f"no transform has {residual.show('none')}%, ZNorm {residual.show('znorm')}%,"
-        f" `scale` {residual.show('scale')}%",
-        f"clipping {residual.show('clip')}%: ZNorm is behind it by {residual.compare('clip', 'znorm')}",
-        f"no transform has {plain.show('none')}%, ZNorm {plain.show('znorm')}%, a difference of"
+        f"With Adam, no transform has {adam['default'].show('none')}%, ZNorm {adam['default'].show('znorm')}%.",
+        f"with 1e-30 instead of 1e-8, no transform has {tiny.show('none')}%, ZNorm {tiny.show('znorm')}%, and gradient"
+        f" centralization {tiny.show('gc')}%",
+        f"No transform has {none[0]} with SGD and {none[1]} with Adam, ZNorm {' and '.join(znorm)}, clipping"
+        f" {' and '.join(clip)}: ZNorm is behind it by {' and '.join(behind)}",
+        f"With SGD, no transform has {plain.show('none')}%, ZNorm {plain.show('znorm')}%, a difference of"
         f" {plain.compare('znorm', 'none')}",
         f"clipping ({plain.show('clip')}%) and gradient centralization ({plain.show('gc')}%)",
+        f"With Adam, all have {show_range(adam['plain'].means.drop(WEIGHTS))}",
         f"no transform has {layer.show('none')}%, ZNorm {layer.show('znorm')}%, and gradient centralization"
         f" {layer.show('gc')}%",
         f"behind by {layer.compare('gc', 'znorm')}",
+        f"With Adam, ZNorm has {adam['layernorm'].show('znorm')}%, behind clipping by"
+        f" {adam['layernorm'].compare('clip', 'znorm')}",
         f"from {batch.show('gc')}% (`gc`) to {batch.show('scale')}% (`scale`), ZNorm {batch.show('znorm')}%",
-        f"all methods have {100 * without_weights.min():.1f}% to {100 * without_weights.max():.1f}%",
+        f"With Adam, no transform has {adam['batchnorm'].show('none')}% and ZNorm {adam['batchnorm'].show('znorm')}%, a"
+        f" difference of {adam['batchnorm'].compare('znorm', 'none')}, and clipping {adam['batchnorm'].show('clip')}%",
+        f"all methods have {show_range(both.means.drop(WEIGHTS))}",
+        f"With Adam, they have {show_range(adam['residual-layernorm'].means.drop(WEIGHTS))}",
     ]
 
 
 def write_weights():
-    default, layer = Row("default"), Row("layernorm")
-    others = [Row(network) for network in ("plain", "batchnorm", "residual", "residual-layernorm")]
-    largest = max(abs(row.means[WEIGHTS] - row.means["znorm"]) for row in others)
-    assert default.means["znorm"] > default.means[WEIGHTS]
-    assert layer.means["znorm"] < layer.means[WEIGHTS]
+    rows = [[Row(network, optimizer=optimizer) for optimizer in ("sgd", "adam")] for network in NETWORKS]
+    default, plain, layer, *others = rows
+    largest = max(abs(row.means[WEIGHTS] - row.means["znorm"]) for pair in (plain, *others) for row in pair)
+    for optimizer in ("sgd", "adam"):
+        assert find_answer("default", optimizer, WEIGHTS, ["znorm"]) == "worse"
+        for network in ("plain", "batchnorm", "residual", "residual-layernorm"):
+            assert find_answer(network, optimizer, WEIGHTS, ["znorm"]) in ("undecided", "equivalent")
+    assert find_answer("layernorm", "adam", WEIGHTS, ["znorm"]) == "better"
+    assert abs(layer[1].means[WEIGHTS] - layer[1].means["none"]) < 0.01
+    costs, gains = (
+        [row.compare(*pair) for row in rows]
+        for rows, pair in ((default, ("znorm", WEIGHTS)), (layer, (WEIGHTS, "znorm")))
+    )
     return [
-        f"costs {default.compare('znorm', WEIGHTS)} where gradients vanish",
-        f"gains {layer.compare(WEIGHTS, 'znorm')} behind LayerNorm",
-        f"at most {100 * largest:.1f} in the other four",
+        f"it costs {costs[0]} with SGD, and {costs[1]} with Adam",
+        f"it gains {gains[0]} with SGD, and {gains[1]} with Adam",
+        f"in the other four networks, the difference is at most {100 * largest:.1f} points",
     ]
 
 
@@ -105,10 +139,13 @@ def test_figures_are_those_of_the_runs(title, write):
 def test_figures_of_the_readme():
     prose = find_prose((DOCS.parent / "README.md").read_text())
     residual, default, layer = Row("residual"), Row("default"), Row("layernorm")
+    adam = {network: Row(network, optimizer="adam") for network in ("default", "residual")}
     for sentence in (
-        f"SGD has {residual.show('none')}% without and {residual.show('znorm')}% with ZNorm",
-        f"clipping, with {residual.show('clip')}%",
+        f"SGD has {residual.show('none')}% without and {residual.show('znorm')}% with ZNorm, and Adam"
+        f" {adam['residual'].show('none')}% and {adam['residual'].show('znorm')}%; clipping, with"
+        f" {residual.show('clip')}% and {adam['residual'].show('clip')}%",
         f"ZNorm reaches {default.show('znorm')}% where",
+        f"with Adam {adam['default'].show('znorm')}% instead of {adam['default'].show('none')}%",
         f"{layer.compare('gc', 'znorm').partition(' ')[0]} points worse than gradient centralization",
     ):
         assert sentence in prose
