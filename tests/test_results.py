@@ -4,9 +4,12 @@ import pandas as pd
 import pytest
 from scipy import stats
 
+from examples import collection
 from examples.map.analysis import OTHERS, analyze
-from examples.map.data import METHODS, PLACE, read_confirmation
+from examples.map.data import METHODS, PLACE, TEST_IMAGES, read_confirmation
 from examples.map.run import NETWORKS
+from examples.map.transfer import BASE, Size
+from examples.map.transfer_page import render, tabulate
 from tests.prose import find_prose
 from tests.published import DOCS, find_sections
 
@@ -128,9 +131,39 @@ def write_why():
     ]
 
 
+def write_transfer():
+    folder = DOCS / "data" / "transfer"
+    table = tabulate(collection.read_confirmation(folder, TEST_IMAGES), collection.read_trials(folder))
+    assert table["size"].nunique() == 11
+    own = {method: rows.sort_values("loss") for method, rows in table.groupby("method")}
+    base = {method: rows[rows["size"] == Size("residual-layernorm", **BASE)].iloc[0] for method, rows in own.items()}
+    znorm, worst = own["znorm"], own["znorm"].iloc[-1]
+    losses = {method: f"{100 * rows['loss'].max():.1f}" for method, rows in own.items()}
+    return [
+        f"ZNorm at {base['znorm']['range'].best:g}, its best rate with 8 layers of 64, loses at most"
+        f" {losses['znorm']} points ({100 * worst['loss_low']:.1f} to {100 * worst['loss_high']:.1f})",
+        f"at most {100 * znorm['loss'].iloc[-2]:.1f} in the nine others",
+        f"no transform at {base['none']['range'].best:g} loses at most {losses['none']}.",
+        f"`scale` at {base['scale']['range'].best:g} loses up to {losses['scale']}:",
+        f"With ZNorm, rates from {base['znorm']['range'].low:g} to {base['znorm']['range'].high:g} work in the base",
+        f"with no transform those from {base['none']['range'].low:g} to {base['none']['range'].high:g}",
+    ]
+
+
+def test_page_of_the_transfer():
+    folder = DOCS / "data" / "transfer"
+    written = render(collection.read_confirmation(folder, TEST_IMAGES), collection.read_trials(folder))
+    assert (DOCS / "transfer.md").read_text() == written, "run `python -m examples.map.transfer_page`"
+
+
 @pytest.mark.parametrize(
     ("title", "write"),
-    [("The map", write_map), ("Why", write_why), ("All parameters or the weights alone?", write_weights)],
+    [
+        ("The map", write_map),
+        ("Why", write_why),
+        ("All parameters or the weights alone?", write_weights),
+        ("Does the best learning rate transfer?", write_transfer),
+    ],
 )
 def test_figures_are_those_of_the_runs(title, write):
     assert [sentence for sentence in write() if sentence not in SECTIONS[title]] == []
