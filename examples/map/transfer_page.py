@@ -136,7 +136,7 @@ def draw(trials: pd.DataFrame, path: Path) -> None:
     figure.supylabel("validation accuracy in %")
     figure.supxlabel("learning rate; a dot is the best")
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
+    figure.savefig(path, dpi=80)
 
 
 def main() -> None:
