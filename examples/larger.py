@@ -12,8 +12,8 @@ import os
 from itertools import product
 from pathlib import Path
 
-from examples.map.run import ADAM_START, OPTIMIZERS, STARTS
-from examples.paper.run import is_tree, make_data_flags
+from examples.map.run import OPTIMIZERS, STARTS, find_starts
+from examples.paper.run import SHORT_TRAINING, is_tree, make_data_flags
 from examples.series import add_series_arguments, format_searches, run_series
 
 HERE = Path(__file__).parent
@@ -21,10 +21,8 @@ CONVOLUTIONAL = [f"cifar_{kind}{ending}" for kind in ("plain20", "resnet20", "vg
 CHARACTERS = {"characters": True, "characters_postnorm": False}  # whether LayerNorm comes before each part of a block
 NETWORKS = [*CONVOLUTIONAL, *CHARACTERS]
 STEPS = [
+    *SHORT_TRAINING,
     "--trainer.max_steps=300",
-    "--trainer.max_epochs=-1",
-    "--trainer.check_val_every_n_epoch=1000",  # of less than an epoch: once, at the end
-    "--trainer.precision=32-true",
     "--data.init_args.batch_size=32",
 ]
 SMALL_IMAGES = ["--data.init_args.image_size=16", "--data.init_args.eval_per_class=200"]
@@ -32,14 +30,13 @@ SMALL_IMAGES = ["--data.init_args.image_size=16", "--data.init_args.eval_per_cla
 
 def make_flags(network: str, optimizer: str, data: Path, out: Path) -> list[str]:
     """Return the options of `compare`."""
-    starts = STARTS if optimizer == "sgd" else dict.fromkeys(STARTS, ADAM_START)
     return [
         *(make_character_flags(network) if network in CHARACTERS else make_image_flags(network, data, out)),
         *OPTIMIZERS[optimizer],
         f"--compare.methods={','.join(STARTS)}",
         "--compare.baseline=znorm",
         "--compare.confirm=12",
-        f"--compare.sweep=lr={format_searches(starts)}",
+        f"--compare.sweep=lr={format_searches(find_starts(optimizer))}",
         f"--compare.out={out / f'{network}-{optimizer}'}",
     ]
 

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
-from examples.map.gradients import ARGUMENTS, draw, measure
+from examples.map.gradients import draw, measure
 from examples.map.run import DEPTHS, NETWORKS, OPTIMIZERS, Place, make_flags
 from lightning_znorm.compare.command import make_parser
 from lightning_znorm.compare.configuration import clean_configuration
@@ -27,10 +27,10 @@ def test_networks_are_those_of_the_map(network):
     configuration = clean_configuration(make_parser("lightning.pytorch")(args=flags, run=False))
     model = configuration["model"]["init_args"]
     defaults = {"init": "he", "norm": None, "has_skips": False}
-    assert {name: model[name] for name in defaults} == defaults | ARGUMENTS[network]
+    assert {name: model[name] for name in defaults} == defaults | NETWORKS[network]
 
 
-@pytest.mark.parametrize("network", ARGUMENTS)
+@pytest.mark.parametrize("network", NETWORKS)
 def test_measure(network):
     """Random images of unit variance give sizes like those that are published, to a factor."""
     torch.manual_seed(0)

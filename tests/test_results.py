@@ -1,5 +1,7 @@
 """The figures of docs/results.md, written again from the runs of the map."""
 
+from functools import cache
+
 import pandas as pd
 import pytest
 from scipy import stats
@@ -15,6 +17,8 @@ from tests.published import DOCS, find_sections
 
 SECTIONS = {title: find_prose(text) for title, text in find_sections((DOCS / "results.md").read_text()).items()}
 CONFIRMATION = read_confirmation(DOCS / "data" / "map")
+SIZES = DOCS / "data" / "transfer"
+TRANSFER = collection.read_confirmation(SIZES, TEST_IMAGES), collection.read_trials(SIZES)
 WEIGHTS = "znorm(min_ndim=2)"
 
 
@@ -37,9 +41,13 @@ class Row:
         return f"{100 * row['lead']:.1f} points ({low} to {high})"
 
 
+@cache
+def find_answers(method, others):
+    return analyze(CONFIRMATION, method, others).set_index(PLACE)["answer"]
+
+
 def find_answer(network, optimizer="sgd", method="znorm", others=OTHERS):
-    table = analyze(CONFIRMATION, method, others).set_index(PLACE)
-    return table.loc[(network, 20, optimizer), "answer"]
+    return find_answers(method, tuple(others))[network, 20, optimizer]
 
 
 def show_range(means):
@@ -132,8 +140,7 @@ def write_why():
 
 
 def write_transfer():
-    folder = DOCS / "data" / "transfer"
-    table = tabulate(collection.read_confirmation(folder, TEST_IMAGES), collection.read_trials(folder))
+    table = tabulate(*TRANSFER)
     assert table["size"].nunique() == 11
     own = {method: rows.sort_values("loss") for method, rows in table.groupby("method")}
     base = {method: rows[rows["size"] == Size("residual-layernorm", **BASE)].iloc[0] for method, rows in own.items()}
@@ -151,9 +158,7 @@ def write_transfer():
 
 
 def test_page_of_the_transfer():
-    folder = DOCS / "data" / "transfer"
-    written = render(collection.read_confirmation(folder, TEST_IMAGES), collection.read_trials(folder))
-    assert (DOCS / "transfer.md").read_text() == written, "run `python -m examples.map.transfer_page`"
+    assert (DOCS / "transfer.md").read_text() == render(*TRANSFER), "run `python -m examples.map.transfer_page`"
 
 
 @pytest.mark.parametrize(

@@ -8,13 +8,13 @@ import pytest
 
 from examples.collection import RATE
 from examples.map import transfer
-from examples.map.transfer import ENDING, RATES, Size
-from examples.map.transfer_page import draw, parse_size, render, tabulate
+from examples.map.transfer import ENDING, RATES, Size, parse_size
+from examples.map.transfer_page import draw, render, tabulate
 from lightning_znorm.compare.command import make_parser
 from lightning_znorm.compare.configuration import clean_configuration, flatten
 from lightning_znorm.compare.question.arguments import parse_question
 
-METHODS = transfer.METHODS.split(",")
+METHODS = [*transfer.METHODS]
 BEST = {"none": -1, "clip": -1, "scale": -3.5, "znorm": -3.5}  # decades, of the base
 SEEDS = range(3, 15)
 

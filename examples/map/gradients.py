@@ -8,7 +8,6 @@ means over eight seeds.
 
 import argparse
 from pathlib import Path
-from typing import Any
 
 import matplotlib
 import numpy as np
@@ -19,19 +18,11 @@ from torch import Tensor, nn
 
 from examples.map.data import FOLDER
 from examples.map.picture import NETWORK_NAMES
-from examples.map.run import DEPTHS
+from examples.map.run import DEPTHS, NETWORKS
 from lightning_znorm.vision import Digits
 from lightning_znorm.vision.perceptron import make_perceptron
 
 PICTURE = Path("docs/images/map_gradients.png")
-ARGUMENTS: dict[str, dict[str, Any]] = {
-    "default": {"init": "default"},
-    "plain": {},
-    "layernorm": {"norm": "layer"},
-    "batchnorm": {"norm": "batch"},
-    "residual": {"has_skips": True},
-    "residual-layernorm": {"has_skips": True, "norm": "layer"},
-}
 SEEDS = 8
 EPS = 1e-8  # of Adam
 NOISE = 0.5  # error of a gradient in float32, relative to that in float64, of which the direction is one of rounding
@@ -45,7 +36,7 @@ def measure(network: str, depth: int, images: Tensor, labels: Tensor, seed: int)
     whose gradient is nothing but rounding.
     """
     torch.manual_seed(seed)
-    single = make_perceptron(depth, **ARGUMENTS[network])
+    single = make_perceptron(depth, **NETWORKS[network])
     gradients = {torch.float32: find_gradients(single, images, labels)}
     gradients[torch.float64] = find_gradients(single.double(), images.double(), labels)
     layers = [name for name, module in single.named_modules() if isinstance(module, nn.Linear)]
@@ -84,7 +75,7 @@ def tabulate() -> pd.DataFrame:
         data.prepare_data()
         data.setup("fit")
         images, labels = next(iter(data.train_dataloader()))
-        runs += [measure(network, depth, images, labels, seed) for network in ARGUMENTS for depth in sorted(DEPTHS)]
+        runs += [measure(network, depth, images, labels, seed) for network in NETWORKS for depth in sorted(DEPTHS)]
     table = pd.concat(runs)
     table["rms"] = np.log(table["rms"])
     means = table.groupby(["network", "depth", "layer"], sort=False)[["rms", "below_eps", "noise"]].mean().reset_index()
@@ -95,7 +86,7 @@ def draw(table: pd.DataFrame, path: Path) -> None:
     """Draw the size of the gradient against the place of the layer, a panel per network and a line per depth."""
     figure = Figure(figsize=(11.0, 6.0), layout="constrained")
     colors = matplotlib.colormaps["viridis"].resampled(len(DEPTHS) + 1)
-    for axis, network in zip(figure.subplots(2, 3, sharex=True, sharey=True).flat, ARGUMENTS, strict=True):
+    for axis, network in zip(figure.subplots(2, 3, sharex=True, sharey=True).flat, NETWORKS, strict=True):
         for number, depth in enumerate(sorted(DEPTHS)):
             own = table[(table["network"] == network) & (table["depth"] == depth)]
             axis.plot((own["layer"] - 1) / depth, own["rms"], color=colors(number), label=f"{depth} layers")

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-CHANCE = 0.1
+from examples.map.analysis import CHANCE
 
 
 @dataclass(frozen=True)

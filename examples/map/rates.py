@@ -10,10 +10,9 @@ from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
 
-from examples.collection import RATE
 from examples.map.run import NETWORKS, OPTIMIZERS, Place
 from examples.map.run import make_flags as make_map_flags
-from examples.map.transfer import RATES
+from examples.map.transfer import SWEEP
 from examples.series import add_series_arguments, run_series
 
 DEPTH = 20
@@ -28,9 +27,7 @@ def list_places(networks: list[str], optimizers: list[str]) -> Iterator[Place]:
 
 def make_flags(place: Place, out: Path) -> list[str]:
     """Return the options of `compare`."""
-    rates = ",".join(f"{rate:g}" for rate in RATES)
-    flags = [flag for flag in make_map_flags(place, out) if not flag.startswith("--compare.sweep=")]
-    return [*flags, f"--compare.sweep={RATE}={rates}", "--compare.width=null", "--compare.confirm=8"]
+    return [*make_map_flags(place, out, SWEEP), "--compare.width=null", "--compare.confirm=8"]
 
 
 def main() -> None:

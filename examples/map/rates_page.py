@@ -11,9 +11,10 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from examples.collection import read_trials
+from examples.map.analysis import CHANCE
 from examples.map.data import METHODS, add_place
 from examples.map.picture import NETWORK_NAMES, OPTIMIZER_NAMES
-from examples.map.ranges import CHANCE, find_range
+from examples.map.ranges import find_range
 
 FOLDER = Path("docs/data/rates")
 PICTURE = Path("docs/images/learning_rates.png")

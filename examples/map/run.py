@@ -13,20 +13,22 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
+from examples.collection import RATE
 from examples.series import ADAM, OPTIMIZER, SGD, add_series_arguments, format_searches, run_series
 from lightning_znorm.compare.display import format_time
 
 CONFIG = Path(__file__).with_name("digits.yaml")
-NETWORKS = {
-    "default": ["--model.init_args.init=default"],
-    "plain": [],
-    "layernorm": ["--model.init_args.norm=layer"],
-    "batchnorm": ["--model.init_args.norm=batch"],
-    "residual": ["--model.init_args.has_skips=true"],
-    "residual-layernorm": ["--model.init_args.has_skips=true", "--model.init_args.norm=layer"],
+NETWORKS: dict[str, dict[str, Any]] = {  # arguments of `PerceptronClassifier`
+    "default": {"init": "default"},
+    "plain": {},
+    "layernorm": {"norm": "layer"},
+    "batchnorm": {"norm": "batch"},
+    "residual": {"has_skips": True},
+    "residual-layernorm": {"has_skips": True, "norm": "layer"},
 }
 DEPTHS = (20, 5, 50)
 FUSED = f"{OPTIMIZER}.init_args.fused=true"
@@ -82,23 +84,30 @@ def read_published(folder: Path = PUBLISHED) -> set[Place]:
     return {parse_place(name) for name in pd.read_csv(folder / "confirmation.csv")["comparison"].unique()}
 
 
-def make_flags(place: Place, out: Path) -> list[str]:
-    """Return the options of `compare`."""
+def make_flags(place: Place, out: Path, sweep: str | None = None) -> list[str]:
+    """Return the options of `compare`, which search the rates if ``sweep`` does not list them."""
+    if sweep is None:
+        explodes = place.network == "residual" and place.depth > 5
+        sweep = format_searches(find_starts(place.optimizer, explodes=explodes))
     return [
-        f"--config={os.path.relpath(CONFIG)}",
-        *NETWORKS[place.network],
-        f"--model.init_args.depth={place.depth}",
+        *make_network_flags(place.network, place.depth),
         *OPTIMIZERS[place.optimizer],
-        f"--compare.sweep=lr={format_searches(find_starts(place))}",
+        f"--compare.sweep={RATE}={sweep}",
         f"--compare.out={out / str(place)}",
     ]
 
 
-def find_starts(place: Place) -> dict[str, float]:
-    """Return where the search of each method begins."""
-    if place.optimizer != "sgd":
+def make_network_flags(network: str, depth: int, **arguments: Any) -> list[str]:
+    """Return the configuration, and the options by which it gets a network of a depth."""
+    arguments = {**NETWORKS[network], "depth": depth, **arguments}
+    flags = [f"--model.init_args.{name}={str(value).lower()}" for name, value in arguments.items()]
+    return [f"--config={os.path.relpath(CONFIG)}", *flags]
+
+
+def find_starts(optimizer: str, *, explodes: bool = False) -> dict[str, float]:
+    """Return where the search of each method begins, also where raw gradients explode."""
+    if optimizer != "sgd":
         return dict.fromkeys(STARTS, ADAM_START)
-    explodes = place.network == "residual" and place.depth > 5
     return STARTS | (dict.fromkeys(("none", "gc"), EXPLODING_START) if explodes else {})
 
 

@@ -8,7 +8,6 @@ rates that are best in the base, eight layers of 64: what they lose is the price
 """
 
 import argparse
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,15 +15,16 @@ from pathlib import Path
 import pandas as pd
 
 from examples.collection import RATE, collect
-from examples.map.run import CONFIG, NETWORKS, OPTIMIZERS
+from examples.map.run import OPTIMIZERS, make_network_flags
 from examples.series import add_series_arguments, run_series
 
 KINDS = ("residual-layernorm", "plain")
 DEPTHS = (2, 4, 8, 16, 32, 64)
 WIDTHS = (16, 32, 64, 128, 256, 512)
 BASE = {"depth": 8, "width": 64}
-METHODS = "none,clip,scale,znorm"
+METHODS = ("none", "clip", "scale", "znorm")
 RATES = [1e-6, 3e-6, 1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0, 3.0, 10.0]
+SWEEP = ",".join(f"{rate:g}" for rate in RATES)
 OUT = Path("results/transfer")
 ENDING = "-transferred"
 
@@ -41,6 +41,23 @@ class Size:
         return f"{self.kind}-{self.depth}x{self.width}"
 
 
+def base_of(size: Size) -> Size:
+    """Return the base of a size."""
+    return Size(size.kind, **BASE)
+
+
+def parse_size(name: str) -> Size:
+    """Return the size of a comparison's name.
+
+    >>> parse_size("residual-layernorm-8x64-transferred")
+    Size(kind='residual-layernorm', depth=8, width=64)
+
+    """
+    kind, _, numbers = name.removesuffix(ENDING).rpartition("-")
+    depth, width = numbers.split("x")
+    return Size(kind, int(depth), int(width))
+
+
 def list_sizes(kinds: list[str]) -> Iterator[Size]:
     """Yield the sizes, the base first."""
     for kind in kinds:
@@ -53,12 +70,9 @@ def list_sizes(kinds: list[str]) -> Iterator[Size]:
 def make_flags(size: Size, out: Path, *, sweep: str, confirm: str = "12", ending: str = "") -> list[str]:
     """Return the options of `compare`."""
     return [
-        f"--config={os.path.relpath(CONFIG)}",
-        *NETWORKS[size.kind],
-        f"--model.init_args.depth={size.depth}",
-        f"--model.init_args.width={size.width}",
+        *make_network_flags(size.kind, size.depth, width=size.width),
         *OPTIMIZERS["sgd"],
-        f"--compare.methods={METHODS}",
+        f"--compare.methods={','.join(METHODS)}",
         f"--compare.sweep={RATE}={sweep}",
         "--compare.baseline=none",
         "--compare.width=null",
@@ -69,7 +83,7 @@ def make_flags(size: Size, out: Path, *, sweep: str, confirm: str = "12", ending
 
 def make_search_flags(size: Size, out: Path) -> list[str]:
     """Return the options by which the best rates of a size are searched."""
-    return make_flags(size, out, sweep=",".join(f"{rate:g}" for rate in RATES))
+    return make_flags(size, out, sweep=SWEEP)
 
 
 def make_transfer_flags(size: Size, out: Path) -> list[str]:
@@ -86,11 +100,6 @@ def require_finished(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     if found is None:
         raise FileNotFoundError(f"{folder} has no finished comparison.")
     return found
-
-
-def base_of(size: Size) -> Size:
-    """Return the base of a size."""
-    return Size(size.kind, **BASE)
 
 
 def main() -> None:

@@ -13,9 +13,10 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from examples.collection import read_confirmation, read_trials
+from examples.map.analysis import CHANCE
 from examples.map.data import TEST_IMAGES
-from examples.map.ranges import CHANCE, find_range
-from examples.map.transfer import BASE, ENDING, METHODS, Size
+from examples.map.ranges import find_range
+from examples.map.transfer import BASE, ENDING, METHODS, Size, base_of, parse_size
 from lightning_znorm.compare.report.sign_flip import invert_sign_flip
 
 FOLDER = Path("docs/data/transfer")
@@ -38,18 +39,6 @@ seeds, in points, with its 95% interval.
 """
 
 
-def parse_size(name: str) -> Size:
-    """Return the size of a comparison's name.
-
-    >>> parse_size("residual-layernorm-8x64-transferred")
-    Size(kind='residual-layernorm', depth=8, width=64)
-
-    """
-    kind, _, numbers = name.removesuffix(ENDING).rpartition("-")
-    depth, width = numbers.split("x")
-    return Size(kind, int(depth), int(width))
-
-
 def tabulate(confirmation: pd.DataFrame, trials: pd.DataFrame) -> pd.DataFrame:
     """Return a row per size and method, by depth and then by width.
 
@@ -66,7 +55,7 @@ def tabulate(confirmation: pd.DataFrame, trials: pd.DataFrame) -> pd.DataFrame:
     tried = {str(name): own for name, own in trials.groupby("comparison")}
     rows = []
     for name in sorted(tried, key=lambda name: rank(parse_size(name))):
-        for method in METHODS.split(","):
+        for method in METHODS:
             searched = runs[name][method]
             row = {"size": parse_size(name), "method": method, "searched": searched.mean()}
             row["range"] = find_range(tried[name][tried[name]["method"] == method])
@@ -90,7 +79,7 @@ def render(confirmation: pd.DataFrame, trials: pd.DataFrame) -> str:
     lines = [ABOUT, "| layers | width | method | best | works | searched | loss |", f"|{'---|' * 7}"]
     for row in tabulate(confirmation, trials).to_dict("records"):
         size: Size = row["size"]
-        loss = "–" if size == Size(size.kind, **BASE) else show_loss(row)
+        loss = "–" if size == base_of(size) else show_loss(row)
         cells = [f"{size.depth}", f"{size.width}", f"`{row['method']}`", f"{row['range'].best:g}", f"{row['range']}"]
         cells += [f"{100 * row['searched']:.1f}", loss]
         lines.append(f"| {' | '.join(cells)} |")
@@ -110,9 +99,8 @@ def show_loss(row: Mapping[Any, Any]) -> str:
 
 def draw(trials: pd.DataFrame, path: Path) -> None:
     """Draw the validation accuracy against the rate: a row per method, depths on the left, widths on the right."""
-    methods = METHODS.split(",")
-    figure = Figure(figsize=(11.0, 2.5 * len(methods) + 0.8), layout="constrained")
-    grid = figure.subplots(len(methods), 2, sharex=True, sharey=True)
+    figure = Figure(figsize=(11.0, 2.5 * len(METHODS) + 0.8), layout="constrained")
+    grid = figure.subplots(len(METHODS), 2, sharex=True, sharey=True)
     sizes = {name: parse_size(name) for name in trials["comparison"].unique()}
     for column, (kind, title) in enumerate(AXES.items()):
         other = "width" if kind == "depth" else "depth"
@@ -120,7 +108,7 @@ def draw(trials: pd.DataFrame, path: Path) -> None:
             (getattr(size, kind), name) for name, size in sizes.items() if getattr(size, other) == BASE[other]
         )
         colors = matplotlib.colormaps["viridis"].resampled(len(chosen) + 1)
-        for axis, method in zip(grid[:, column], methods, strict=True):
+        for axis, method in zip(grid[:, column], METHODS, strict=True):
             for number, (value, name) in enumerate(chosen):
                 own = trials[(trials["comparison"] == name) & (trials["method"] == method)].sort_values("rate")
                 accuracy = 100 * own["validation"].fillna(CHANCE)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from examples.collection import RATE
-from examples.map.run import ADAM_START, STARTS
+from examples.map.run import STARTS, find_starts
 from examples.series import ADAM, SGD, add_series_arguments, format_searches, run_series
 
 HERE = Path(__file__).parent
@@ -63,18 +63,20 @@ SMALL = {
     ],
     "depth": ["--trainer.max_steps=100", "--data.init_args.batch_size=32"],
 }
+# the data are validated once, at the end
+SHORT_TRAINING = ["--trainer.max_epochs=-1", "--trainer.precision=32-true", "--trainer.check_val_every_n_epoch=1000"]
 # 500 steps, and as many pairs as decide; with LGG, each pair has test patients of its own
 SHORT = {
-    "cifar10": ["--data.init_args.batch_size=32", f"--compare.methods={','.join(STARTS)}"],
-    "pcam": ["--data.init_args.batch_size=32", "--compare.methods=none,znorm"],
+    "cifar10": ["--data.init_args.batch_size=32"],
+    "pcam": ["--data.init_args.batch_size=32"],
     "lgg": [
         "--data.init_args.batch_size=8",
         "--data.init_args.image_size=64",
         "--data.init_args.only_tumor=true",
-        "--compare.methods=none,znorm",
         "--compare.vary=data.init_args.seed",
     ],
 }
+SHORT_METHODS = {"cifar10": list(STARTS), "pcam": ["none", "znorm"], "lgg": ["none", "znorm"]}
 # more networks and rates, so fewer epochs
 FULL = {"depth": ["--trainer.max_epochs=10"]}
 SMALL_TREES = {
@@ -124,19 +126,18 @@ def make_flags(comparison: Comparison, arguments: argparse.Namespace) -> list[st
         return flags + FULL.get(comparison.experiment, [])
     if arguments.preset == "short":
         flags += ["--trainer.max_steps=500", "--compare.confirm=12", *SHORT[experiment]]
+        flags += [f"--compare.methods={','.join(SHORT_METHODS[experiment])}"]
     else:
         flags += SMALL[comparison.experiment]
-    # the data are validated once, at the end
-    flags += ["--trainer.max_epochs=-1", "--trainer.precision=32-true", "--trainer.check_val_every_n_epoch=1000"]
+    flags += SHORT_TRAINING
     return flags + (SMALL_TREES[comparison.experiment] if is_tree(experiment, Path(arguments.data)) else [])
 
 
 def find_rates(comparison: Comparison, preset: str) -> str:
     """Return the learning rates to choose from."""
     if preset == "short":
-        methods = STARTS if comparison.experiment == "cifar10" else ("none", "znorm")
-        is_sgd = comparison.optimizer == "sgd"
-        return format_searches({method: STARTS[method] if is_sgd else ADAM_START for method in methods})
+        starts = find_starts(comparison.optimizer)
+        return format_searches({method: starts[method] for method in SHORT_METHODS[comparison.experiment]})
     if comparison.experiment == "depth":
         return DEPTH_RATES[comparison.optimizer]
     return (SMALL_RATES[comparison.experiment] if preset == "small" else RATES)[comparison.optimizer]
