@@ -46,8 +46,8 @@ def find_answers(method, others):
     return analyze(CONFIRMATION, method, others).set_index(PLACE)["answer"]
 
 
-def find_answer(network, optimizer="sgd", method="znorm", others=OTHERS):
-    return find_answers(method, tuple(others))[network, 20, optimizer]
+def find_answer(network, optimizer="sgd", method="znorm", others=OTHERS, depth=20):
+    return find_answers(method, tuple(others))[network, depth, optimizer]
 
 
 def show_range(means):
@@ -98,6 +98,30 @@ def write_map():
         f" difference of {adam['batchnorm'].compare('znorm', 'none')}, and clipping {adam['batchnorm'].show('clip')}%",
         f"all methods have {show_range(both.means.drop(WEIGHTS))}",
         f"With Adam, they have {show_range(adam['residual-layernorm'].means.drop(WEIGHTS))}",
+    ]
+
+
+def write_shallow():
+    adam = [Row(network, 5, optimizer) for network in NETWORKS for optimizer in ("adam", "adam-eps")]
+    means = pd.concat([row.means for row in adam])
+    answers = {network: find_answer(network, depth=5) for network in NETWORKS}
+    assert [network for network, answer in answers.items() if answer == "worse"] == ["default", "plain"]
+    for optimizer in ("adam", "adam-eps"):
+        assert {find_answer(network, optimizer, depth=5) for network in NETWORKS} == {"undecided", "equivalent"}
+    default, plain = Row("default", 5), Row("plain", 5)
+    assert (
+        max(
+            abs(Row(network, 5).means[METHODS] - Row(network, 5).means["none"]).max()
+            for network in NETWORKS
+            if network != "default"
+        )
+        < 0.012
+    )
+    return [
+        f"all methods have {show_range(means)} in all six networks",
+        f"no transform has {default.show('none')}%, ZNorm {default.show('znorm')}%, and clipping {default.show('clip')}%,"
+        f" from which ZNorm is behind by {default.compare('clip', 'znorm')}",
+        f"it is behind no transform by {plain.compare('none', 'znorm')}",
     ]
 
 
@@ -165,6 +189,7 @@ def test_page_of_the_transfer():
     ("title", "write"),
     [
         ("The map", write_map),
+        ("The map", write_shallow),
         ("Why", write_why),
         ("All parameters or the weights alone?", write_weights),
         ("Does the best learning rate transfer?", write_transfer),
@@ -172,6 +197,11 @@ def test_page_of_the_transfer():
 )
 def test_figures_are_those_of_the_runs(title, write):
     assert [sentence for sentence in write() if sentence not in SECTIONS[title]] == []
+
+
+def test_places_that_have_been_run():
+    count = len(CONFIRMATION[PLACE].drop_duplicates())
+    assert f"Of the 54 places of the map, {count} have been run" in find_prose((DOCS / "results.md").read_text())
 
 
 def test_figures_of_the_readme():

@@ -108,7 +108,9 @@ def _draw_panel(
         dark = norm is not None and abs(float(norm(value)) - 0.5) > 0.36
         axis.text(column, row, text, ha="center", va="center", fontsize=9, color="white" if dark else "#1d2430")
         if is_certain:
-            axis.add_patch(Rectangle((column - 0.46, row - 0.44), 0.92, 0.88, fill=False, edgecolor="#1d2430", lw=1.3))
+            axis.add_patch(
+                Rectangle((column - 0.46, row - 0.44), 0.92, 0.88, fill=False, edgecolor="#1d2430", lw=1.3, zorder=3)
+            )
     axis.set_yticks(range(len(networks)), [NETWORK_NAMES[network] for network in networks], fontsize=9)
     for column, (before, after) in enumerate(pairwise(places)):
         if before[1] != after[1]:
