@@ -87,7 +87,7 @@ def test_methods_by_others():
 
 
 @pytest.mark.long
-@pytest.mark.parametrize(("name", "methods"), [("learning_rate", 2), ("demo_brain_mri", 2), ("characters", 6)])
+@pytest.mark.parametrize(("name", "methods"), [("demo_brain_mri", 2), ("characters", 6)])
 def test_a_comparison_can_be_run(name, methods):
     config = ROOT / "examples" / f"{name}.yaml"
     done = warm.run("-m", "lightning_znorm", "compare", "--config", config, *QUICK, "--compare.dry_run=true")

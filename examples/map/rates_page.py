@@ -14,10 +14,11 @@ from examples.collection import read_trials
 from examples.map.analysis import CHANCE
 from examples.map.data import METHODS, add_place
 from examples.map.picture import NETWORK_NAMES, OPTIMIZER_NAMES
-from examples.map.ranges import find_range
+from examples.map.ranges import Range, find_range
 
 FOLDER = Path("docs/data/rates")
 PICTURE = Path("docs/images/learning_rates.png")
+LEARNED = 2 * CHANCE  # validation accuracy at the best rate, below which a method does no more than guess
 
 
 def read(folder: Path = FOLDER) -> pd.DataFrame:
@@ -25,15 +26,28 @@ def read(folder: Path = FOLDER) -> pd.DataFrame:
     return add_place(read_trials(folder))
 
 
+def find_ranges(trials: pd.DataFrame, optimizer: str) -> dict[str, dict[str, Range | None]]:
+    """Return the range of each network and method, ``None`` where every rate guesses."""
+    own = trials[trials["optimizer"] == optimizer]
+    learned = {key: runs["validation"].max() > LEARNED for key, runs in own.groupby(["network", "method"])}
+    return {
+        network: {
+            method: find_range(own[(own["network"] == network) & (own["method"] == method)])
+            if learned[network, method]
+            else None
+            for method in METHODS
+        }
+        for network in NETWORK_NAMES
+        if (network, METHODS[0]) in learned
+    }
+
+
 def render(trials: pd.DataFrame, optimizer: str) -> str:
     """Return the table of an optimizer: the best rate of each method in each network, and the range that works."""
     lines = [f"| network | {' | '.join(f'`{method}`' for method in METHODS)} |", f"|{'---|' * (1 + len(METHODS))}"]
-    own = trials[trials["optimizer"] == optimizer]
-    for network, name in NETWORK_NAMES.items():
-        tried = dict(iter(own[own["network"] == network].groupby("method")))
-        if tried:
-            ranges = [find_range(tried[method]) for method in METHODS]
-            lines.append(f"| {name} | {' | '.join(f'{found.best:g} ({found})' for found in ranges)} |")
+    for network, found in find_ranges(trials, optimizer).items():
+        cells = [f"{of.best:g} ({of})" if of else "–" for of in found.values()]
+        lines.append(f"| {NETWORK_NAMES[network]} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
@@ -59,11 +73,12 @@ def draw(trials: pd.DataFrame, path: Path) -> None:
     for axis, optimizer in zip(grid[0], optimizers, strict=True):
         axis.set_title(OPTIMIZER_NAMES[optimizer], fontsize=11)
     handles, labels = grid[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=len(METHODS), frameon=False)
+    for axis in grid[-1]:
+        axis.set_xlabel("learning rate")
+    figure.legend(handles, labels, loc="outside lower center", ncols=3 * len(optimizers), frameon=False)
     figure.supylabel("validation accuracy in %")
-    figure.supxlabel("learning rate")
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=100)
+    figure.savefig(path, dpi=90)
 
 
 def main() -> None:
