@@ -119,6 +119,32 @@ def write_shallow():
     ]
 
 
+def write_deep():
+    rows = {network: Row(network, 50) for network in NETWORKS}
+    others = ["plain", "layernorm", "batchnorm", "residual"]
+    answers = {network: find_answer(network, depth=50) for network in NETWORKS}
+    assert [answers[network] for network in others] == ["worse", "undecided", "undecided", "worse"]
+    assert {find_answer(network, others=["none"], depth=50) for network in others} == {"better"}
+    assert answers["default"] == "nothing"
+    assert rows["residual"].means["none"] < 0.12
+    best = rows["residual-layernorm"].means.drop(WEIGHTS)
+    assert answers["residual-layernorm"] == "undecided"
+    assert best.idxmin() == "znorm"
+    shown = {network: {method: f"{row.show(method)}%" for method in METHODS} for network, row in rows.items()}
+    layer, batch = (
+        [shown[name][method] for method in ("none", "znorm", "scale")] for name in ("layernorm", "batchnorm")
+    )
+    return [
+        f"still learns well: all methods have {show_range(best)}",
+        f"ZNorm has {shown['residual']['znorm']} and clipping {shown['residual']['clip']}, ahead by"
+        f" {rows['residual'].compare('clip', 'znorm')}",
+        f"no transform has {shown['plain']['none']}, ZNorm {shown['plain']['znorm']}, and clipping"
+        f" {shown['plain']['clip']}, ahead by {rows['plain'].compare('clip', 'znorm')}",
+        f"no transform has {batch[0]}, ZNorm {batch[1]} and `scale` {batch[2]}; with LayerNorm and no skips,"
+        f" {layer[0]}, {layer[1]} and {layer[2]}",
+    ]
+
+
 def write_weights():
     rows = [[Row(network, optimizer=optimizer) for optimizer in ("sgd", "adam")] for network in NETWORKS]
     default, plain, layer, *others = rows
@@ -184,6 +210,7 @@ def test_page_of_the_transfer():
     [
         ("The map", write_map),
         ("The map", write_shallow),
+        ("The map", write_deep),
         ("Why", write_why),
         ("All parameters or the weights alone?", write_weights),
         ("Does the best learning rate transfer?", write_transfer),
