@@ -60,5 +60,6 @@ def test_picture_and_tables():
     assert head.split(" | ")[5] == "`znorm`"
     assert plain.split(" | ")[1] == "0.01 (0.0001 to 1)"
     assert residual.startswith("| residual | ")
+    assert set(render(trials.assign(validation=0.29), "sgd").splitlines()[2].split(" | ")[1:]) == {"–", "– |"}
     draw(trials, Path("rates.png"))
     assert Path("rates.png").stat().st_size > 20_000

@@ -11,14 +11,13 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from examples.collection import read_trials
-from examples.map.analysis import CHANCE
+from examples.map.analysis import CHANCE, LEARNED
 from examples.map.data import METHODS, add_place
 from examples.map.picture import NETWORK_NAMES, OPTIMIZER_NAMES
 from examples.map.ranges import Range, find_range
 
 FOLDER = Path("docs/data/rates")
 PICTURE = Path("docs/images/learning_rates.png")
-LEARNED = 2 * CHANCE  # validation accuracy at the best rate, below which a method does no more than guess
 
 
 def read(folder: Path = FOLDER) -> pd.DataFrame:
@@ -27,19 +26,14 @@ def read(folder: Path = FOLDER) -> pd.DataFrame:
 
 
 def find_ranges(trials: pd.DataFrame, optimizer: str) -> dict[str, dict[str, Range | None]]:
-    """Return the range of each network and method, ``None`` where every rate guesses."""
+    """Return the range of each network and method, ``None`` where nothing is learned at any rate."""
     own = trials[trials["optimizer"] == optimizer]
-    learned = {key: runs["validation"].max() > LEARNED for key, runs in own.groupby(["network", "method"])}
-    return {
-        network: {
-            method: find_range(own[(own["network"] == network) & (own["method"] == method)])
-            if learned[network, method]
-            else None
-            for method in METHODS
-        }
-        for network in NETWORK_NAMES
-        if (network, METHODS[0]) in learned
+    found = {
+        key: find_range(runs) if runs["validation"].max() > LEARNED else None
+        for key, runs in own.groupby(["network", "method"])
     }
+    networks = [network for network in NETWORK_NAMES if (network, METHODS[0]) in found]
+    return {network: {method: found[network, method] for method in METHODS} for network in networks}
 
 
 def render(trials: pd.DataFrame, optimizer: str) -> str:
